@@ -1,0 +1,2 @@
+//! The Skein command line.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Every Skein daemon role in one binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The VNC REST server: CRUD, references, allocation, watch.

@@ -1,0 +1,1 @@
+//! Typed asynchronous client of the configuration API: CRUD, list and watch.

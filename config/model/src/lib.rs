@@ -1,0 +1,1 @@
+//! The VNC data model: generated types and metadata, and the object graph. No I/O.

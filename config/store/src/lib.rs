@@ -1,0 +1,1 @@
+//! The object store contract and the embedded redb store behind it.

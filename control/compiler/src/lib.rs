@@ -1,0 +1,1 @@
+//! Pure function from the object graph to network intent, with an incremental form.

@@ -1,0 +1,1 @@
+//! Sessions to the vRouter agents: compiler and routing tables behind gRPC.

@@ -1,0 +1,1 @@
+//! gRPC contracts between controllers, agents and operators.

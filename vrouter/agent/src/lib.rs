@@ -1,0 +1,1 @@
+//! The node agent: interfaces, routes, policy and the port API.
