@@ -1,9 +1,5 @@
 //! What a client is told when a request is refused: a status and one sentence, as plain text.
 
-use axum::{
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-};
 use skein_model::validate::Invalid;
 use skein_store::StoreError;
 
@@ -61,12 +57,5 @@ impl From<Invalid> for ApiError {
 impl From<&StoreError> for ApiError {
     fn from(error: &StoreError) -> Self {
         Self::unavailable(format!("the write was not stored: {error}"))
-    }
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], self.message).into_response()
     }
 }

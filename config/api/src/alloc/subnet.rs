@@ -58,7 +58,7 @@ pub enum Grant {
 pub enum Refusal {
     /// Someone has it.
     Taken(Uuid),
-    /// It is the network or broadcast address.
+    /// It is the network or broadcast address, or its unit holds an address that is never handed out.
     Reserved,
     /// It does not start an allocation unit.
     Misaligned,
@@ -76,6 +76,8 @@ struct Bits {
     count: u64,
     /// All words before this one are full.
     hint: usize,
+    /// The pool as it was written.
+    span: (u128, u128),
     vrouter_specific: bool,
 }
 
@@ -133,13 +135,22 @@ impl SubnetPool {
         self.spec.prefix.contains(&address)
     }
 
-    /// Hands out the best free address, or none if the pools are exhausted.
-    pub fn allocate(&mut self, owner: Uuid, for_vrouter: bool) -> Option<IpAddr> {
+    /// Hands out the best free address, or none if the pools are exhausted. `bound_to` are the pools of a vRouter,
+    /// whose requests are served from those and nothing else.
+    pub fn allocate(&mut self, owner: Uuid, bound_to: Option<&[(IpAddr, IpAddr)]>) -> Option<IpAddr> {
         let from_start = self.spec.from_start;
         let unit = u128::from(self.spec.unit);
         let order: Box<dyn Iterator<Item = &mut Bits>> =
             if from_start { Box::new(self.ranges.iter_mut()) } else { Box::new(self.ranges.iter_mut().rev()) };
-        for range in order.filter(|range| range.vrouter_specific == for_vrouter) {
+        let like = self.spec.prefix.addr();
+        let eligible = |range: &&mut Bits| match bound_to {
+            None => !range.vrouter_specific,
+            Some(pools) => {
+                let span = (address(range.span.0, like), address(range.span.1, like));
+                range.vrouter_specific && pools.contains(&span)
+            }
+        };
+        for range in order.filter(eligible) {
             if let Some(slot) = range.first_free() {
                 range.set(slot, true);
                 let number = if from_start {
@@ -148,7 +159,7 @@ impl SubnetPool {
                     range.last - u128::from(slot) * unit
                 };
                 self.owners.insert(number, owner);
-                return Some(address(number, self.spec.prefix.addr()));
+                return Some(address(number, like));
             }
         }
         None
@@ -187,6 +198,10 @@ impl SubnetPool {
         }
         if !(n - number(self.spec.prefix.network())).is_multiple_of(u128::from(self.spec.unit)) {
             return Err(Refusal::Misaligned);
+        }
+        let unit = n..n.saturating_add(u128::from(self.spec.unit));
+        if self.spec.unit > 1 && self.reserved().iter().any(|r| unit.contains(r)) {
+            return Err(Refusal::Reserved);
         }
         match self.owners.get(&n) {
             Some(holder) => Err(Refusal::Taken(*holder)),
@@ -270,7 +285,7 @@ impl SubnetPool {
                 }
                 let count = ((last - first) / unit).saturating_add(1).min(TRACKED);
                 let words = vec![0; usize::try_from(count.div_ceil(64)).ok()?];
-                Some(Bits { first, last, words, count: u64::try_from(count).ok()?, hint: 0, vrouter_specific })
+                Some(Bits { first, last, words, count: u64::try_from(count).ok()?, hint: 0, span: (start, end), vrouter_specific })
             })
             .collect();
         for n in self.reserved() {
@@ -351,28 +366,28 @@ mod tests {
     #[test]
     fn a_bare_slash_24_gives_252_first() {
         let mut pool = SubnetPool::new(spec("10.1.2.0/24", false));
-        assert_eq!(pool.allocate(owner(0), false), Some("10.1.2.252".parse().unwrap()));
-        assert_eq!(pool.allocate(owner(0), false), Some("10.1.2.251".parse().unwrap()));
+        assert_eq!(pool.allocate(owner(0), None), Some("10.1.2.252".parse().unwrap()));
+        assert_eq!(pool.allocate(owner(0), None), Some("10.1.2.251".parse().unwrap()));
         assert!(pool.release("10.1.2.252".parse().unwrap(), owner(0)));
-        assert_eq!(pool.allocate(owner(0), false), Some("10.1.2.252".parse().unwrap()));
+        assert_eq!(pool.allocate(owner(0), None), Some("10.1.2.252".parse().unwrap()));
         assert_eq!(pool.used(), 4 + 2);
     }
 
     #[test]
     fn from_start_gives_3_first() {
         let mut pool = SubnetPool::new(spec("10.1.2.0/24", true));
-        assert_eq!(pool.allocate(owner(0), false), Some("10.1.2.3".parse().unwrap()));
+        assert_eq!(pool.allocate(owner(0), None), Some("10.1.2.3".parse().unwrap()));
     }
 
     #[test]
     fn a_slash_64_hands_out_its_tracked_part_and_takes_any_address() {
         let mut pool = SubnetPool::new(spec("fd00::/64", false));
-        assert_eq!(pool.allocate(owner(0), false), Some("fd00::ffff:ffff:ffff:fffc".parse().unwrap()));
+        assert_eq!(pool.allocate(owner(0), None), Some("fd00::ffff:ffff:ffff:fffc".parse().unwrap()));
         let far = "fd00::1234".parse().unwrap();
         assert_eq!(pool.take(far, owner(1)), Ok(Grant::Reserved));
         assert_eq!(pool.take(far, owner(2)), Err(Refusal::Taken(owner(1))));
         let mut given = 1;
-        while pool.allocate(owner(0), false).is_some() {
+        while pool.allocate(owner(0), None).is_some() {
             given += 1;
         }
         assert_eq!(given, 65_536 - 3);
@@ -381,9 +396,9 @@ mod tests {
     #[test]
     fn units_are_aligned_and_never_hold_a_reserved_address() {
         let mut pool = SubnetPool::new(SubnetSpec { unit: 4, ..spec("10.0.0.0/28", true) });
-        assert_eq!(pool.allocate(owner(0), false), Some("10.0.0.4".parse().unwrap()));
-        assert_eq!(pool.allocate(owner(0), false), Some("10.0.0.8".parse().unwrap()));
-        assert_eq!(pool.allocate(owner(0), false), None);
+        assert_eq!(pool.allocate(owner(0), None), Some("10.0.0.4".parse().unwrap()));
+        assert_eq!(pool.allocate(owner(0), None), Some("10.0.0.8".parse().unwrap()));
+        assert_eq!(pool.allocate(owner(0), None), None);
         assert_eq!(pool.take("10.0.0.5".parse().unwrap(), owner(0)), Err(Refusal::Misaligned));
     }
 
@@ -394,7 +409,7 @@ mod tests {
             service: None,
             ..spec("::/0", true)
         });
-        assert_eq!(pool.allocate(owner(0), false), Some("::1".parse().unwrap()));
+        assert_eq!(pool.allocate(owner(0), None), Some("::1".parse().unwrap()));
     }
 
     #[derive(Debug, Clone)]
@@ -455,7 +470,7 @@ mod tests {
                         } else {
                             (base..base + 32).rev().find(fits)
                         };
-                        prop_assert_eq!(pool.allocate(owner(o), false).map(number), expected);
+                        prop_assert_eq!(pool.allocate(owner(o), None).map(number), expected);
                         if let Some(n) = expected { naive.insert(n, owner(o)); }
                     }
                     Op::Take(offset, o) => {
@@ -464,6 +479,7 @@ mod tests {
                             else if Some(n) == s.gateway.map(number) || Some(n) == s.service.map(number) { Ok(Grant::Shared) }
                             else if reserved.contains(&n) { Err(Refusal::Reserved) }
                             else if !offset.is_multiple_of(unit) { Err(Refusal::Misaligned) }
+                            else if reserved.iter().any(|r| n <= *r && *r < n + unit) { Err(Refusal::Reserved) }
                             else if let Some(h) = naive.get(&n) { Err(Refusal::Taken(*h)) }
                             else { naive.insert(n, owner(o)); Ok(Grant::Reserved) };
                         prop_assert_eq!(pool.take(address(n, like), owner(o)), expected);

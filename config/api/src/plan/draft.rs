@@ -243,10 +243,10 @@ impl<'a> Draft<'a> {
         space: Uuid,
         subnet: usize,
         owner: Uuid,
-        for_vrouter: bool,
+        bound_to: Option<&[(IpAddr, IpAddr)]>,
     ) -> Option<IpAddr> {
         let pool = &mut self.head.spaces.get_mut(&space)?.subnets.get_mut(subnet)?.pool;
-        let address = pool.allocate(owner, for_vrouter)?;
+        let address = pool.allocate(owner, bound_to)?;
         self.undo.push(Undo::Address { space, address, owner, was_held: false });
         self.claim(address_key(space, address), owner);
         Some(address)

@@ -22,7 +22,7 @@ pub struct Subnet {
     pub uuid: String,
     /// The IPAM of the link it stands on.
     pub ipam: Uuid,
-    /// Neither gateway nor service address is kept back (subnetted flat IPAM, `routed` network).
+    /// Its addresses.
     pub pool: SubnetPool,
 }
 

@@ -20,6 +20,7 @@ mod update;
 mod write;
 
 pub use draft::{Draft, Now};
+pub(crate) use elements::list_field;
 pub use head::{Head, Space, Subnet};
 pub use intake::{Intake, RefIntent};
 pub use names::{is_flat, parse_uuid};
