@@ -114,3 +114,14 @@ pub fn refused<T>(result: Result<T, ClientError>) -> Result<T, (u16, String)> {
         other => panic!("{other}"),
     })
 }
+
+/// One plain request; head and body of the answer.
+pub async fn http_get(address: SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
