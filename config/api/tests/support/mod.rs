@@ -1,4 +1,5 @@
 //! A server of its own for each test, and short ways to talk to it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test fails by panicking
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 use std::{net::SocketAddr, path::Path};
