@@ -1,4 +1,5 @@
 //! The binary as a shell sees it: what it prints, where, and its exit code.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use std::io::Write;
 use std::net::TcpListener;
