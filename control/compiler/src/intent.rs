@@ -1,6 +1,7 @@
 //! What the compiler says: what the network must do, in terms of VRFs, policies and interfaces.
 
 use ipnet::IpNet;
+use skein_bgp::{RouteTarget, TunnelType};
 use skein_policy::{Attributes, Policy};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,10 +21,10 @@ pub struct Vrf {
     pub network_id: u32,
     /// Subnets in the order of the configuration.
     pub subnets: Vec<Subnet>,
-    /// Routes with one of these are imported: `target:64512:8000001`.
-    pub import: BTreeSet<String>,
+    /// Routes with one of these are imported.
+    pub import: BTreeSet<RouteTarget>,
     /// Routes of this VRF carry all of these.
-    pub export: BTreeSet<String>,
+    pub export: BTreeSet<RouteTarget>,
 }
 
 /// A subnet of a virtual network.
@@ -44,6 +45,8 @@ pub struct Interface {
     pub uuid: Uuid,
     /// Its name.
     pub name: String,
+    /// The virtual network it belongs to.
+    pub network: Uuid,
     /// Name of the VRF it lives in.
     pub vrf: String,
     /// MAC address of the workload.
@@ -84,16 +87,5 @@ pub struct Global {
     /// Global AS number.
     pub autonomous_system: u32,
     /// Tunnel types in order of preference.
-    pub encapsulations: Vec<Encapsulation>,
-}
-
-/// A tunnel type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Encapsulation {
-    /// RFC 7510.
-    MplsOverUdp,
-    /// RFC 7348, the VNI carrying the route's label.
-    Vxlan,
-    /// RFC 4023.
-    MplsOverGre,
+    pub encapsulations: Vec<TunnelType>,
 }

@@ -44,6 +44,7 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
     Answer::Interface(Arc::new(Interface {
         uuid,
         name: object.fq_name.to_string(),
+        network,
         vrf: facts.vrf.clone(),
         mac,
         addresses: addresses(engine, uuid, network, &facts),
@@ -69,12 +70,7 @@ fn groups(engine: &mut Engine, port: &Object) -> Vec<(Uuid, u32)> {
     out
 }
 
-fn addresses(
-    engine: &mut Engine,
-    port: Uuid,
-    network: Uuid,
-    facts: &NetworkFacts,
-) -> Vec<Address> {
+fn addresses(engine: &mut Engine, port: Uuid, network: Uuid, facts: &NetworkFacts) -> Vec<Address> {
     let mut out = Vec::new();
     for object in engine.back_references(port, Kind::INSTANCE_IP) {
         if !object.references_to(Kind::VIRTUAL_NETWORK).any(|r| r.uuid == network) {

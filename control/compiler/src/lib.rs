@@ -17,4 +17,4 @@ mod rule;
 mod security_group;
 
 pub use engine::{Delta, Engine};
-pub use intent::{Address, Encapsulation, Global, Interface, PolicySet, Subnet, Vrf};
+pub use intent::{Address, Global, Interface, PolicySet, Subnet, Vrf};

@@ -1,9 +1,10 @@
 //! Virtual networks: facts, route targets, VRFs; and cluster-wide settings.
 
 use crate::engine::Engine;
-use crate::intent::{Encapsulation, Global, Subnet, Vrf};
+use crate::intent::{Global, Subnet, Vrf};
 use crate::query::{Answer, Query};
 use crate::rule;
+use skein_bgp::{RouteTarget, TunnelType};
 use skein_model::values::{InstanceTargetType, IpamSubnetType, RouteTargetList, VnSubnetsType};
 use skein_model::views::{GlobalSystemConfig, GlobalVrouterConfig, NetworkIpam, VirtualNetwork};
 use skein_model::{FqName, Kind, Object};
@@ -34,9 +35,9 @@ pub(crate) struct NetworkFacts {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct RouteTargets {
     /// Imported.
-    pub(crate) import: BTreeSet<String>,
+    pub(crate) import: BTreeSet<RouteTarget>,
     /// Exported.
-    pub(crate) export: BTreeSet<String>,
+    pub(crate) export: BTreeSet<RouteTarget>,
 }
 
 /// A positive number of a flow limit; anything else means no limit of its own.
@@ -48,7 +49,10 @@ fn routing_instance(engine: &mut Engine, network: &Object) -> Option<Arc<Object>
     let all = engine.children(network.uuid, Kind::ROUTING_INSTANCE);
     let is_default =
         |ri: &&Arc<Object>| ri.property::<bool>("routing_instance_is_default") == Some(true);
-    all.iter().find(is_default).or_else(|| all.iter().find(|ri| ri.name() == network.name())).cloned()
+    all.iter()
+        .find(is_default)
+        .or_else(|| all.iter().find(|ri| ri.name() == network.name()))
+        .cloned()
 }
 
 pub(crate) fn facts(engine: &mut Engine, uuid: Uuid) -> Answer {
@@ -103,21 +107,24 @@ pub(crate) fn route_targets(engine: &mut Engine, uuid: Uuid) -> Answer {
     if let Some(instance) = routing_instance(engine, &object) {
         for reference in instance.references_to(Kind::ROUTE_TARGET) {
             let Some(target) = engine.get(Kind::ROUTE_TARGET, reference.uuid) else { continue };
-            let name = target.fq_name.to_string();
+            let Ok(number) = target.fq_name.to_string().parse() else { continue };
             let side = reference.attribute::<InstanceTargetType>().and_then(|t| t.import_export);
             if side.as_deref() != Some("export") {
-                out.import.insert(name.clone());
+                out.import.insert(number);
             }
             if side.as_deref() != Some("import") {
-                out.export.insert(name);
+                out.export.insert(number);
             }
         }
     }
-    let listed = |list: Option<RouteTargetList>| list.unwrap_or_default().route_target;
-    for target in listed(view.route_target_list()) {
-        out.import.insert(target.clone());
-        out.export.insert(target);
-    }
+    // The API checks the form; a target it let through that is none belongs nowhere.
+    let listed = |list: Option<RouteTargetList>| -> BTreeSet<RouteTarget> {
+        let list = list.unwrap_or_default().route_target;
+        list.iter().filter_map(|text| text.parse().ok()).collect()
+    };
+    let both = listed(view.route_target_list());
+    out.import.extend(&both);
+    out.export.extend(&both);
     out.import.extend(listed(view.import_route_target_list()));
     out.export.extend(listed(view.export_route_target_list()));
     Answer::RouteTargets(Arc::new(out))
@@ -134,7 +141,7 @@ pub(crate) fn vrf(engine: &mut Engine, uuid: Uuid) -> Answer {
     if let Answer::Peers(peers) = engine.ask(Query::Peers(uuid)) {
         for peer in peers.iter() {
             if let Answer::RouteTargets(theirs) = engine.ask(Query::RouteTargets(*peer)) {
-                import.extend(theirs.export.iter().cloned());
+                import.extend(&theirs.export);
             }
         }
     }
@@ -150,8 +157,8 @@ pub(crate) fn vrf(engine: &mut Engine, uuid: Uuid) -> Answer {
 }
 
 /// Defaults of a cluster without configuration: DESIGN.md decision 9.
-const DEFAULT_ENCAPSULATIONS: [Encapsulation; 3] =
-    [Encapsulation::Vxlan, Encapsulation::MplsOverUdp, Encapsulation::MplsOverGre];
+const DEFAULT_ENCAPSULATIONS: [TunnelType; 3] =
+    [TunnelType::Vxlan, TunnelType::MplsOverUdp, TunnelType::MplsOverGre];
 const DEFAULT_AUTONOMOUS_SYSTEM: u32 = 64512;
 
 pub(crate) fn global(engine: &mut Engine) -> Answer {
@@ -170,16 +177,8 @@ pub(crate) fn global(engine: &mut Engine) -> Answer {
         .and_then(GlobalVrouterConfig::of)
         .and_then(GlobalVrouterConfig::encapsulation_priorities)
         .unwrap_or_default();
-    let mut encapsulations: Vec<Encapsulation> = listed
-        .encapsulation
-        .iter()
-        .filter_map(|name| match name.as_str() {
-            "VXLAN" => Some(Encapsulation::Vxlan),
-            "MPLSoUDP" => Some(Encapsulation::MplsOverUdp),
-            "MPLSoGRE" => Some(Encapsulation::MplsOverGre),
-            _ => None,
-        })
-        .collect();
+    let mut encapsulations: Vec<TunnelType> =
+        listed.encapsulation.iter().filter_map(|name| TunnelType::parse(name)).collect();
     if encapsulations.is_empty() {
         encapsulations = DEFAULT_ENCAPSULATIONS.to_vec();
     }

@@ -38,7 +38,12 @@ fn step() -> impl Strategy<Value = Vec<Change>> {
         (pick(&NETWORKS), 1u32..5, some(&POLICIES)).prop_map(|(n, id, p)| network(n, id, &p)),
         (pick(&POLICIES), proptest::collection::vec(rule, 0..4))
             .prop_map(|(name, rules)| vec![policy(name, &rules)]),
-        (pick(&GROUPS), 8_000_000u32..8_000_003, pick(&["tcp", "udp"]), pick(&["g0", "g1", "10.2.0.0/16"]))
+        (
+            pick(&GROUPS),
+            8_000_000u32..8_000_003,
+            pick(&["tcp", "udp"]),
+            pick(&["g0", "g1", "10.2.0.0/16"])
+        )
             .prop_map(|(name, number, protocol, from)| vec![group(name, number, protocol, from)]),
         (pick(&PORTS), pick(&NETWORKS), 1u8..5, 1u8..5, some(&GROUPS)).prop_map(
             |(name, network, net, host, groups)| {

@@ -17,7 +17,7 @@ fn compile(changes: impl IntoIterator<Item = Vec<Change>>) -> Engine {
 
 fn vrf_import(engine: &Engine, name: &str) -> Vec<String> {
     let vrf = engine.vrf(id(Kind::VIRTUAL_NETWORK, name)).unwrap();
-    vrf.import.iter().cloned().collect()
+    vrf.import.iter().map(ToString::to_string).collect()
 }
 
 fn layers(engine: &Engine, name: &str) -> Vec<Layer> {

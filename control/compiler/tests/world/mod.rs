@@ -7,15 +7,15 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// A stable uuid for a type and name.
-pub fn id(kind: Kind, name: &str) -> Uuid {
+pub(crate) fn id(kind: Kind, name: &str) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{kind}/{name}").as_bytes())
 }
 
 /// Builds objects with few words.
-pub struct Build(Object);
+pub(crate) struct Build(Object);
 
 impl Build {
-    pub fn new(kind: Kind, name: &str) -> Build {
+    pub(crate) fn new(kind: Kind, name: &str) -> Build {
         let fq_name = match kind {
             Kind::ROUTE_TARGET | Kind::VIRTUAL_MACHINE | Kind::INSTANCE_IP => FqName::single(name),
             Kind::PROJECT => FqName::parse(&format!("default-domain:{name}")),
@@ -41,27 +41,27 @@ impl Build {
         })
     }
 
-    pub fn with(mut self, property: &str, value: Value) -> Build {
+    pub(crate) fn with(mut self, property: &str, value: Value) -> Build {
         self.0.properties.insert(property.into(), value);
         self
     }
 
-    pub fn refer(self, kind: Kind, name: &str) -> Build {
+    pub(crate) fn refer(self, kind: Kind, name: &str) -> Build {
         self.refer_with(kind, name, Value::Null)
     }
 
-    pub fn refer_with(mut self, kind: Kind, name: &str, attr: Value) -> Build {
+    pub(crate) fn refer_with(mut self, kind: Kind, name: &str, attr: Value) -> Build {
         self.0.references.push(Reference { kind, uuid: id(kind, name), attr, relaxed: false });
         self
     }
 
-    pub fn put(self) -> Change {
+    pub(crate) fn put(self) -> Change {
         Change::Put(Arc::new(self.0))
     }
 }
 
 /// A network with one subnet, `10.<number>.0.0/24`, and its routing instance and route target.
-pub fn network(name: &str, number: u32, policies: &[&str]) -> Vec<Change> {
+pub(crate) fn network(name: &str, number: u32, policies: &[&str]) -> Vec<Change> {
     let subnet = json!({"ipam_subnets": [{
         "subnet": {"ip_prefix": format!("10.{number}.0.0"), "ip_prefix_len": 24},
         "default_gateway": format!("10.{number}.0.1"),
@@ -86,7 +86,7 @@ pub fn network(name: &str, number: u32, policies: &[&str]) -> Vec<Change> {
 }
 
 /// A policy with rules `(source, destination, direction, protocol, port, action)`.
-pub fn policy(name: &str, rules: &[(&str, &str, &str, &str, i64, &str)]) -> Change {
+pub(crate) fn policy(name: &str, rules: &[(&str, &str, &str, &str, i64, &str)]) -> Change {
     let end = |name: &str| match name {
         "any" | "local" => json!([{"virtual_network": name}]),
         _ if name.contains('/') => {
@@ -114,7 +114,7 @@ pub fn policy(name: &str, rules: &[(&str, &str, &str, &str, i64, &str)]) -> Chan
 }
 
 /// A security group that lets in `protocol` from `from`, and everything out.
-pub fn group(name: &str, number: u32, protocol: &str, from: &str) -> Change {
+pub(crate) fn group(name: &str, number: u32, protocol: &str, from: &str) -> Change {
     let from = if from.contains('/') {
         let (prefix, length) = from.split_once('/').unwrap();
         let length: u8 = length.parse().unwrap();
@@ -141,7 +141,7 @@ pub fn group(name: &str, number: u32, protocol: &str, from: &str) -> Change {
 }
 
 /// A port with one address.
-pub fn port(name: &str, network: &str, address: &str, groups: &[&str]) -> Vec<Change> {
+pub(crate) fn port(name: &str, network: &str, address: &str, groups: &[&str]) -> Vec<Change> {
     let mut build = Build::new(Kind::VIRTUAL_MACHINE_INTERFACE, name)
         .with(
             "virtual_machine_interface_mac_addresses",
