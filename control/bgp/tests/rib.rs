@@ -133,7 +133,7 @@ proptest! {
             }
             let mut expected: BTreeMap<(String, IpNet), Vec<u8>> = BTreeMap::new();
             for (v, import) in &vrfs {
-                let import: BTreeSet<_> = impor&t.iter().map(|n| target(*n)).collect();
+                let import: BTreeSet<_> = import.iter().map(|n| target(*n)).collect();
                 for host in 0..4u8 {
                     let here: Vec<_> = paths
                         .iter()

@@ -88,6 +88,14 @@ impl Engine {
         }
     }
 
+    /// Cluster-wide settings, once anything was compiled.
+    pub fn global(&self) -> Option<&Arc<Global>> {
+        match &self.memos.get(&Query::Global)?.answer {
+            Answer::Global(global) => Some(global),
+            _ => None,
+        }
+    }
+
     /// Applies changes to the graph and says which outputs are different now.
     pub fn apply(&mut self, changes: &[Change]) -> Delta {
         let mut dirty: BTreeSet<Query> = BTreeSet::new();
