@@ -47,6 +47,11 @@ impl Shared {
         self.started.elapsed()
     }
 
+    /// Tells of changes of the core.
+    pub(crate) fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
     /// Looks something up.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Core) -> T) -> T {
         look(&self.core.lock())
