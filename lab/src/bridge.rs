@@ -20,7 +20,9 @@ impl LocalBridge {
     /// # Errors
     /// [`LabError::Command`].
     pub fn new(host: &Host, name: &str, mtu: u16) -> Result<Self, LabError> {
-        host.ip(&format!("link add {name} mtu {mtu} type bridge forward_delay 0\nlink set {name} up"))?;
+        host.ip(&format!(
+            "link add {name} mtu {mtu} type bridge forward_delay 0\nlink set {name} up"
+        ))?;
         Ok(Self { host: host.clone(), bridge: name.to_owned(), mtu, pods: 0 })
     }
 

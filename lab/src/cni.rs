@@ -85,11 +85,7 @@ impl CniRuntime {
     ///
     /// # Errors
     /// The list has no name, version or plugins.
-    pub fn new(
-        host: &Host,
-        plugin_directories: &[PathBuf],
-        list: Value,
-    ) -> Result<Self, CniError> {
+    pub fn new(host: &Host, plugin_directories: &[PathBuf], list: Value) -> Result<Self, CniError> {
         for field in ["cniVersion", "name", "plugins"] {
             if list.get(field).is_none() {
                 return Err(CniError::Configuration(format!("`{field}` is missing")));
@@ -264,8 +260,9 @@ impl CniRuntime {
         let answer = if ran.stdout.trim().is_empty() {
             None
         } else {
-            let parsed: Value = serde_json::from_str(&ran.stdout)
-                .map_err(|e| protocol(format!("standard output is no JSON: {e}: {}", ran.stdout)))?;
+            let parsed: Value = serde_json::from_str(&ran.stdout).map_err(|e| {
+                protocol(format!("standard output is no JSON: {e}: {}", ran.stdout))
+            })?;
             Some(parsed)
         };
         if ran.ok() {

@@ -50,10 +50,8 @@ pub(crate) fn inside<T: Send>(
     work: impl FnOnce() -> T + Send,
 ) -> Result<T, LabError> {
     let Some(path) = namespace else { return Ok(work()) };
-    let failed = |source: std::io::Error| LabError::Namespace {
-        name: path.display().to_string(),
-        source,
-    };
+    let failed =
+        |source: std::io::Error| LabError::Namespace { name: path.display().to_string(), source };
     let file = File::open(path).map_err(failed)?;
     std::thread::scope(|scope| {
         scope

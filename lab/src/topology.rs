@@ -57,8 +57,11 @@ impl Lab {
         Self::remove(name)?;
         let lab = Self { name: name.to_owned(), options, hosts: Vec::new(), gone: false };
         let directory = lab.directory();
-        fs::create_dir_all(&directory)
-            .map_err(|source| LabError::File { action: "create", path: directory, source })?;
+        fs::create_dir_all(&directory).map_err(|source| LabError::File {
+            action: "create",
+            path: directory,
+            source,
+        })?;
         let underlay = lab.underlay();
         ip(&format!("netns add {underlay}"))?;
         ip_batch(
@@ -115,8 +118,11 @@ impl Lab {
             ipv6: Ipv6Addr::new(0xfd00, 0x172, 0x31, 0, 0, 0, 0, u16::from(number)),
         };
         let bpf = host.bpf_directory();
-        fs::create_dir_all(&bpf)
-            .map_err(|source| LabError::File { action: "create", path: bpf.clone(), source })?;
+        fs::create_dir_all(&bpf).map_err(|source| LabError::File {
+            action: "create",
+            path: bpf.clone(),
+            source,
+        })?;
         mount(Some("bpf"), &bpf, Some("bpf"), MsFlags::empty(), None::<&str>).map_err(|error| {
             LabError::File { action: "mount a BPF file system on", path: bpf, source: error.into() }
         })?;
@@ -134,8 +140,11 @@ impl Lab {
         host.inside(|| {
             for family in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
                 let path = Path::new("/proc/sys/net").join(family);
-                fs::write(&path, "1")
-                    .map_err(|source| LabError::File { action: "write", path, source })?;
+                fs::write(&path, "1").map_err(|source| LabError::File {
+                    action: "write",
+                    path,
+                    source,
+                })?;
             }
             Ok(())
         })??;
