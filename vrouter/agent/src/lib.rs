@@ -1,1 +1,2 @@
 //! The node agent: interfaces, routes, policy and the port API.
+mod state;
