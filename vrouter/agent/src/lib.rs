@@ -1,2 +1,3 @@
 //! The node agent: interfaces, routes, policy and the port API.
+#![allow(dead_code, unused_imports)]
 mod state;

@@ -21,7 +21,6 @@ pub(crate) const DEFAULT_ENCAPSULATIONS: [Encapsulation; 3] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LocalPath {
     pub(crate) ifindex: u32,
-    pub(crate) mac: [u8; 6],
     pub(crate) attributes: Attributes,
 }
 
@@ -42,7 +41,7 @@ pub(crate) struct Context {
     /// Local workloads by VRF name and host prefix.
     pub(crate) local: BTreeMap<String, BTreeMap<IpNet, Vec<LocalPath>>>,
     /// Local workloads by label, for routes that lead back here.
-    pub(crate) labels: BTreeMap<u32, (u32, [u8; 6])>,
+    pub(crate) labels: BTreeMap<u32, u32>,
     /// CIDR conditions of all policies in use.
     pub(crate) conditions: BTreeSet<IpNet>,
 }
@@ -50,7 +49,12 @@ pub(crate) struct Context {
 impl Context {
     /// Compiles one key of the merged table: a route's prefix or a condition's. `None` when nothing covers it.
     pub(crate) fn route(&self, merged: &Merged, vrf: &str, prefix: &IpNet) -> Option<CompiledRoute> {
-        let (members, attributes) = ancestors(*prefix).find_map(|p| self.covering(merged, vrf, &p))?;
+        let own = self.covering(merged, vrf, prefix);
+        if own.is_none() && !self.conditions.contains(prefix) {
+            return None;
+        }
+        let above = || ancestors(*prefix).skip(1).find_map(|p| self.covering(merged, vrf, &p));
+        let (members, attributes) = own.or_else(above)?;
         let holding = if self.conditions.is_empty() {
             Vec::new()
         } else {
@@ -74,7 +78,7 @@ impl Context {
         let mut members = Vec::new();
         let mut attributes = None;
         for local in self.local.get(vrf).and_then(|table| table.get(prefix)).into_iter().flatten() {
-            members.push(NextHop::Local { ifindex: local.ifindex, mac: local.mac });
+            members.push(NextHop::Local { ifindex: local.ifindex });
             attributes.get_or_insert_with(|| local.attributes.clone());
         }
         let mut paths = merged.paths(vrf, prefix);
@@ -93,8 +97,7 @@ impl Context {
     fn member(&self, path: &PathSpec) -> Option<NextHop> {
         if Some(path.next_hop) == self.own_address {
             // Our own route, back from a controller: straight to the workload, or nowhere if it has gone.
-            let (ifindex, mac) = *self.labels.get(&path.label)?;
-            return Some(NextHop::Local { ifindex, mac });
+            return Some(NextHop::Local { ifindex: *self.labels.get(&path.label)? });
         }
         let usable = |wanted: &Encapsulation| {
             path.encapsulations.iter().filter_map(|e| encapsulation(*e)).any(|e| e == *wanted)

@@ -18,8 +18,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Next hop numbers; 0 is "discard".
-const NEXT_HOPS: std::ops::Range<u32> = 1..1 << 20;
+/// Next hop numbers; 0 discards. The upper end is the datapath's default table size.
+const NEXT_HOPS: std::ops::Range<u32> = 1..16_384;
 /// Policy numbers; 0 is "no policy".
 const POLICIES: std::ops::Range<u32> = 1..1 << 16;
 
@@ -30,6 +30,8 @@ pub struct LocalPort {
     pub uuid: Uuid,
     /// Host end.
     pub ifindex: u32,
+    /// MTU of the workload's end in bytes; 0: not known.
+    pub mtu: u32,
 }
 
 /// Why a port does not forward.
@@ -76,6 +78,14 @@ struct PolicyKey {
     local: Option<IpAddr>,
 }
 
+/// A bound port on its way to a table entry.
+struct Judged {
+    ifindex: u32,
+    entry: InterfaceEntry,
+    policy: Option<Arc<Policy>>,
+    local: Vec<IpAddr>,
+}
+
 struct Loaded {
     number: u32,
     program: Program,
@@ -84,7 +94,7 @@ struct Loaded {
 /// State of the agent between I/O.
 pub struct Core {
     merged: Merged,
-    ports: BTreeMap<Uuid, u32>,
+    ports: BTreeMap<Uuid, LocalPort>,
     numbers: Numbers,
     default_max_flows: u32,
     context: Context,
@@ -185,7 +195,7 @@ impl Core {
 
     /// A port's host end exists.
     pub fn bind(&mut self, port: LocalPort) {
-        self.ports.insert(port.uuid, port.ifindex);
+        self.ports.insert(port.uuid, port);
         self.touched.intent = true;
     }
 
@@ -299,7 +309,7 @@ impl Core {
         if let Some(problem) = self.port_problems.get(&uuid) {
             return Some(problem.clone());
         }
-        let Some(ifindex) = self.ports.get(&uuid) else { return Some(PortProblem::NotBound) };
+        let Some(LocalPort { ifindex, .. }) = self.ports.get(&uuid) else { return Some(PortProblem::NotBound) };
         let wanted = self.wanted.interfaces.get(ifindex);
         match wanted {
             Some(entry) if self.applied.interfaces.get(ifindex) == Some(entry) => {
@@ -314,7 +324,7 @@ impl Core {
     #[must_use]
     pub fn local_routes(&self) -> Vec<wire::LocalRoute> {
         let mut routes = Vec::new();
-        for (uuid, ifindex) in &self.ports {
+        for (uuid, LocalPort { ifindex, .. }) in &self.ports {
             let (Some(spec), Some(entry)) =
                 (self.interfaces.get(uuid), self.applied.interfaces.get(ifindex))
             else {
@@ -467,8 +477,8 @@ impl Core {
         }
 
         // Who is here, and with which policy.
-        let mut used: Vec<(u32, InterfaceEntry, Option<Arc<Policy>>)> = Vec::new();
-        for (uuid, ifindex) in &self.ports {
+        let mut used: Vec<Judged> = Vec::new();
+        for (uuid, LocalPort { ifindex, mtu, .. }) in &self.ports {
             let spec = self.interfaces.get(uuid);
             let problem = match spec {
                 None => Some(PortProblem::NoIntent),
@@ -493,29 +503,36 @@ impl Core {
                 vrf: context.vrfs[&spec.vrf],
                 label,
                 mac: spec.mac,
-                addresses: spec.addresses.iter().map(|(prefix, _)| prefix.addr()).collect(),
-                gateways: spec.addresses.iter().filter_map(|(_, gateway)| *gateway).collect(),
+                gateway4: gateways(spec).find_map(|gateway| match gateway {
+                    IpAddr::V4(gateway) => Some(gateway),
+                    IpAddr::V6(_) => None,
+                }),
+                gateway6: gateways(spec).find_map(|gateway| match gateway {
+                    IpAddr::V6(gateway) => Some(gateway),
+                    IpAddr::V4(_) => None,
+                }),
                 policy: if spec.policy_disabled {
                     PolicyState::Disabled
                 } else {
                     PolicyState::Missing
                 },
                 max_flows: if spec.max_flows == 0 { self.default_max_flows } else { spec.max_flows },
+                mtu: *mtu,
             };
-            context.labels.insert(label, (*ifindex, spec.mac));
+            context.labels.insert(label, *ifindex);
             let table = context.local.entry(spec.vrf.clone()).or_default();
             for (prefix, _) in &spec.addresses {
                 table.entry(prefix.addr().into()).or_default().push(LocalPath {
                     ifindex: *ifindex,
-                    mac: spec.mac,
                     attributes: spec.attributes.clone(),
                 });
             }
-            let judged = policy.filter(|_| !spec.policy_disabled);
-            used.push((*ifindex, entry, judged));
+            let policy = policy.filter(|_| !spec.policy_disabled);
+            let local = spec.addresses.iter().map(|(prefix, _)| prefix.addr()).collect();
+            used.push(Judged { ifindex: *ifindex, entry, policy, local });
         }
         context.conditions =
-            policy_prefixes(used.iter().filter_map(|(_, _, policy)| policy.as_deref()));
+            policy_prefixes(used.iter().filter_map(|judged| judged.policy.as_deref()));
         self.mark_routes(&context, touched);
         self.context = context;
         self.free_vrf_numbers();
@@ -541,13 +558,13 @@ impl Core {
     }
 
     /// Loads the policies in use, unloads the others, and completes the interfaces' entries.
-    fn load_policies(&mut self, used: Vec<(u32, InterfaceEntry, Option<Arc<Policy>>)>) {
+    fn load_policies(&mut self, used: Vec<Judged>) {
         let mut interfaces = BTreeMap::new();
         let mut keep: HashMap<PolicyKey, Loaded> = HashMap::new();
-        for (ifindex, mut entry, policy) in used {
+        for Judged { ifindex, mut entry, policy, local } in used {
             if let Some(policy) = policy {
                 let mut number = |family| {
-                    let local = local_address(&policy, &entry, family);
+                    let local = local_address(&policy, &local, family);
                     self.policy(&mut keep, PolicyKey { policy: policy.clone(), family, local })
                 };
                 if let (Some(v4), Some(v6)) = (number(Family::V4), number(Family::V6)) {
@@ -727,16 +744,20 @@ impl Core {
     }
 }
 
+fn gateways(spec: &InterfaceSpec) -> impl Iterator<Item = IpAddr> + '_ {
+    spec.addresses.iter().filter_map(|(_, gateway)| *gateway)
+}
+
 fn locals(context: &Context) -> impl Iterator<Item = (&str, &IpNet)> {
     let tables = context.local.iter();
     tables.flat_map(|(vrf, table)| table.keys().map(move |prefix| (vrf.as_str(), prefix)))
 }
 
 /// Only a policy that asks for the local address is specialised to it; all others are shared.
-fn local_address(policy: &Policy, entry: &InterfaceEntry, family: Family) -> Option<IpAddr> {
+fn local_address(policy: &Policy, local: &[IpAddr], family: Family) -> Option<IpAddr> {
     let rules = policy.layers.iter().flat_map(|layer| layer.egress.iter().chain(&layer.ingress));
     let asked = rules.into_iter().any(|rule| !rule.local_prefixes.is_empty());
-    let first = || entry.addresses.iter().find(|address| Family::of(**address) == family).copied();
+    let first = || local.iter().find(|address| Family::of(**address) == family).copied();
     asked.then(first).flatten()
 }
 

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use uuid::Uuid;
 
 /// How packets for a prefix leave.
@@ -14,8 +14,6 @@ pub enum NextHop {
     Local {
         /// Host end of its interface.
         ifindex: u32,
-        /// Its MAC.
-        mac: [u8; 6],
     },
     /// A workload of another node.
     Tunnel {
@@ -78,18 +76,20 @@ pub struct InterfaceEntry {
     pub uuid: Uuid,
     /// Number of its VRF.
     pub vrf: u32,
-    /// Label that reaches it from other nodes.
+    /// Label that reaches it from other nodes; also its number in the kernel's tables.
     pub label: u32,
     /// MAC of the workload.
     pub mac: [u8; 6],
-    /// Addresses the workload may send from.
-    pub addresses: Vec<IpAddr>,
-    /// Gateway addresses it may ask for by ARP and neighbour discovery.
-    pub gateways: Vec<IpAddr>,
+    /// IPv4 gateway it may ask for.
+    pub gateway4: Option<Ipv4Addr>,
+    /// IPv6 gateway it may ask for.
+    pub gateway6: Option<Ipv6Addr>,
     /// What decides about its connections.
     pub policy: PolicyState,
     /// Flow quota.
     pub max_flows: u32,
+    /// Largest IP packet it takes, in bytes; 0: no limit.
+    pub mtu: u32,
 }
 
 /// All of it.

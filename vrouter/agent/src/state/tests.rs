@@ -201,7 +201,11 @@ fn feed(core: &mut Core, event: &Event) {
         Event::Disconnect(controller) => core.disconnected(*controller),
         Event::Intent(controller, intent) => core.intent(*controller, intent.clone()),
         Event::Routes(controller, routes) => core.routes(*controller, routes),
-        Event::Bind(port) => core.bind(LocalPort { uuid: uuid(*port), ifindex: u32::from(*port) }),
+        Event::Bind(port) => core.bind(LocalPort {
+            uuid: uuid(*port),
+            ifindex: u32::from(*port),
+            mtu: 1450,
+        }),
         Event::Unbind(port) => core.unbind(uuid(*port)),
         Event::Apply(_) => {}
     }
@@ -298,7 +302,10 @@ proptest! {
         for operation in after.operations() {
             let policy_only = matches!(
                 operation,
-                Operation::LoadPolicy { .. } | Operation::PutInterface(..) | Operation::RemovePolicy(_)
+                Operation::LoadPolicy { .. }
+                    | Operation::ExtendPolicy { .. }
+                    | Operation::PutInterface(..)
+                    | Operation::RemovePolicy(_)
             );
             prop_assert!(policy_only, "a restart touched forwarding: {operation:?}");
             kernel.apply(&operation);
