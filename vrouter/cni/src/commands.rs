@@ -102,7 +102,7 @@ fn connect(
     };
     link::configure(&mut container, inside.index, &wanted)?;
     let outside = link::find(host, wanted.host_name)?.ok_or_else(|| vanished(wanted.host_name))?;
-    let bind = Bind { key: key(attachment), ifindex: outside.index };
+    let bind = Bind { key: key(attachment), ifindex: outside.index, mtu: wanted.mtu };
     let port: Port = agent.post("/v1/ports/bind", &bind)?;
     Ok(reply::add(config, &port, &outside.mac, wanted.name, path, wanted.mtu))
 }

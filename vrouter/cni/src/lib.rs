@@ -11,6 +11,7 @@ mod config;
 mod environment;
 mod error;
 mod link;
+pub mod links;
 mod netlink;
 pub mod port_api;
 mod reply;

@@ -261,13 +261,15 @@ pub(crate) fn addresses(socket: &mut Netlink, index: u32) -> Result<Vec<IpNet>, 
     let answers = outcomes.iter().flat_map(|outcome| &outcome.answers);
     Ok(answers
         .filter(|answer| answer.kind == RTM_NEWADDR && u32_at(&answer.body, 4) == index)
-        .filter_map(|answer| {
-            let length = *answer.body.get(1)?;
-            let find = |wanted| attributes(&answer.body, 8).find(|(kind, _)| *kind == wanted);
-            let (_, bytes) = find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?;
-            IpNet::new(address_from(bytes)?, length).ok()
-        })
+        .filter_map(|answer| address_of(&answer.body))
         .collect())
+}
+
+/// The address of an RTM_NEWADDR message.
+pub(crate) fn address_of(body: &[u8]) -> Option<IpNet> {
+    let find = |wanted| attributes(body, 8).find(|(kind, _)| *kind == wanted);
+    let (_, bytes) = find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?;
+    IpNet::new(address_from(bytes)?, *body.get(1)?).ok()
 }
 
 /// Gateways of the default routes through an interface.

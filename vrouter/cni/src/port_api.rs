@@ -61,6 +61,8 @@ pub struct Bind {
     pub key: PortKey,
     /// Index of the host end in the agent's network namespace.
     pub ifindex: u32,
+    /// MTU of the workload's end in bytes.
+    pub mtu: u32,
 }
 
 /// A port as the agent has it.

@@ -250,10 +250,10 @@ impl Core {
         let loaded: BTreeSet<u32> = self.policies.values().map(|loaded| loaded.number).collect();
         let old = self.applied_policies.iter().filter(|number| !loaded.contains(*number));
         let policy_removals = old.map(|number| Operation::RemovePolicy(*number));
-        let hops = self.applied.next_hops.keys();
+        let hops = self.applied.next_hops.iter();
         let hop_removals = hops
-            .filter(|number| !self.wanted.next_hops.contains_key(*number))
-            .map(|number| Operation::RemoveNextHop(*number));
+            .filter(|(number, _)| !self.wanted.next_hops.contains_key(*number))
+            .map(|(number, next_hop)| Operation::RemoveNextHop(*number, next_hop.clone()));
         // An interface that is gone stops first: its label must not reach a port that took its index.
         let mut all = interface_removals;
         all.append(&mut put);
@@ -292,7 +292,7 @@ impl Core {
                 self.applied_policies.remove(number);
                 self.policy_numbers.remove(number);
             }
-            Operation::RemoveNextHop(number) => {
+            Operation::RemoveNextHop(number, _) => {
                 if let Some(next_hop) = self.applied.next_hops.remove(number) {
                     // Only now may another next hop get the number.
                     if !self.wanted.next_hops.contains_key(number) {
@@ -343,6 +343,7 @@ impl Core {
         }
         routes
     }
+
 
     /// What the kernel shall hold.
     #[must_use]

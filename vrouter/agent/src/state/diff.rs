@@ -38,5 +38,5 @@ pub enum Operation {
     /// Unload a policy nothing refers to any more.
     RemovePolicy(u32),
     /// Remove a next hop nothing refers to any more.
-    RemoveNextHop(u32),
+    RemoveNextHop(u32, NextHop),
 }

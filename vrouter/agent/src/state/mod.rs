@@ -24,4 +24,4 @@ pub use self::core::{Core, LocalPort, PortProblem};
 pub use diff::Operation;
 pub use numbers::Numbers;
 pub use spec::{InterfaceSpec, PathSpec};
-pub use tables::{InterfaceEntry, NextHop, RouteEntry, Tables};
+pub use tables::{Encapsulation, InterfaceEntry, NextHop, PolicyState, RouteEntry, Tables};

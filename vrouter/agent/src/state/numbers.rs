@@ -95,6 +95,14 @@ pub struct Numbers {
     pub(crate) labels: Pool<uuid::Uuid>,
 }
 
+impl Numbers {
+    /// Interfaces by label.
+    #[must_use]
+    pub fn label_owners(&self) -> BTreeMap<u32, uuid::Uuid> {
+        self.labels.iter().map(|(uuid, label)| (label, *uuid)).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -175,7 +175,7 @@ impl Kernel {
                 assert!(!self.policies_in_use().contains(&number), "a policy in use is removed");
                 self.policies.remove(&number);
             }
-            Operation::RemoveNextHop(number) => {
+            Operation::RemoveNextHop(number, _) => {
                 assert!(self.tables.routes.values().all(|route| route.next_hop != number));
                 self.tables.next_hops.remove(&number);
             }
