@@ -121,7 +121,8 @@ async fn join_at(
     controller: &str,
     join: &JoinString,
 ) -> Result<Identity, AgentError> {
-    let failed = |what: &str, why: &dyn std::fmt::Display| AgentError::Tls(format!("{what}: {why}"));
+    let failed =
+        |what: &str, why: &dyn std::fmt::Display| AgentError::Tls(format!("{what}: {why}"));
     let key = KeyPair::generate().map_err(|error| failed("make a key", &error))?;
     let mut params = CertificateParams::new(Vec::<String>::new())
         .map_err(|error| failed("make a certificate request", &error))?;
@@ -159,7 +160,8 @@ async fn join_at(
 
 fn stored(directory: &Path) -> Result<Option<Identity>, AgentError> {
     let read = |name: &str| files::read(&directory.join(name));
-    let (Some(ca), Some(certificate), Some(key)) = (read(CA)?, read(CERTIFICATE)?, read(KEY)?) else {
+    let (Some(ca), Some(certificate), Some(key)) = (read(CA)?, read(CERTIFICATE)?, read(KEY)?)
+    else {
         return Ok(None);
     };
     let identity = Identity { ca, certificate, key };

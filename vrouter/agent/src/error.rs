@@ -24,7 +24,9 @@ pub enum AgentError {
         source: std::io::Error,
     },
     /// A saved file is damaged.
-    #[error("{path} is damaged: {reason}; move it away and start again: controllers will send what it held")]
+    #[error(
+        "{path} is damaged: {reason}; move it away and start again: controllers will send what it held"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

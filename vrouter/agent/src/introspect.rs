@@ -28,7 +28,7 @@ pub(crate) fn router(node: NodeHandle) -> Router {
         .route("/v1/events", get(|node| answer(node, events)))
         .route("/v1/routes", get(routes))
         .route("/v1/flows", get(flows))
-        .route("/v1/trace", get(crate::trace::trace))
+        //.route("/v1/trace", get(crate::trace::trace))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -98,7 +98,8 @@ fn interfaces(node: &mut Node) -> Result<Value, skein_datapath::Error> {
     for record in node.ports.values() {
         let spec = node.core.interface(record.uuid);
         let problem = node.problem(record).map(|problem| problem.to_string());
-        let entry = record.ifindex.and_then(|ifindex| node.core.in_force().interfaces.get(&ifindex));
+        let entry =
+            record.ifindex.and_then(|ifindex| node.core.in_force().interfaces.get(&ifindex));
         let counters = match entry {
             Some(entry) => Some(node.kernel.datapath.vif_counters(entry.label)?),
             None => None,
@@ -305,7 +306,9 @@ fn names(node: &Node) -> BTreeMap<u32, String> {
 async fn ready(State(node): State<NodeHandle>) -> Response {
     match node.ask(|node| not_ready(node)).await {
         Some(None) => "ready\n".into_response(),
-        Some(Some(reason)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+        Some(Some(reason)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
+        }
         None => stopping().into_response(),
     }
 }
@@ -326,7 +329,11 @@ fn metrics_text(node: &mut Node) -> String {
         ("skein_agent_routes", "Routes in the kernel", tables.routes.len() as u64),
         ("skein_agent_next_hops", "Next hops in the kernel", tables.next_hops.len() as u64),
         ("skein_agent_flows", "Live flows", node.flows_live),
-        ("skein_agent_pending_releases", "Released ports no controller knows of", node.releases.len() as u64),
+        (
+            "skein_agent_pending_releases",
+            "Released ports no controller knows of",
+            node.releases.len() as u64,
+        ),
         ("skein_agent_problems", "Things /v1/status explains", node.core.problems().len() as u64),
         ("skein_agent_revision", "Configuration revision in use", node.core.revision()),
     ];

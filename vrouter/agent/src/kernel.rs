@@ -19,10 +19,7 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     /// Opens the datapath and hooks it to the uplinks.
-    pub(crate) fn open(
-        config: &datapath::Config,
-        underlay: Underlay,
-    ) -> Result<Self, AgentError> {
+    pub(crate) fn open(config: &datapath::Config, underlay: Underlay) -> Result<Self, AgentError> {
         let mut datapath = Datapath::open(config)?;
         let own = underlay.tunnel_address;
         for address in datapath.tunnel_addresses()? {
@@ -200,9 +197,7 @@ impl Kernel {
                 gateway: self.underlay.neighbour(*destination),
                 mtu: self.underlay.mtu(),
             },
-            NextHop::Ecmp { members } => {
-                datapath::NextHop::Composite { members: members.clone() }
-            }
+            NextHop::Ecmp { members } => datapath::NextHop::Composite { members: members.clone() },
         }
     }
 }

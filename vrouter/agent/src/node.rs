@@ -314,7 +314,8 @@ impl Node {
         self.save_state();
         self.publish();
         let core = &self.core;
-        for (_, reply) in self.waiting.extract_if(.., |(uuid, _)| core.port_problem(*uuid).is_none())
+        for (_, reply) in
+            self.waiting.extract_if(.., |(uuid, _)| core.port_problem(*uuid).is_none())
         {
             let _ = reply.send(());
         }
@@ -340,10 +341,10 @@ impl Node {
             unreach: unreach.map(|(_, route)| route.clone()).collect(),
         };
         self.published = now;
-        self.tell(from_agent::Message::Publish(publish));
+        self.tell(&from_agent::Message::Publish(publish));
     }
 
-    fn tell(&self, message: from_agent::Message) {
+    fn tell(&self, message: &from_agent::Message) {
         for queue in self.controllers.iter().filter_map(|controller| controller.queue.as_ref()) {
             let _ = queue.send(FromAgent { message: Some(message.clone()) });
         }
@@ -359,12 +360,13 @@ impl Node {
                 reason: reason.clone(),
             })
             .collect();
-        problems.extend(self.apply_failure.iter().map(|reason| wire::Problem {
-            subject: self.name.clone(),
-            reason: reason.clone(),
-        }));
+        problems.extend(
+            self.apply_failure
+                .iter()
+                .map(|reason| wire::Problem { subject: self.name.clone(), reason: reason.clone() }),
+        );
         let revision = if self.apply_failure.is_none() { self.core.revision() } else { 0 };
-        self.tell(from_agent::Message::Status(wire::Status {
+        self.tell(&from_agent::Message::Status(wire::Status {
             applied_revision: revision,
             interfaces_active: u32::try_from(self.core.in_force().interfaces.len())
                 .unwrap_or(u32::MAX),
@@ -454,7 +456,7 @@ impl Node {
         self.ports.insert(record.key.clone(), record);
         self.save_state();
         let interest = wire::Interest { add, ..wire::Interest::default() };
-        self.tell(from_agent::Message::Interest(interest));
+        self.tell(&from_agent::Message::Interest(interest));
     }
 
     /// Binds a port's host end; the receiver fires once the port forwards with its policy in force.
@@ -483,12 +485,10 @@ impl Node {
         let record = self.ports.remove(key)?;
         self.core.forget(record.uuid);
         self.releases.push(PendingRelease { key: key.clone(), uuid: record.uuid });
-        let interest = wire::Interest {
-            remove: vec![record.uuid.to_string()],
-            ..wire::Interest::default()
-        };
+        let interest =
+            wire::Interest { remove: vec![record.uuid.to_string()], ..wire::Interest::default() };
         self.settle();
-        self.tell(from_agent::Message::Interest(interest));
+        self.tell(&from_agent::Message::Interest(interest));
         Some(record)
     }
 

@@ -161,12 +161,13 @@ impl PortService {
         let mut last = away("no controller is connected: no new port can be made".into());
         for channel in self.channels.connected() {
             let mut client = PortsClient::new(channel);
-            let status =
-                match tokio::time::timeout(ENSURE_TIMEOUT, client.ensure(request.clone())).await {
-                    Ok(Ok(reply)) => return Ok(reply.into_inner()),
-                    Ok(Err(status)) => status,
-                    Err(_) => tonic::Status::deadline_exceeded("the controller did not answer in time"),
-                };
+            let status = match tokio::time::timeout(ENSURE_TIMEOUT, client.ensure(request.clone()))
+                .await
+            {
+                Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                Ok(Err(status)) => status,
+                Err(_) => tonic::Status::deadline_exceeded("the controller did not answer in time"),
+            };
             let refused = matches!(
                 status.code(),
                 Code::InvalidArgument
@@ -269,12 +270,11 @@ async fn bind(State(service): State<PortService>, body: Bytes) -> Reply<Port> {
     let _guard = service.locks.lock(&key).await;
     let wanted = key.clone();
     let bound = service.node.ask(move |node| node.bind(&wanted, ifindex, mtu)).await;
-    let (_, in_force) = bound.ok_or_else(Refusal::stopping)?.ok_or_else(|| unknown(&key))?.map_err(
-        |reason| {
+    let (_, in_force) =
+        bound.ok_or_else(Refusal::stopping)?.ok_or_else(|| unknown(&key))?.map_err(|reason| {
             let hint = "see the agent's log and `dmesg`";
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, reason, hint, true)
-        },
-    )?;
+        })?;
     let waited = tokio::time::timeout(BIND_TIMEOUT, in_force).await;
     let wanted = key.clone();
     let state = service.node.ask(move |node| {
@@ -285,8 +285,10 @@ async fn bind(State(service): State<PortService>, body: Bytes) -> Reply<Port> {
         (Some(port), None) if waited.is_ok() => Ok(axum::Json(port)),
         (Some(_), problem) => {
             let why = problem.map_or_else(|| "no answer in time".into(), |why| why.to_string());
-            let hint = "see `skein vrouter interfaces` and the controller's log; the call may be repeated";
-            let message = format!("the port is not in force after {} s: {why}", BIND_TIMEOUT.as_secs());
+            let hint =
+                "see `skein vrouter interfaces` and the controller's log; the call may be repeated";
+            let message =
+                format!("the port is not in force after {} s: {why}", BIND_TIMEOUT.as_secs());
             Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint, true))
         }
         (None, _) => Err(unknown(&key)),

@@ -101,8 +101,10 @@ impl NodeState {
     /// The disk refused; the old state is still there.
     pub fn save(&self, directory: &Path) -> Result<(), AgentError> {
         let path = directory.join(Self::FILE);
-        let bytes = serde_json::to_vec(self)
-            .map_err(|error| AgentError::Damaged { path: path.clone(), reason: error.to_string() })?;
+        let bytes = serde_json::to_vec(self).map_err(|error| AgentError::Damaged {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
         // A killed agent loses nothing. A machine that loses power loses its workloads with the file.
         files::replace(&path, &bytes, files::Durability::Process)
     }

@@ -99,8 +99,7 @@ fn start_node(
     controllers: Vec<String>,
 ) -> Result<(NodeHandle, std::thread::JoinHandle<()>), AgentError> {
     let state = NodeState::load(&config.data_dir)?;
-    let mut kernel =
-        Kernel::open(&skein_datapath::Config::new(&config.pin_dir), underlay.clone())?;
+    let mut kernel = Kernel::open(&skein_datapath::Config::new(&config.pin_dir), underlay.clone())?;
     let (tables, policies) = kernel.read_back(&state.numbers.label_owners())?;
     let mut core = Core::new(
         controllers.len(),
@@ -220,7 +219,8 @@ fn listen_unix(path: &Path) -> Result<UnixListener, AgentError> {
 fn ensure_bpffs(pin_dir: &Path) -> Result<(), AgentError> {
     let usual = Path::new("/sys/fs/bpf");
     let existing = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(usual);
-    let kind = statfs(existing).map_err(|error| AgentError::file("examine", existing)(error.into()))?;
+    let kind =
+        statfs(existing).map_err(|error| AgentError::file("examine", existing)(error.into()))?;
     if kind.filesystem_type() == BPF_FS_MAGIC {
         return Ok(());
     }

@@ -132,7 +132,8 @@ impl ServerCertVerifier for PinnedCa {
         };
         let ca = intermediates.iter().find(is_pinned).ok_or_else(|| {
             rustls::Error::General(
-                "the controller's CA is not the one the join string names: take a new join string".into(),
+                "the controller's CA is not the one the join string names: take a new join string"
+                    .into(),
             )
         })?;
         let mut roots = RootCertStore::empty();

@@ -1,6 +1,6 @@
 //! What would happen to a packet: asked of the same tables that forward.
 
-use crate::introspect::{Answer, finish, find, stopping, unknown_interface};
+use crate::introspect::{Answer, find, finish, stopping, unknown_interface};
 use crate::node::NodeHandle;
 use axum::extract::{Query, State};
 use serde::Deserialize;

@@ -64,8 +64,7 @@ impl Links {
         Ok(answers
             .filter(|answer| answer.kind == RTM_NEWLINK)
             .map(|answer| {
-                let mut link =
-                    Link { index: u32_at(&answer.body, 4), name: String::new(), mtu: 0 };
+                let mut link = Link { index: u32_at(&answer.body, 4), name: String::new(), mtu: 0 };
                 for (kind, value) in attributes(&answer.body, 16) {
                     match kind {
                         IFLA_IFNAME => {
@@ -134,7 +133,9 @@ impl LinkWatch {
         let mut buffer = vec![0; 32 * 1024];
         let length = match self.0.read(&mut buffer) {
             Ok(length) => length,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
                 return Ok(Some(Vec::new()));
             }
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => return Ok(None),

@@ -48,7 +48,12 @@ pub(crate) struct Context {
 
 impl Context {
     /// Compiles one key of the merged table: a route's prefix or a condition's. `None` when nothing covers it.
-    pub(crate) fn route(&self, merged: &Merged, vrf: &str, prefix: &IpNet) -> Option<CompiledRoute> {
+    pub(crate) fn route(
+        &self,
+        merged: &Merged,
+        vrf: &str,
+        prefix: &IpNet,
+    ) -> Option<CompiledRoute> {
         let own = self.covering(merged, vrf, prefix);
         if own.is_none() && !self.conditions.contains(prefix) {
             return None;
@@ -112,7 +117,8 @@ impl Context {
 
 /// The preference list of the configuration, or the default.
 pub(crate) fn encapsulations(global: Option<&wire::Global>) -> Vec<Encapsulation> {
-    let wanted = global.map(|global| global.encapsulation_priorities.as_slice()).unwrap_or_default();
+    let wanted =
+        global.map(|global| global.encapsulation_priorities.as_slice()).unwrap_or_default();
     let mut list: Vec<Encapsulation> = Vec::new();
     for one in wanted.iter().filter_map(|number| encapsulation(*number)) {
         if !list.contains(&one) {

@@ -31,7 +31,12 @@ impl Merged {
         Self { sources: vec![Source::default(); controllers + 1] }
     }
 
-    pub(crate) fn load(&mut self, intent: wire::Intent, routes: &wire::Routes, touched: &mut Touched) {
+    pub(crate) fn load(
+        &mut self,
+        intent: wire::Intent,
+        routes: &wire::Routes,
+        touched: &mut Touched,
+    ) {
         let saved = &mut self.sources[SAVED].view;
         saved.begin();
         saved.intent(intent, touched);
@@ -52,14 +57,24 @@ impl Merged {
         self.drop_absent(touched);
     }
 
-    pub(crate) fn intent(&mut self, controller: usize, intent: wire::Intent, touched: &mut Touched) {
+    pub(crate) fn intent(
+        &mut self,
+        controller: usize,
+        intent: wire::Intent,
+        touched: &mut Touched,
+    ) {
         if let Some(source) = self.sources.get_mut(controller + 1) {
             source.view.intent(intent, touched);
         }
         self.drop_absent(touched);
     }
 
-    pub(crate) fn routes(&mut self, controller: usize, routes: &wire::Routes, touched: &mut Touched) {
+    pub(crate) fn routes(
+        &mut self,
+        controller: usize,
+        routes: &wire::Routes,
+        touched: &mut Touched,
+    ) {
         if let Some(source) = self.sources.get_mut(controller + 1) {
             source.view.routes(routes, touched);
         }
@@ -108,7 +123,9 @@ impl Merged {
             return;
         }
         let absent = self.sources.iter_mut().filter(|source| !source.connected);
-        absent.filter(|source| !source.view.is_empty()).for_each(|source| source.view.clear(touched));
+        absent
+            .filter(|source| !source.view.is_empty())
+            .for_each(|source| source.view.clear(touched));
     }
 }
 

@@ -31,7 +31,8 @@ pub struct PathSpec {
 
 impl PathSpec {
     pub(crate) fn read(path: &wire::Path) -> Result<Self, String> {
-        let next_hop = path.next_hop.parse().map_err(|_| format!("next hop `{}`", path.next_hop))?;
+        let next_hop =
+            path.next_hop.parse().map_err(|_| format!("next hop `{}`", path.next_hop))?;
         let sorted = |ids: &[u32]| {
             let mut ids = ids.to_vec();
             ids.sort_unstable();

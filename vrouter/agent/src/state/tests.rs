@@ -29,7 +29,11 @@ fn uuid(port: u8) -> Uuid {
 }
 
 fn vrf(number: u8) -> wire::Vrf {
-    wire::Vrf { name: format!("vrf{number}"), network_id: u32::from(number), ..wire::Vrf::default() }
+    wire::Vrf {
+        name: format!("vrf{number}"),
+        network_id: u32::from(number),
+        ..wire::Vrf::default()
+    }
 }
 
 fn policy(number: u8, version: u8) -> wire::PolicySet {
@@ -82,7 +86,8 @@ fn route(vrf: u8, host: u8, length: u8, next_hop: u8, label: u8) -> wire::Route 
         ..wire::Path::default()
     };
     // Two paths now and then: an ECMP group.
-    let paths = if label == 0 { vec![path(next_hop), path(next_hop + 1)] } else { vec![path(next_hop)] };
+    let paths =
+        if label == 0 { vec![path(next_hop), path(next_hop + 1)] } else { vec![path(next_hop)] };
     wire::Route { vrf: format!("vrf{vrf}"), prefix: format!("10.0.0.{host}/{length}"), paths }
 }
 
@@ -110,8 +115,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let length = prop_oneof![Just(32u8), Just(32), Just(30), Just(24)];
     let reach = prop::collection::vec((0..3u8, 0..8u8, length, 1..4u8, 0..5u8), 0..5);
     let unreach = prop::collection::vec((0..3u8, 0..8u8), 0..3);
-    let routes = (reach, unreach, prop::collection::vec(0..3u8, 0..3)).prop_map(|(r, u, e)| {
-        wire::Routes {
+    let routes =
+        (reach, unreach, prop::collection::vec(0..3u8, 0..3)).prop_map(|(r, u, e)| wire::Routes {
             reach: r.into_iter().map(|(v, h, l, n, b)| route(v, h, l, n, b)).collect(),
             unreach: u
                 .into_iter()
@@ -121,8 +126,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
                 })
                 .collect(),
             end_of_rib: e.into_iter().map(|v| format!("vrf{v}")).collect(),
-        }
-    });
+        });
     let event = prop_oneof![
         1 => controller.clone().prop_map(Event::Connect),
         1 => controller.clone().prop_map(Event::Disconnect),
@@ -201,11 +205,9 @@ fn feed(core: &mut Core, event: &Event) {
         Event::Disconnect(controller) => core.disconnected(*controller),
         Event::Intent(controller, intent) => core.intent(*controller, intent.clone()),
         Event::Routes(controller, routes) => core.routes(*controller, routes),
-        Event::Bind(port) => core.bind(LocalPort {
-            uuid: uuid(*port),
-            ifindex: u32::from(*port),
-            mtu: 1450,
-        }),
+        Event::Bind(port) => {
+            core.bind(LocalPort { uuid: uuid(*port), ifindex: u32::from(*port), mtu: 1450 })
+        }
         Event::Unbind(port) => core.unbind(uuid(*port)),
         Event::Apply(_) => {}
     }

@@ -13,9 +13,6 @@ struct Held<T> {
     stream: u64,
 }
 
-/// Routes of one VRF: every prefix with its paths.
-pub(crate) type RouteTable = BTreeMap<IpNet, Vec<PathSpec>>;
-
 /// What changed, for those who compile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Touched {
@@ -163,7 +160,8 @@ impl View {
         }
         for key in &routes.unreach {
             let Ok(prefix) = key.prefix.parse::<IpNet>() else { continue };
-            let removed = self.routes.get_mut(&key.vrf).and_then(|table| table.remove(&prefix.trunc()));
+            let removed =
+                self.routes.get_mut(&key.vrf).and_then(|table| table.remove(&prefix.trunc()));
             if removed.is_some() {
                 touched.route(&key.vrf, prefix.trunc());
             }
