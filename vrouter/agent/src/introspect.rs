@@ -28,7 +28,7 @@ pub(crate) fn router(node: NodeHandle) -> Router {
         .route("/v1/events", get(|node| answer(node, events)))
         .route("/v1/routes", get(routes))
         .route("/v1/flows", get(flows))
-        //.route("/v1/trace", get(crate::trace::trace))
+        .route("/v1/trace", get(crate::trace::trace))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -244,7 +244,7 @@ async fn flows(State(node): State<NodeHandle>, Query(query): Query<FlowQuery>) -
     let looked = node.ask(move |node| {
         let vif = match &query.interface {
             None => None,
-            Some(name) => Some(find(node, name).ok_or_else(|| name.clone())?),
+            Some(name) => Some(find(node, name).ok_or_else(|| name.clone())?.1),
         };
         let filter = FlowFilter { vif, limit: query.limit.unwrap_or(FLOW_LIMIT) };
         let looked = node.kernel.datapath.flows(filter);
@@ -282,16 +282,17 @@ fn flow_json(node: &Node, flow: &Flow) -> Value {
     })
 }
 
-/// Number of an active port's interface, by uuid, container, host interface or workload name.
-pub(crate) fn find(node: &Node, name: &str) -> Option<u32> {
+/// Index and number of an active port's interface, by uuid, container, host interface or workload name.
+pub(crate) fn find(node: &Node, name: &str) -> Option<(u32, u32)> {
     let record = node.ports.values().find(|record| {
         record.uuid.to_string() == name
             || record.key.container == name
             || record.workload == name
             || record.host_interface() == name
     })?;
-    let entry = node.core.in_force().interfaces.get(&record.ifindex?)?;
-    Some(entry.label)
+    let ifindex = record.ifindex?;
+    let entry = node.core.in_force().interfaces.get(&ifindex)?;
+    Some((ifindex, entry.label))
 }
 
 fn owner(node: &Node, vif: u32) -> Option<String> {

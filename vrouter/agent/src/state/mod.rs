@@ -18,6 +18,7 @@ mod spec;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod view;
 
 pub use self::core::{Core, LocalPort, PortProblem};
@@ -25,3 +26,4 @@ pub use diff::Operation;
 pub use numbers::Numbers;
 pub use spec::{InterfaceSpec, PathSpec};
 pub use tables::{Encapsulation, InterfaceEntry, NextHop, PolicyState, RouteEntry, Tables};
+pub use trace::{Question, Step, Trace};

@@ -206,7 +206,7 @@ fn feed(core: &mut Core, event: &Event) {
         Event::Intent(controller, intent) => core.intent(*controller, intent.clone()),
         Event::Routes(controller, routes) => core.routes(*controller, routes),
         Event::Bind(port) => {
-            core.bind(LocalPort { uuid: uuid(*port), ifindex: u32::from(*port), mtu: 1450 })
+            core.bind(LocalPort { uuid: uuid(*port), ifindex: u32::from(*port), mtu: 1450 });
         }
         Event::Unbind(port) => core.unbind(uuid(*port)),
         Event::Apply(_) => {}

@@ -155,9 +155,11 @@ impl Core {
     /// Loads the policies in use, unloads the others, and completes the interfaces' entries.
     fn load_policies(&mut self, used: Vec<Judged>) {
         let mut interfaces = BTreeMap::new();
+        self.judging.clear();
         let mut keep: HashMap<PolicyKey, Loaded> = HashMap::new();
         for Judged { ifindex, mut entry, policy, local } in used {
             if let Some(policy) = policy {
+                self.judging.insert(entry.uuid, policy.clone());
                 let mut number = |family| {
                     let local = local_address(&policy, &local, family);
                     self.policy(&mut keep, PolicyKey { policy: policy.clone(), family, local })

@@ -88,6 +88,7 @@ pub struct Core {
     interfaces: BTreeMap<Uuid, InterfaceSpec>,
     port_problems: BTreeMap<Uuid, PortProblem>,
     problems: BTreeMap<String, String>,
+    judging: BTreeMap<Uuid, Arc<Policy>>,
     identities: Identities,
     book: RuleBook,
     policies: HashMap<PolicyKey, Loaded>,
@@ -123,6 +124,7 @@ impl Core {
             interfaces: BTreeMap::new(),
             port_problems: BTreeMap::new(),
             problems: BTreeMap::new(),
+            judging: BTreeMap::new(),
             identities: Identities::default(),
             book: RuleBook::default(),
             policies: HashMap::new(),
@@ -373,6 +375,12 @@ impl Core {
     #[must_use]
     pub fn interface(&self, uuid: Uuid) -> Option<&InterfaceSpec> {
         self.interfaces.get(&uuid)
+    }
+
+    /// The policy that judges a bound port's connections.
+    #[must_use]
+    pub fn policy_of(&self, uuid: Uuid) -> Option<&Policy> {
+        self.judging.get(&uuid).map(AsRef::as_ref)
     }
 
     /// Who an identity is.
