@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const ROOT: &str = "/run/skein-lab";
+const ROOT: &str = "/run";
 /// Namespace names end up as file names only, but the bridge ports are interfaces: 15 bytes.
 const NAME_LIMIT: usize = 10;
 /// A process of an earlier run gets this long to die after SIGKILL.
@@ -91,7 +91,7 @@ impl Lab {
     /// Where the lab keeps its files.
     #[must_use]
     pub fn directory(&self) -> PathBuf {
-        Path::new(ROOT).join(&self.name)
+        directory_of(&self.name)
     }
 
     /// Name of the namespace that holds the underlay bridge.
@@ -188,7 +188,7 @@ impl Lab {
                 problems.push(error.to_string());
             }
         }
-        let directory = Path::new(ROOT).join(name);
+        let directory = directory_of(name);
         unmount_below(&directory, &mut problems);
         match fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -196,8 +196,6 @@ impl Lab {
             }
             _ => {}
         }
-        // The last lab takes the common directory with it; others keep it, and that is no error.
-        let _ = fs::remove_dir(ROOT);
         if problems.is_empty() { Ok(()) } else { Err(LabError::Cleanup(problems)) }
     }
 }
@@ -211,6 +209,10 @@ impl Drop for Lab {
             tracing::warn!(lab = self.name, %error, "lab not removed completely");
         }
     }
+}
+
+fn directory_of(name: &str) -> PathBuf {
+    Path::new(ROOT).join(format!("skein-lab-{name}"))
 }
 
 fn prefix(name: &str) -> String {

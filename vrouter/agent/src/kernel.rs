@@ -88,7 +88,7 @@ impl Kernel {
                 self.datapath.remove_peer(peer)?;
             }
         }
-        let policies = self.datapath.policies()?;
+        let policies = self.datapath.policies();
         Ok((tables, policies))
     }
 
@@ -160,7 +160,9 @@ impl Kernel {
                 self.datapath.remove_label(entry.label)?;
                 self.datapath.remove_vif(*ifindex)?;
             }
-            Operation::RemovePolicy(number) => self.datapath.unload_policy(*number)?,
+            Operation::RemovePolicy(number) => {
+                self.datapath.unload_policy(*number)?;
+            }
             Operation::RemoveNextHop(number, next_hop) => {
                 self.datapath.remove_next_hop(*number)?;
                 if let NextHop::Tunnel { destination, .. } = next_hop

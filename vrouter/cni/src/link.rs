@@ -1,4 +1,5 @@
-//! The workload's veth pair: made with its far end already inside the container, both ends up.
+//! The workload's veth pair: made with its far end already inside the container. Neither end can come up
+//! in the message that makes it: a veth opens only when both exist.
 
 use crate::netlink::{
     Batch, F_ACK, F_CREATE, F_DUMP, F_EXCL, F_REPLACE, Netlink, RTM_DELLINK, RTM_GETADDR,
@@ -144,7 +145,7 @@ pub(crate) fn create(
         .attribute(IFLA_ADDRESS, &GATEWAY_MAC)
         .nested(IFLA_LINKINFO, &[], |info| {
             info.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, &[], |data| {
-                data.nested(VETH_INFO_PEER, &link_header(0, true), |peer| {
+                data.nested(VETH_INFO_PEER, &link_header(0, false), |peer| {
                     peer.text(IFLA_IFNAME, wanted.name)
                         .number(IFLA_MTU, wanted.mtu)
                         .attribute(IFLA_ADDRESS, &wanted.mac)
@@ -173,14 +174,15 @@ pub(crate) fn create(
     Ok(true)
 }
 
-/// Gives the container's interface its addresses and routes; may be repeated.
+/// Sets the container's interface up and gives it its addresses and routes; may be repeated.
 pub(crate) fn configure(
     container: &mut Netlink,
     index: u32,
     wanted: &Wanted<'_>,
 ) -> Result<(), Error> {
     let mut batch = Batch::default();
-    let mut what = Vec::new();
+    batch.message(RTM_SETLINK, F_ACK, &link_header(index, true));
+    let mut what = vec!["set the container's interface up".to_owned()];
     for address in &wanted.addresses {
         let (family, bytes) = address_bytes(address.addr());
         let header = [&[family, address.prefix_len(), 0, 0][..], &index.to_ne_bytes()].concat();
@@ -200,9 +202,6 @@ pub(crate) fn configure(
             .attribute(RTA_GATEWAY, &bytes)
             .number(RTA_OIF, index);
         what.push(format!("add the default route via {gateway}"));
-    }
-    if what.is_empty() {
-        return Ok(());
     }
     let outcomes = exchange(container, &mut batch, "configure the container's interface")?;
     for (outcome, what) in outcomes.iter().zip(&what) {
