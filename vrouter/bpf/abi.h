@@ -212,7 +212,7 @@ struct event {
 	__u8 family;
 	__u8 protocol;
 	__u8 direction;
-	__u8 pad;
+	__u8 pad[5];
 };
 
 struct meta {

@@ -3,6 +3,9 @@
 #include "forward.h"
 #include "sweep.h"
 
+/* Makes the layout of ring buffer records part of the BTF. */
+struct event *event_layout;
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* tc ingress of a workload's host end. */

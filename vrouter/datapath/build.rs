@@ -18,6 +18,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("drop_reason.rs"), reasons::rust_enum(&table))?;
     fs::write(out.join("drop-reasons.md"), reasons::markdown(&table))?;
 
+    // The headers of the very libbpf that will load the object, never the system's.
+    fs::create_dir_all(out.join("bpf"))?;
+    for (name, text) in libbpf_rs::libbpf_sys::API_HEADERS {
+        fs::write(out.join("bpf").join(name), text)?;
+    }
+
     libbpf_cargo::SkeletonBuilder::new()
         .source(bpf.join("vrouter.bpf.c"))
         .obj(out.join("vrouter.bpf.o"))

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reason {
+pub(crate) struct Reason {
     number: u32,
     name: String,
     what: String,
@@ -21,12 +21,16 @@ struct Table {
     reason: Vec<Reason>,
 }
 
-pub fn read(text: &str) -> Result<Vec<Reason>, String> {
+pub(crate) fn read(text: &str) -> Result<Vec<Reason>, String> {
     let table: Table = toml::from_str(text).map_err(|e| format!("drop_reasons.toml: {e}"))?;
     let mut names = BTreeSet::new();
     for (index, reason) in table.reason.iter().enumerate() {
         if reason.number as usize != index + 1 {
-            return Err(format!("drop_reasons.toml: {} must have number {}", reason.name, index + 1));
+            return Err(format!(
+                "drop_reasons.toml: {} must have number {}",
+                reason.name,
+                index + 1
+            ));
         }
         if !names.insert(&reason.name) {
             return Err(format!("drop_reasons.toml: {} appears twice", reason.name));
@@ -36,13 +40,12 @@ pub fn read(text: &str) -> Result<Vec<Reason>, String> {
 }
 
 fn camel(name: &str) -> String {
-    name.split('_')
-        .map(|word| word[..1].to_uppercase() + &word[1..])
-        .collect()
+    name.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect()
 }
 
-pub fn c_header(table: &[Reason]) -> String {
-    let mut text = String::from("/* Generated from drop_reasons.toml. */\n#pragma once\nenum drop_reason {\n");
+pub(crate) fn c_header(table: &[Reason]) -> String {
+    let mut text =
+        String::from("/* Generated from drop_reasons.toml. */\n#pragma once\nenum drop_reason {\n");
     for r in table.iter().filter(|r| !r.retired) {
         let _ = writeln!(text, "\tDROP_{} = {}, /* {} */", r.name.to_uppercase(), r.number, r.what);
     }
@@ -50,7 +53,7 @@ pub fn c_header(table: &[Reason]) -> String {
     text
 }
 
-pub fn rust_enum(table: &[Reason]) -> String {
+pub(crate) fn rust_enum(table: &[Reason]) -> String {
     let live = || table.iter().filter(|r| !r.retired);
     let mut text = String::from(
         "/// Why a packet was dropped. Generated from `vrouter/bpf/drop_reasons.toml`.\n\
@@ -74,19 +77,21 @@ pub fn rust_enum(table: &[Reason]) -> String {
         ("what", "What happened.", 1),
         ("action", "What a person can do.", 2),
     ] {
-        let _ = writeln!(text, "\n    /// {doc}\n    #[must_use]\n    pub fn {function}(self) -> &'static str {{\n        match self {{");
+        let _ = writeln!(
+            text,
+            "\n    /// {doc}\n    #[must_use]\n    pub fn {function}(self) -> &'static str {{\n        match self {{"
+        );
         for r in live() {
             let value = [&r.name, &r.what, &r.action][field];
             let _ = writeln!(text, "            Self::{} => {value:?},", camel(&r.name));
         }
         text += "        }\n    }\n";
     }
-    text += "}\n\n/// Numbers of reasons are below this.\npub(crate) const DROP_REASONS: u32 = ";
-    let _ = writeln!(text, "{};", table.len() + 1);
+    text += "}\n";
     text
 }
 
-pub fn markdown(table: &[Reason]) -> String {
+pub(crate) fn markdown(table: &[Reason]) -> String {
     let mut text = String::from(
         "# Why packets are dropped\n\n\
          Every packet the vRouter drops is counted under one of these reasons, per node and per port: `skein vrouter\n\

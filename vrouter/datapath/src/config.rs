@@ -24,6 +24,8 @@ pub struct Config {
     pub fragment_table_size: u32,
     /// Bytes of the event ring; a power of two and a multiple of the page size.
     pub event_ring_bytes: u32,
+    /// Load the measuring program too ([`crate::Hook::Bench`]).
+    pub with_bench: bool,
 }
 
 impl Config {
@@ -40,6 +42,7 @@ impl Config {
             vif_table_size: 4_096,
             fragment_table_size: 8_192,
             event_ring_bytes: 262_144,
+            with_bench: false,
         }
     }
 }

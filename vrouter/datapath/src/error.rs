@@ -20,7 +20,9 @@ pub enum Error {
         wanted: u32,
     },
     /// A pinned map does not fit although the version does.
-    #[error("pinned table {table} in {pin_dir} does not fit this program ({detail}): purge the directory and start again")]
+    #[error(
+        "pinned table {table} in {pin_dir} does not fit this program ({detail}): purge the directory and start again"
+    )]
     PinnedTable {
         /// Where it is.
         pin_dir: PathBuf,
@@ -30,7 +32,9 @@ pub enum Error {
         detail: String,
     },
     /// The pin directory is unusable.
-    #[error("pin directory {path}: {source}; mount a bpffs there (`mount -t bpf bpf /sys/fs/bpf`) and run as root")]
+    #[error(
+        "pin directory {path}: {source}; mount a bpffs there (`mount -t bpf bpf /sys/fs/bpf`) and run as root"
+    )]
     PinDirectory {
         /// The directory.
         path: PathBuf,
@@ -38,7 +42,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The kernel refused a program or map.
-    #[error("the kernel refused {what}: {source}; root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON) and Linux 6.1 or later are needed")]
+    #[error(
+        "the kernel refused {what}: {source}; root (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON) and Linux 6.1 or later are needed"
+    )]
     Kernel {
         /// What was asked for.
         what: String,
@@ -54,7 +60,9 @@ pub enum Error {
         size: u32,
     },
     /// The interface is gone or cannot be attached to.
-    #[error("interface with index {ifindex}: {source}; see that it exists in the caller's network namespace")]
+    #[error(
+        "interface with index {ifindex}: {source}; see that it exists in the caller's network namespace"
+    )]
     Interface {
         /// Index asked for.
         ifindex: u32,

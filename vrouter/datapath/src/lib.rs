@@ -25,18 +25,33 @@
 //! sweep(&Timeouts) -> Swept                            call about every second
 //! poll_events(|Event| ...)  event_fd()                 readable when there are events
 //! trace(&Question) -> Answer                           what would happen to a packet, from the same tables
+//! run(Hook, &Run) -> Ran                               a packet through a program without a wire
 //! ```
 //!
 //! Order of writing, so that no packet meets a half-written state: policies before the interfaces that use them; an identity's
 //! policy entries before routes that carry it; next hops before routes; labels, routes and the interface before the label is
 //! told to anyone. Removal goes the other way round.
 
+mod abi;
 mod config;
+mod datapath;
 mod error;
+mod event;
+mod flow;
+mod load;
+mod policy;
+mod routing;
+mod run;
+mod table;
+mod trace;
 mod types;
+mod vif;
 
 pub use config::Config;
+pub use datapath::{Datapath, Hook};
 pub use error::{Error, Result};
+pub use run::{Outcome, Ran, Run};
+pub use trace::{Answer, Question};
 pub use types::*;
 
 include!(concat!(env!("OUT_DIR"), "/drop_reason.rs"));
