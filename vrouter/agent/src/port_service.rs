@@ -175,6 +175,8 @@ impl PortService {
                     | Code::AlreadyExists
                     | Code::FailedPrecondition
                     | Code::PermissionDenied
+                    | Code::ResourceExhausted
+                    | Code::Unauthenticated
             );
             if refused {
                 let hint = "correct the network configuration, or make what it names";

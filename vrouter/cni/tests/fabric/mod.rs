@@ -1,7 +1,7 @@
 //! Nodes without a controller: each agent starts from a saved state (headless), which says what a
 //! controller would have said. Ports exist in that state; CNI ADD binds them.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failed step is a failed test")]
 
 use serde_json::{Value, json};
