@@ -1,1 +1,23 @@
 //! The VNC REST server: CRUD, references, allocation, watch.
+//!
+//! Three parts, one inside the other. The planner ([`plan`]) holds every rule and does no I/O. The sequencer runs
+//! it on one thread, commits what it planned in groups, and publishes the durable result. The HTTP shell parses and
+//! checks requests in parallel, hands writes to the sequencer, and reads the published state directly.
+//!
+//! So a write is validated against the newest state, answered only when durable, and visible to every read that
+//! starts after its answer. See `docs/adr/` for why, and `skein-client` for the other end.
+
+pub mod alloc;
+mod error;
+mod http;
+mod metrics;
+pub mod plan;
+mod present;
+mod published;
+mod sequencer;
+mod server;
+
+pub use error::{ApiError, ApiResult};
+pub use http::{Authenticate, NoAuth};
+pub use sequencer::StartError;
+pub use server::{Config, Server, ServerError, TlsFiles};

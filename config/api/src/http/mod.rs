@@ -1,0 +1,294 @@
+//! HTTP around the planner and the published state.
+
+mod actions;
+mod collection;
+mod discovery;
+mod objects;
+mod query;
+mod watch;
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body as _, Incoming},
+    header::{self, HeaderValue},
+    http::request::Parts,
+};
+use serde_json::Value;
+use skein_model::Kind;
+use tokio::{sync::watch as tokio_watch, time::Instant};
+use tracing::debug;
+use uuid::Uuid;
+
+use crate::{
+    error::{ApiError, ApiResult},
+    metrics::Metrics,
+    plan::{Answer, Caller, Write, parse_uuid},
+    published::Published,
+    sequencer::Sequencer,
+};
+use query::Query;
+
+/// Body of every answer.
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// Decides who a request comes from. The only place where credentials are looked at.
+pub trait Authenticate: Send + Sync + 'static {
+    /// Names the caller of a request, or refuses it (401, 403).
+    ///
+    /// # Errors
+    /// The refusal.
+    fn authenticate(&self, request: &Parts) -> ApiResult<Caller>;
+}
+
+/// `auth = noauth`: everyone may do everything.
+#[derive(Debug, Clone, Copy)]
+pub struct NoAuth;
+
+impl Authenticate for NoAuth {
+    fn authenticate(&self, _request: &Parts) -> ApiResult<Caller> {
+        Ok(Caller { admin: true, project: None, system: false })
+    }
+}
+
+/// Everything that requests are served from.
+pub(crate) struct App {
+    /// State as of the last durable write.
+    pub(crate) published: Arc<Published>,
+    /// The writing thread.
+    pub(crate) sequencer: Sequencer,
+    /// Counters.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Who asks.
+    pub(crate) auth: Arc<dyn Authenticate>,
+    /// Largest body, bytes.
+    pub(crate) max_request_size: usize,
+    /// `https` behind a TLS listener.
+    pub(crate) scheme: &'static str,
+    /// Turns true when the server stops.
+    pub(crate) stopping: tokio_watch::Receiver<bool>,
+}
+
+/// One request, with its body read.
+struct Call<'a> {
+    app: &'a Arc<App>,
+    caller: Caller,
+    head: Parts,
+    query: Query,
+    body: Option<Value>,
+    base: String,
+}
+
+impl Call<'_> {
+    async fn write(&self, write: Write) -> ApiResult<Answer> {
+        self.app.sequencer.write(write, self.caller.clone()).await.map(|(answer, _)| answer)
+    }
+
+    fn need_body(&mut self) -> ApiResult<Value> {
+        self.body
+            .take()
+            .ok_or_else(|| ApiError::bad("the request needs a JSON body with Content-Type: application/json"))
+    }
+}
+
+/// Answers one request; every failure becomes a status and a sentence.
+pub(crate) async fn serve(app: Arc<App>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let started = Instant::now();
+    let method = method_name(request.method());
+    let (resource, result) = dispatch(&app, request).await;
+    let response = result.unwrap_or_else(|error| {
+        debug!(method, resource, status = error.status, error = %error.message, "refused");
+        let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = respond(status, "text/plain; charset=utf-8", error.message);
+        if error.status == 413 {
+            // The rest of the body is not wanted.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    });
+    app.metrics.request(method, resource, response.status().as_u16(), started.elapsed());
+    Ok(response)
+}
+
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "OTHER",
+    }
+}
+
+/// Splits the path into what is asked for. Labels never carry identifiers.
+async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> (&'static str, ApiResult<Response<Body>>) {
+    let path = request.uri().path().to_owned();
+    let mut segments = path.trim_matches('/').split('/');
+    let first = segments.next().unwrap_or_default();
+    let rest: Vec<&str> = segments.collect();
+    match (first, rest.as_slice()) {
+        ("healthz", []) => return ("healthz", Ok(text("ok"))),
+        ("readyz", []) => return ("readyz", ready(app)),
+        ("metrics", []) => {
+            let body = app.metrics.render(&app.published.read());
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            return ("metrics", Ok(respond(StatusCode::OK, kind, body)));
+        }
+        _ => {}
+    }
+    let object = Kind::parse(first);
+    let collection = first.strip_suffix('s').and_then(Kind::parse);
+    let resource = match (object, collection, first) {
+        (Some(kind), ..) | (None, Some(kind), _) => kind.name(),
+        (_, _, "") => "root",
+        _ => actions::label(first).unwrap_or("unknown"),
+    };
+    if resource == "unknown" {
+        let error = ApiError::not_found(format!("/{first}: there is no such type or action"));
+        return (resource, Err(error));
+    }
+    let mut call = match read(app, request).await {
+        Ok(call) => call,
+        Err(error) => return (resource, Err(error)),
+    };
+    let method = call.head.method.clone();
+    let wrong_method = || ApiError { status: 405, message: format!("{method} is not offered on {path}") };
+    let result = match (rest.as_slice(), object, collection) {
+        ([], None, None) if first.is_empty() => match method {
+            Method::GET => Ok(discovery::document(&call.base)),
+            _ => Err(wrong_method()),
+        },
+        // A type whose name ends like another's plural is not in the schema, so the order does not matter.
+        ([], _, Some(kind)) => match method {
+            Method::GET => collection::list(&mut call, kind),
+            Method::POST => objects::create(&mut call, kind).await,
+            _ => Err(wrong_method()),
+        },
+        ([id], Some(kind), _) => match parse_uuid(id) {
+            None => Err(ApiError::not_found(format!("no {kind} has the uuid {id:?}"))),
+            Some(uuid) => match method {
+                Method::GET => objects::read(&call, kind, uuid),
+                Method::PUT => objects::update(&mut call, kind, uuid).await,
+                Method::DELETE => objects::delete(&call, kind, uuid).await,
+                _ => Err(wrong_method()),
+            },
+        },
+        ([id, action], Some(Kind::VIRTUAL_NETWORK), _) if method == Method::POST => match parse_uuid(id) {
+            None => Err(ApiError::not_found(format!("no virtual-network has the uuid {id:?}"))),
+            Some(uuid) => actions::network(&mut call, uuid, action).await,
+        },
+        ([], None, None) => actions::serve(&mut call, resource).await,
+        _ => Err(ApiError::not_found(format!("{path}: there is no such resource"))),
+    };
+    (resource, result)
+}
+
+/// Reads the body within its limit and finds out who asks.
+async fn read<'a>(app: &'a Arc<App>, request: Request<Incoming>) -> ApiResult<Call<'a>> {
+    let (head, body) = request.into_parts();
+    let caller = app.auth.authenticate(&head)?;
+    let query = Query::parse(head.uri.query().unwrap_or_default());
+    let host = head.headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or("localhost");
+    let base = format!("{}://{host}", app.scheme);
+    let limit = app.max_request_size;
+    let too_large = || ApiError::too_large(format!("the body is larger than {limit} bytes"));
+    if body.size_hint().lower() > limit as u64 {
+        discard(body).await;
+        return Err(too_large());
+    }
+    let is_json = head
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|t| t.to_str().ok())
+        .is_some_and(|t| t.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json"));
+    let bytes = if body.is_end_stream() {
+        Bytes::new()
+    } else {
+        Limited::new(body, limit)
+            .collect()
+            .await
+            .map_err(|e| {
+                if e.is::<http_body_util::LengthLimitError>() {
+                    too_large()
+                } else {
+                    ApiError::bad(format!("the body could not be read: {e}"))
+                }
+            })?
+            .to_bytes()
+    };
+    let body = if is_json && !bytes.is_empty() {
+        let value = serde_json::from_slice(&bytes)
+            .map_err(|e| ApiError::bad(format!("the body is not valid JSON: {e}")))?;
+        Some(value)
+    } else {
+        None
+    };
+    Ok(Call { app, caller, head, query, body, base })
+}
+
+/// Takes a body off the wire without keeping it, so that a client that is still sending sees the answer.
+async fn discard(mut body: Incoming) {
+    const MOST: usize = 256 << 20;
+    let drain = async {
+        let mut seen = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            seen += frame.data_ref().map_or(0, Bytes::len);
+            if seen > MOST {
+                break;
+            }
+        }
+    };
+    // A client that dawdles gets a closed connection instead.
+    let _ = tokio::time::timeout(Duration::from_secs(5), drain).await;
+}
+
+fn ready(app: &App) -> ApiResult<Response<Body>> {
+    if *app.stopping.borrow() {
+        return Err(ApiError::unavailable("stopping"));
+    }
+    match app.sequencer.trouble() {
+        Some(trouble) => Err(ApiError::unavailable(trouble)),
+        None => Ok(text("ready")),
+    }
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Full::new(body.into()).boxed_unsync());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn json(value: &Value) -> Response<Body> {
+    // A Value always encodes.
+    respond(StatusCode::OK, "application/json; charset=UTF-8", serde_json::to_vec(value).unwrap_or_default())
+}
+
+fn text(body: &'static str) -> Response<Body> {
+    respond(StatusCode::OK, "text/plain; charset=utf-8", body)
+}
+
+fn empty() -> Response<Body> {
+    respond(StatusCode::OK, "text/html; charset=UTF-8", Bytes::new())
+}
+
+/// A uuid field of an action's body.
+fn uuid_field(body: &Value, name: &str) -> ApiResult<Uuid> {
+    let text = body
+        .get(name)
+        .and_then(Value::as_str)
+        .ok_or_else(|| ApiError::bad(format!("{name}: must be given")))?;
+    parse_uuid(text).ok_or_else(|| ApiError::bad(format!("{name}: {text:?} is not a uuid")))
+}
+
+/// A type field of an action's body.
+fn kind_field(body: &Value, name: &str) -> ApiResult<Kind> {
+    let text = body
+        .get(name)
+        .and_then(Value::as_str)
+        .ok_or_else(|| ApiError::bad(format!("{name}: must be given")))?;
+    Kind::parse(text).ok_or_else(|| ApiError::not_found(format!("{name}: there is no type {text:?}")))
+}

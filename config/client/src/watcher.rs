@@ -1,0 +1,193 @@
+//! List and watch, over reconnects.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::{Method, body::Incoming};
+use serde_json::Value;
+use skein_model::{Kind, Object};
+use tracing::{debug, info};
+use uuid::Uuid;
+
+use crate::{Client, ClientError, decode, events::{Parser, Raw}};
+
+/// First and longest wait before connecting again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The API breaks silence every 60 s; after more than two of those the connection is dead.
+const SILENCE: Duration = Duration::from_secs(150);
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Everything there is, as of a revision. Comes first, and again when what was missed is no longer known:
+    /// whatever is not in it is gone.
+    Snapshot(Vec<Object>, u64),
+    /// An object is new or changed. After a reconnect it may come a second time.
+    Put(Object, u64),
+    /// An object is gone. After a reconnect it may come a second time.
+    Delete {
+        /// Its type.
+        kind: Kind,
+        /// Its uuid.
+        uuid: Uuid,
+        /// When.
+        revision: u64,
+    },
+}
+
+/// A stream of [`Event`]s that never ends: it connects again, with growing waits, and resumes where it was.
+#[derive(Debug)]
+pub struct Watcher {
+    client: Client,
+    types: String,
+    /// All events up to this revision were handed out.
+    complete: Option<u64>,
+    stream: Option<(Incoming, Parser)>,
+    /// Objects of a snapshot in the making.
+    collecting: Vec<Object>,
+    wait: Duration,
+    /// Whether the last attempt failed, to say once that it works again.
+    failing: bool,
+}
+
+impl Watcher {
+    pub(crate) fn new(client: Client, kinds: &[Kind]) -> Self {
+        let types = if kinds.is_empty() {
+            "*".to_owned()
+        } else {
+            kinds.iter().map(|k| k.snake()).collect::<Vec<_>>().join(",")
+        };
+        Self {
+            client,
+            types,
+            complete: None,
+            stream: None,
+            collecting: Vec::new(),
+            wait: BACKOFF.0,
+            failing: false,
+        }
+    }
+
+    /// The next event; waits for it as long as it takes. Safe to cancel: nothing is lost.
+    pub async fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.buffered() {
+                return event;
+            }
+            if let Err(error) = self.fill().await {
+                if !self.failing {
+                    info!(%error, "watch of the configuration API is interrupted; trying again");
+                    self.failing = true;
+                }
+                self.stream = None;
+                let wait = self.wait;
+                self.wait = (wait * 2).min(BACKOFF.1);
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+
+    /// An event out of the bytes that are here already.
+    fn buffered(&mut self) -> Option<Event> {
+        while let Some(raw) = self.stream.as_mut()?.1.next() {
+            match self.interpret(raw) {
+                Ok(Some(event)) => return Some(event),
+                Ok(None) => {}
+                Err(reason) => {
+                    // What cannot be read must not be skipped: everything is listed again.
+                    info!(reason, "an event is not understood; listing again");
+                    self.stream = None;
+                    self.complete = None;
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Connects if need be and reads some bytes.
+    async fn fill(&mut self) -> Result<(), ClientError> {
+        if self.stream.is_none() {
+            let path = format!("/watch?resource_type={}", self.types);
+            let response = self.client.open(Method::GET, &path, None, self.complete).await?;
+            let status = response.status();
+            if status.as_u16() == 410 {
+                debug!(since = self.complete, "the revision is no longer known; listing again");
+                self.complete = None;
+                return Ok(());
+            }
+            if !status.is_success() {
+                let bytes = response.into_body().collect().await.map_err(|e| self.client.unreachable(&e))?;
+                let text = String::from_utf8_lossy(&bytes.to_bytes()).into_owned();
+                return Err(ClientError::Refused { status: status.as_u16(), text });
+            }
+            self.collecting.clear();
+            self.stream = Some((response.into_body(), Parser::default()));
+        }
+        let Some((body, parser)) = &mut self.stream else { return Ok(()) };
+        let frame = tokio::time::timeout(SILENCE, body.frame()).await;
+        match frame {
+            Ok(Some(Ok(frame))) => {
+                if let Some(bytes) = frame.data_ref() {
+                    parser.push(bytes);
+                }
+                self.wait = BACKOFF.0;
+                if self.failing {
+                    info!("watch of the configuration API works again");
+                    self.failing = false;
+                }
+                Ok(())
+            }
+            Ok(Some(Err(error))) => Err(self.client.unreachable(&error)),
+            Ok(None) => Err(self.client.answer_error("the watch ended")),
+            Err(_) => Err(self.client.answer_error("the watch fell silent")),
+        }
+    }
+
+    fn interpret(&mut self, raw: Raw) -> Result<Option<Event>, String> {
+        let data: Value = serde_json::from_str(&raw.data).map_err(|e| e.to_string())?;
+        let Value::Object(envelope) = data else { return Err("data is not an object".into()) };
+        match raw.name.as_str() {
+            "init" => {
+                for (plural, list) in envelope {
+                    let kind = plural.strip_suffix('s').and_then(Kind::parse);
+                    let (Some(kind), Value::Array(list)) = (kind, list) else {
+                        return Err(format!("init of {plural}"));
+                    };
+                    for mut one in list {
+                        match one.get_mut(kind.name()).map(Value::take) {
+                            Some(Value::Object(fields)) => self.collecting.push(decode(kind, fields)?),
+                            _ => return Err(format!("init of {plural} holds something else")),
+                        }
+                    }
+                }
+                // The last one carries the revision.
+                let Some(revision) = raw.id else { return Ok(None) };
+                self.complete = Some(revision);
+                Ok(Some(Event::Snapshot(std::mem::take(&mut self.collecting), revision)))
+            }
+            "create" | "update" | "delete" => {
+                let revision = raw.id.ok_or("an event has no revision")?;
+                let (name, fields) = envelope.into_iter().next().ok_or("an event is empty")?;
+                let kind = Kind::parse(&name).ok_or_else(|| format!("unknown type {name}"))?;
+                let Value::Object(fields) = fields else { return Err(format!("{name} is not an object")) };
+                // One revision may span several events, so this one may not be complete yet.
+                self.complete = self.complete.max(Some(revision.saturating_sub(1)));
+                if raw.name != "delete" {
+                    let mut object = decode(kind, fields)?;
+                    object.revision = revision;
+                    return Ok(Some(Event::Put(object, revision)));
+                }
+                let uuid = fields.get("uuid").and_then(Value::as_str).and_then(|t| Uuid::try_parse(t).ok());
+                let uuid = uuid.ok_or("a delete has no uuid")?;
+                Ok(Some(Event::Delete { kind, uuid, revision }))
+            }
+            // The server says why it ends the stream; the end follows.
+            "stop" => {
+                debug!(data = %raw.data, "the server ends the watch");
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+}
