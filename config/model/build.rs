@@ -185,8 +185,8 @@ fn ident(name: &str) -> String {
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
         .collect();
     match base.as_str() {
-        "type" | "match" | "use" | "in" | "move" | "static" | "ref" | "loop" | "where"
-        | "as" | "mod" | "final" | "virtual" => format!("r#{base}"),
+        "type" | "match" | "use" | "in" | "move" | "static" | "ref" | "loop" | "where" | "as"
+        | "mod" | "final" | "virtual" => format!("r#{base}"),
         _ => base,
     }
 }
@@ -394,7 +394,8 @@ fn values(schema: &Schema) -> Result<String> {
         for (field, f) in fields {
             let rust = schema.rust_type(&f.value)?.replace("values::", "");
             let id = ident(field);
-            let default = f.default.as_ref().map(|d| format!(" Assumed when absent: {}.", d.text()));
+            let default =
+                f.default.as_ref().map(|d| format!(" Assumed when absent: {}.", d.text()));
             let default = default.unwrap_or_default();
             writeln!(out, "/// `{field}` ({}).{default}", f.value)?;
             if id != *field && id.trim_start_matches("r#") != field {
@@ -430,10 +431,13 @@ fn views(schema: &Schema) -> Result<String> {
              (object.kind == Kind::{}).then_some(Self(object)) }}",
             snake(&ty.name).to_uppercase()
         )?;
-        out.push_str("/// The object behind the view.\npub fn object(self) -> &'a Object { self.0 }\n");
+        out.push_str(
+            "/// The object behind the view.\npub fn object(self) -> &'a Object { self.0 }\n",
+        );
         for (prop, p) in &ty.properties {
             let rust = schema.rust_type(&p.value)?;
-            let default = p.default.as_ref().map(|d| format!(" Assumed when absent: {}.", d.text()));
+            let default =
+                p.default.as_ref().map(|d| format!(" Assumed when absent: {}.", d.text()));
             writeln!(
                 out,
                 "/// `{prop}` ({}).{}\npub fn {}(self) -> Option<{rust}> {{ self.0.property({prop:?}) }}",

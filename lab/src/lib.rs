@@ -1,1 +1,35 @@
 //! Hosts made of network namespaces, for the demo, the tests and the benchmarks.
+//!
+//! A [`Lab`] is an underlay - a bridge in a namespace of its own, so that the machine's own namespace
+//! stays as it was - and [`Host`]s joined to it by veth pairs. A host runs programs, supervised by
+//! [`Process`], and holds [`Pod`]s: bare namespaces that a CNI plugin or a plain bridge connects.
+//! Everything carries the lab's name, so an interrupted run is swept away by the next one.
+//!
+//! Namespaces are entered by a short-lived thread that switches itself and then spawns: the child
+//! inherits the namespace, and no code runs between fork and exec.
+
+mod bridge;
+mod cni;
+mod command;
+mod error;
+mod fabric;
+mod host;
+mod iperf;
+mod probe;
+mod process;
+mod topology;
+mod transfer;
+mod wait;
+
+pub use bridge::{BridgeOverVxlan, LocalBridge};
+pub use cni::{Attachment, CniError, CniRuntime};
+pub use command::{Ran, require};
+pub use error::LabError;
+pub use fabric::{Fabric, FabricError, FabricOptions, Node, Workload};
+pub use host::{Host, Pod};
+pub use iperf::{Iperf, Throughput};
+pub use probe::TcpService;
+pub use process::Process;
+pub use topology::{Lab, LabOptions};
+pub use transfer::{Transfer, TransferReport};
+pub use wait::{wait_for, wait_until};

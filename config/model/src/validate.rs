@@ -153,7 +153,8 @@ fn scalar(meta: &ScalarMeta, value: &mut Value, path: &mut Path) -> Result<(), I
             .error(format!("{text:?} is not allowed, choose one of {}", meta.allowed.join(", ")));
     }
     if meta.name == "CommunityAttribute" && !community(text) {
-        return path.error(format!("{text:?} is no BGP community; write ASN:number or a known name"));
+        return path
+            .error(format!("{text:?} is no BGP community; write ASN:number or a known name"));
     }
     if let Some(pattern) = meta.pattern {
         let whole = regex_lite::Regex::new(&format!("^(?:{pattern})$"));
@@ -175,11 +176,7 @@ fn community(text: &str) -> bool {
     text.split_once(':').is_some_and(|(asn, number)| part(asn) && part(number))
 }
 
-fn structure(
-    meta: &'static StructMeta,
-    value: &mut Value,
-    path: &mut Path,
-) -> Result<(), Invalid> {
+fn structure(meta: &'static StructMeta, value: &mut Value, path: &mut Path) -> Result<(), Invalid> {
     let Value::Object(fields) = value else {
         return path.error(format!("expected an object ({}), got {}", meta.name, describe(value)));
     };

@@ -1,1 +1,29 @@
 //! The node agent: interfaces, routes, policy and the port API.
+//!
+//! `skeind vrouter` calls [`run`]. Inside, one thread owns all state (`node`): it feeds what controllers,
+//! the port API and the kernel say into the core without I/O ([`state`]) and carries the core's operations into
+//! the datapath (`kernel`). Everything else - sessions, servers, watchers - only sends that thread messages.
+
+mod config;
+mod enroll;
+mod error;
+mod files;
+mod introspect;
+mod kernel;
+mod node;
+mod port_service;
+mod ports;
+mod run;
+pub mod saved;
+mod session;
+pub mod state;
+mod tls;
+mod trace;
+mod underlay;
+
+pub use config::{AgentConfig, Certificates};
+pub use enroll::JoinString;
+pub use error::AgentError;
+pub use ports::{NodeState, PendingRelease, PortRecord};
+pub use run::run;
+pub use underlay::Underlay;

@@ -1,1 +1,57 @@
-//! Loads the eBPF programs and gives typed access to their maps.
+//! The eBPF datapath of one node: loads and attaches the programs, and is the only writer of their tables.
+//!
+//! An agent opens one [`Datapath`] and uses it from one thread (it is `Send`, not `Sync`). State lives in the kernel, pinned
+//! under [`Config::pin_dir`]: dropping a `Datapath`, or the whole agent, disturbs no packet and no flow.
+//!
+//! ```text
+//! Datapath::open(&Config) -> Result<Datapath>          reuse pinned tables, load programs
+//! Datapath::purge(pin_dir) -> Result<()>               remove the pins (attached filters keep forwarding until detached)
+//!
+//! attach_workload(ifindex)  attach_uplink(ifindex)     hook up, or replace the programs atomically (caller's netns)
+//! detach(ifindex)
+//!
+//! set_vif(&Vif)  remove_vif(ifindex)  vifs()           remove ends the interface's flows too
+//! set_next_hop(id, &NextHop)  remove_next_hop(id)  next_hops()
+//! change_routes(&[RouteChange])  routes()              one generation step per VRF and call
+//! set_label(label, ifindex)  remove_label(label)  labels()
+//! add_peer(addr)  remove_peer(addr)  peers()           tunnel sources that are accepted
+//! add_tunnel_address(addr)  remove_tunnel_address(addr)  tunnel_addresses()   our own tunnel end points
+//! load_policy(id, &Addition)                           also to extend it by one more identity
+//! unload_policy(id)  policies()
+//!
+//! drops() -> Vec<(DropReason, u64)>                    whole node
+//! vif_counters(VifId) -> VifCounters
+//! flows(FlowFilter) -> Vec<Flow>
+//! sweep(&Timeouts) -> Swept                            call about every second
+//! poll_events(|Event| ...)  event_fd()                 readable when there are events
+//! trace(&Question) -> Answer                           what would happen to a packet, from the same tables
+//! run(Hook, &Run) -> Ran                               a packet through a program without a wire
+//! ```
+//!
+//! Order of writing, so that no packet meets a half-written state: policies before the interfaces that use them; an identity's
+//! policy entries before routes that carry it; next hops before routes; labels, routes and the interface before the label is
+//! told to anyone. Removal goes the other way round.
+
+mod abi;
+mod config;
+mod datapath;
+mod error;
+mod event;
+mod flow;
+mod load;
+mod policy;
+mod routing;
+mod run;
+mod table;
+mod trace;
+mod types;
+mod vif;
+
+pub use config::Config;
+pub use datapath::{Datapath, Hook};
+pub use error::{Error, Result};
+pub use run::{Outcome, Ran, Run};
+pub use trace::{Answer, Question};
+pub use types::*;
+
+include!(concat!(env!("OUT_DIR"), "/drop_reason.rs"));

@@ -1,0 +1,319 @@
+//! Remembers answers and what they were made from.
+
+use crate::intent::{Global, Interface, PolicySet, Vrf};
+use crate::query::{Answer, Query, Read};
+use crate::{interface, network, network_policy, security_group};
+use skein_model::{Change, FqName, Graph, Kind, Object};
+use skein_policy::Policy;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Weak};
+use uuid::Uuid;
+
+/// Outputs that changed; `None` stands for one that is gone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delta {
+    /// By virtual network.
+    pub vrfs: Vec<(Uuid, Option<Arc<Vrf>>)>,
+    /// By virtual-machine-interface.
+    pub interfaces: Vec<(Uuid, Option<Arc<Interface>>)>,
+    /// Cluster-wide settings, when they changed.
+    pub global: Option<Arc<Global>>,
+}
+
+impl Delta {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.vrfs.is_empty() && self.interfaces.is_empty() && self.global.is_none()
+    }
+}
+
+#[derive(Debug)]
+struct Memo {
+    answer: Answer,
+    reads: HashSet<Read>,
+}
+
+/// The compiler: a graph, and every answer worked out from it.
+#[derive(Debug, Default)]
+pub struct Engine {
+    graph: Graph,
+    memos: HashMap<Query, Memo>,
+    readers: HashMap<Read, HashSet<Query>>,
+    /// What the queries being answered have read so far, innermost last.
+    frames: Vec<HashSet<Read>>,
+    /// Policies that interfaces hold, so that ten thousand equal ports hold one.
+    policies: HashMap<Uuid, Weak<PolicySet>>,
+}
+
+impl Engine {
+    /// Compiles a whole graph.
+    pub fn new() -> Engine {
+        Engine::default()
+    }
+
+    /// The graph as it is now.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Every VRF, in no particular order.
+    pub fn vrfs(&self) -> impl Iterator<Item = &Arc<Vrf>> {
+        self.memos.values().filter_map(|memo| match &memo.answer {
+            Answer::Vrf(vrf) => Some(vrf),
+            _ => None,
+        })
+    }
+
+    /// Every interface, in no particular order.
+    pub fn interfaces(&self) -> impl Iterator<Item = &Arc<Interface>> {
+        self.memos.values().filter_map(|memo| match &memo.answer {
+            Answer::Interface(interface) => Some(interface),
+            _ => None,
+        })
+    }
+
+    /// One interface.
+    pub fn interface(&self, uuid: Uuid) -> Option<&Arc<Interface>> {
+        match &self.memos.get(&Query::Interface(uuid))?.answer {
+            Answer::Interface(interface) => Some(interface),
+            _ => None,
+        }
+    }
+
+    /// One network's VRF.
+    pub fn vrf(&self, network: Uuid) -> Option<&Arc<Vrf>> {
+        match &self.memos.get(&Query::Vrf(network))?.answer {
+            Answer::Vrf(vrf) => Some(vrf),
+            _ => None,
+        }
+    }
+
+    /// Cluster-wide settings, once anything was compiled.
+    pub fn global(&self) -> Option<&Arc<Global>> {
+        match &self.memos.get(&Query::Global)?.answer {
+            Answer::Global(global) => Some(global),
+            _ => None,
+        }
+    }
+
+    /// Applies changes to the graph and says which outputs are different now.
+    pub fn apply(&mut self, changes: &[Change]) -> Delta {
+        let mut dirty: BTreeSet<Query> = BTreeSet::new();
+        dirty.insert(Query::Global);
+        for change in changes {
+            let old = self.graph.apply(change);
+            let new = match change {
+                Change::Put(object) => Some(object.clone()),
+                Change::Delete(_) => None,
+            };
+            self.touch(old.as_deref(), new.as_deref(), &mut dirty);
+        }
+        let mut delta = Delta::default();
+        while let Some(query) = dirty.pop_first() {
+            // A query nobody reads any more was forgotten while others were asked again.
+            if !query.is_output() && !self.memos.contains_key(&query) {
+                continue;
+            }
+            let old = self.memos.get(&query).map(|memo| memo.answer.clone());
+            let answer = self.ask_again(query);
+            if old.as_ref() == Some(&answer) {
+                continue;
+            }
+            if let Some(readers) = self.readers.get(&Read::Query(query)) {
+                dirty.extend(readers.iter().copied());
+            }
+            Self::report(query, old, answer, &mut delta);
+        }
+        delta
+    }
+
+    fn report(query: Query, old: Option<Answer>, answer: Answer, delta: &mut Delta) {
+        let was_there = old.is_some_and(|old| old != Answer::Nothing);
+        match (query, answer) {
+            (Query::Vrf(uuid), Answer::Vrf(vrf)) => delta.vrfs.push((uuid, Some(vrf))),
+            (Query::Vrf(uuid), _) if was_there => delta.vrfs.push((uuid, None)),
+            (Query::Interface(uuid), Answer::Interface(interface)) => {
+                delta.interfaces.push((uuid, Some(interface)));
+            }
+            (Query::Interface(uuid), _) if was_there => delta.interfaces.push((uuid, None)),
+            (Query::Global, Answer::Global(global)) => delta.global = Some(global),
+            _ => {}
+        }
+    }
+
+    /// Marks what read anything that differs between the two forms of an object.
+    fn touch(&self, old: Option<&Object>, new: Option<&Object>, dirty: &mut BTreeSet<Query>) {
+        let Some(any) = new.or(old) else { return };
+        let mut mark = |read: &Read| {
+            if let Some(readers) = self.readers.get(read) {
+                dirty.extend(readers.iter().copied());
+            }
+        };
+        mark(&Read::Object(any.uuid));
+        for object in [old, new].into_iter().flatten() {
+            for reference in &object.references {
+                mark(&Read::BackReferences(reference.uuid, object.kind));
+            }
+        }
+        if old.is_none() || new.is_none() {
+            mark(&Read::Name(any.kind, any.fq_name.clone()));
+            mark(&Read::Kind(any.kind));
+            if let Some((_, parent)) = any.parent {
+                mark(&Read::Children(parent, any.kind));
+            }
+        }
+        match any.kind {
+            Kind::VIRTUAL_NETWORK => {
+                dirty.insert(Query::Vrf(any.uuid));
+            }
+            Kind::VIRTUAL_MACHINE_INTERFACE => {
+                dirty.insert(Query::Interface(any.uuid));
+            }
+            _ => {}
+        }
+    }
+
+    fn ask_again(&mut self, query: Query) -> Answer {
+        self.frames.push(HashSet::new());
+        let answer = match query {
+            Query::Network(uuid) => network::facts(self, uuid),
+            Query::Mentions(uuid) => network_policy::mentions(self, uuid),
+            Query::Tags(uuid) => interface::own_tags(self, uuid),
+            Query::GroupId(uuid) => security_group::id(self, uuid),
+            Query::GroupRules(uuid) => security_group::rules(self, uuid),
+            Query::NetworkLayer(uuid) => network_policy::layer(self, uuid),
+            Query::RouteTargets(uuid) => network::route_targets(self, uuid),
+            Query::Peers(uuid) => network_policy::peers(self, uuid),
+            Query::Vrf(uuid) => network::vrf(self, uuid),
+            Query::Interface(uuid) => interface::interface(self, uuid),
+            Query::Global => network::global(self),
+        };
+        let reads = self.frames.pop().unwrap_or_default();
+        for read in &reads {
+            self.readers.entry(read.clone()).or_default().insert(query);
+        }
+        // An output that is not there yet must be asked again when what it lacks appears; one whose
+        // object is gone comes back with the object.
+        let gone = query.object().is_some_and(|uuid| self.graph.get(uuid).is_none());
+        let old = self.memos.insert(query, Memo { answer: answer.clone(), reads });
+        if let Some(old) = old {
+            self.stop_reading(query, &old.reads);
+        }
+        if gone {
+            self.forget(query);
+        }
+        answer
+    }
+
+    /// Takes `query` off the readers of everything it no longer reads.
+    fn stop_reading(&mut self, query: Query, before: &HashSet<Read>) {
+        for read in before {
+            let still = self.memos.get(&query).is_some_and(|memo| memo.reads.contains(read));
+            if still {
+                continue;
+            }
+            let Some(readers) = self.readers.get_mut(read) else { continue };
+            readers.remove(&query);
+            if readers.is_empty() {
+                self.readers.remove(read);
+                if let Read::Query(inner) = read
+                    && !inner.is_output()
+                {
+                    self.forget(*inner);
+                }
+            }
+        }
+    }
+
+    /// Drops an answer that nothing needs.
+    fn forget(&mut self, query: Query) {
+        if let Some(memo) = self.memos.remove(&query) {
+            self.stop_reading(query, &memo.reads);
+        }
+    }
+
+    fn record(&mut self, read: Read) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.insert(read);
+        }
+    }
+
+    // ------------------------------------------------ what queries may do
+
+    /// Another query's answer.
+    pub(crate) fn ask(&mut self, query: Query) -> Answer {
+        self.record(Read::Query(query));
+        match self.memos.get(&query) {
+            Some(memo) => memo.answer.clone(),
+            None => self.ask_again(query),
+        }
+    }
+
+    /// The policy with an id, built unless some interface holds it already.
+    pub(crate) fn shared_policy(
+        &mut self,
+        id: Uuid,
+        build: impl FnOnce() -> Policy,
+    ) -> Arc<PolicySet> {
+        if let Some(known) = self.policies.get(&id).and_then(Weak::upgrade) {
+            return known;
+        }
+        // Dead entries are few beside the work of building a policy.
+        self.policies.retain(|_, policy| policy.strong_count() > 0);
+        let policy = Arc::new(PolicySet { id, policy: build() });
+        self.policies.insert(id, Arc::downgrade(&policy));
+        policy
+    }
+
+    /// An object of any kind.
+    pub(crate) fn any(&mut self, uuid: Uuid) -> Option<Arc<Object>> {
+        self.record(Read::Object(uuid));
+        self.graph.get(uuid).cloned()
+    }
+
+    /// An object of a kind.
+    pub(crate) fn get(&mut self, kind: Kind, uuid: Uuid) -> Option<Arc<Object>> {
+        self.record(Read::Object(uuid));
+        self.graph.get_kind(kind, uuid).cloned()
+    }
+
+    /// An object by name. Its content is read too.
+    pub(crate) fn by_name(&mut self, kind: Kind, name: &FqName) -> Option<Arc<Object>> {
+        self.record(Read::Name(kind, name.clone()));
+        let object = self.graph.by_name(kind, name).cloned()?;
+        self.record(Read::Object(object.uuid));
+        Some(object)
+    }
+
+    /// The uuid behind a name. The object's content is not read.
+    pub(crate) fn find(&mut self, kind: Kind, name: &FqName) -> Option<Uuid> {
+        self.record(Read::Name(kind, name.clone()));
+        self.graph.by_name(kind, name).map(|object| object.uuid)
+    }
+
+    /// Children of a kind. Their content is read too.
+    pub(crate) fn children(&mut self, uuid: Uuid, kind: Kind) -> Vec<Arc<Object>> {
+        self.record(Read::Children(uuid, kind));
+        let all: Vec<_> = self.graph.children_of_kind(uuid, kind).cloned().collect();
+        for child in &all {
+            self.record(Read::Object(child.uuid));
+        }
+        all
+    }
+
+    /// Objects of a kind that refer to one. Their content is read too.
+    pub(crate) fn back_references(&mut self, uuid: Uuid, kind: Kind) -> Vec<Arc<Object>> {
+        self.record(Read::BackReferences(uuid, kind));
+        let all: Vec<_> = self.graph.back_references_from(uuid, kind).cloned().collect();
+        for source in &all {
+            self.record(Read::Object(source.uuid));
+        }
+        all
+    }
+
+    /// Uuids of all objects of a kind. Their content is not read.
+    pub(crate) fn all(&mut self, kind: Kind) -> Vec<Uuid> {
+        self.record(Read::Kind(kind));
+        self.graph.of_kind(kind).map(|object| object.uuid).collect()
+    }
+}

@@ -1,0 +1,91 @@
+//! What the compiler says: what the network must do, in terms of VRFs, policies and interfaces.
+
+use ipnet::IpNet;
+use skein_bgp::{RouteTarget, TunnelType};
+use skein_policy::{Attributes, Policy};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// A virtual network's forwarding table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vrf {
+    /// Routing instance name: its `fq_name` joined by colons.
+    pub name: String,
+    /// The virtual network's name.
+    pub network: String,
+    /// The virtual network.
+    pub network_uuid: Uuid,
+    /// `virtual_network_network_id`
+    pub network_id: u32,
+    /// Subnets in the order of the configuration.
+    pub subnets: Vec<Subnet>,
+    /// Routes with one of these are imported.
+    pub import: BTreeSet<RouteTarget>,
+    /// Routes of this VRF carry all of these.
+    pub export: BTreeSet<RouteTarget>,
+}
+
+/// A subnet of a virtual network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// Network address and length.
+    pub prefix: IpNet,
+    /// Gateway, if it has one.
+    pub gateway: Option<IpAddr>,
+    /// DNS and DHCP server address, if it has one.
+    pub service_address: Option<IpAddr>,
+}
+
+/// A port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// The virtual-machine-interface.
+    pub uuid: Uuid,
+    /// Its name.
+    pub name: String,
+    /// The virtual network it belongs to.
+    pub network: Uuid,
+    /// Name of the VRF it lives in.
+    pub vrf: String,
+    /// MAC address of the workload.
+    pub mac: String,
+    /// Addresses, sorted.
+    pub addresses: Vec<Address>,
+    /// Policy that decides about its connections; `None` when port security is off.
+    pub policy: Option<Arc<PolicySet>>,
+    /// What others see of it.
+    pub attributes: Attributes,
+    /// Largest number of flows; 0 for the node's default.
+    pub max_flows: u32,
+    /// Administratively up.
+    pub enabled: bool,
+}
+
+/// An address of a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    /// Host address with the length of its subnet.
+    pub prefix: IpNet,
+    /// Gateway of the subnet.
+    pub gateway: Option<IpAddr>,
+}
+
+/// A policy with an identity: equal policies have equal ids, a changed policy has a new one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicySet {
+    /// Version 5 UUID of the content.
+    pub id: Uuid,
+    /// The content.
+    pub policy: Policy,
+}
+
+/// What holds for the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Global {
+    /// Global AS number.
+    pub autonomous_system: u32,
+    /// Tunnel types in order of preference.
+    pub encapsulations: Vec<TunnelType>,
+}

@@ -1,0 +1,173 @@
+//! Ports: where they live, what they are called, what decides about their traffic.
+
+use crate::engine::Engine;
+use crate::intent::{Address, Interface, PolicySet};
+use crate::network::{NetworkFacts, flow_limit};
+use crate::query::{Answer, Query, Stamped, content_id};
+use crate::rule::Rules;
+use ipnet::IpNet;
+use skein_model::values::{MacAddressesType, VirtualMachineInterfacePropertiesType};
+use skein_model::views::{InstanceIp, Tag, VirtualMachineInterface};
+use skein_model::{Kind, Object};
+use skein_policy::{Attributes, Layer, Policy};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// A port without any rules of its own refers to this group (spec/config-api.md section 16).
+const NO_RULE: &str = "__no_rule__";
+
+pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
+    let Some(object) = engine.get(Kind::VIRTUAL_MACHINE_INTERFACE, uuid) else {
+        return Answer::Nothing;
+    };
+    let Some(view) = VirtualMachineInterface::of(&object) else { return Answer::Nothing };
+    let Some(network) = object.reference_to(Kind::VIRTUAL_NETWORK).map(|r| r.uuid) else {
+        return Answer::Nothing;
+    };
+    let Answer::Network(facts) = engine.ask(Query::Network(network)) else {
+        return Answer::Nothing;
+    };
+    let macs: MacAddressesType = view.virtual_machine_interface_mac_addresses().unwrap_or_default();
+    let Some(mac) = macs.mac_address.first().cloned() else { return Answer::Nothing };
+    let properties: VirtualMachineInterfacePropertiesType =
+        view.virtual_machine_interface_properties().unwrap_or_default();
+    let own_limit = flow_limit(properties.max_flows);
+    let groups = groups(engine, &object);
+    let mut ids: Vec<u32> = groups.iter().map(|(_, id)| *id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let checks = view.port_security_enabled().unwrap_or(facts.port_security)
+        && view.virtual_machine_interface_disable_policy() != Some(true);
+    let policy = checks.then(|| policy(engine, network, &groups));
+    Answer::Interface(Arc::new(Interface {
+        uuid,
+        name: object.fq_name.to_string(),
+        network,
+        vrf: facts.vrf.clone(),
+        mac,
+        addresses: addresses(engine, uuid, network, &facts),
+        policy,
+        attributes: Attributes {
+            network: facts.id,
+            security_groups: ids,
+            tags: tags(engine, &object, network, &facts),
+        },
+        max_flows: if own_limit > 0 { own_limit } else { facts.max_flows },
+        enabled: object.enabled(),
+    }))
+}
+
+/// Security groups of a port with their numbers.
+fn groups(engine: &mut Engine, port: &Object) -> Vec<(Uuid, u32)> {
+    let mut out = Vec::new();
+    for reference in port.references_to(Kind::SECURITY_GROUP) {
+        if let Answer::GroupId(id) = engine.ask(Query::GroupId(reference.uuid)) {
+            out.push((reference.uuid, id));
+        }
+    }
+    out
+}
+
+fn addresses(engine: &mut Engine, port: Uuid, network: Uuid, facts: &NetworkFacts) -> Vec<Address> {
+    let mut out = Vec::new();
+    for object in engine.back_references(port, Kind::INSTANCE_IP) {
+        if !object.references_to(Kind::VIRTUAL_NETWORK).any(|r| r.uuid == network) {
+            continue;
+        }
+        let address = InstanceIp::of(&object).and_then(InstanceIp::instance_ip_address);
+        let Some(address) = address.and_then(|text| text.parse::<IpAddr>().ok()) else { continue };
+        let subnet = facts.subnets.iter().find(|s| s.prefix.contains(&address));
+        let length = subnet.map(|s| s.prefix.prefix_len());
+        let length = length.unwrap_or(if address.is_ipv4() { 32 } else { 128 });
+        if let Ok(prefix) = IpNet::new(address, length) {
+            out.push(Address { prefix, gateway: subnet.and_then(|s| s.gateway) });
+        }
+    }
+    out.sort();
+    out.dedup();
+    out
+}
+
+/// Tag ids of a port: its own, then for types it has none of, its machine's, its network's and its
+/// project's (spec/vrouter.md section 4.3).
+fn tags(engine: &mut Engine, port: &Object, network: Uuid, facts: &NetworkFacts) -> Vec<u32> {
+    let project = match port.parent {
+        Some((Kind::PROJECT, uuid)) => Some(uuid),
+        _ => facts.project,
+    };
+    let machine = port.reference_to(Kind::VIRTUAL_MACHINE).map(|r| r.uuid);
+    let holders = [Some(port.uuid), machine, Some(network), project];
+    let mut by_type: BTreeMap<u32, (usize, Vec<u32>)> = BTreeMap::new();
+    for (rank, holder) in holders.into_iter().flatten().enumerate() {
+        let Answer::Tags(ids) = engine.ask(Query::Tags(holder)) else { continue };
+        for id in ids.iter() {
+            let (owner, list) = by_type.entry(id >> 16).or_insert((rank, Vec::new()));
+            if *owner == rank {
+                list.push(*id);
+            }
+        }
+    }
+    let mut out: Vec<u32> = by_type.into_values().flat_map(|(_, ids)| ids).collect();
+    out.sort_unstable();
+    out.dedup();
+    out
+}
+
+/// Ids of the tags that one object carries itself.
+pub(crate) fn own_tags(engine: &mut Engine, holder: Uuid) -> Answer {
+    let Some(object) = engine.any(holder) else { return Answer::Nothing };
+    let mut ids = Vec::new();
+    for reference in object.references_to(Kind::TAG) {
+        let Some(tag) = engine.get(Kind::TAG, reference.uuid) else { continue };
+        ids.extend(Tag::of(&tag).and_then(Tag::tag_id).and_then(|text| hex(&text)));
+    }
+    Answer::Tags(Arc::new(ids))
+}
+
+fn hex(text: &str) -> Option<u32> {
+    u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()
+}
+
+fn policy(engine: &mut Engine, network: Uuid, groups: &[(Uuid, u32)]) -> Arc<PolicySet> {
+    let network_layer = match engine.ask(Query::NetworkLayer(network)) {
+        Answer::Layer(layer) => Some(layer),
+        _ => None,
+    };
+    let groups = group_rules(engine, groups);
+    // Equal parts make equal ids, so ports share policies and a change is a new id.
+    let mut parts = Vec::new();
+    parts.extend(network_layer.iter().flat_map(|layer| *layer.id.as_bytes()));
+    parts.push(b'/');
+    parts.extend(groups.iter().flat_map(|rules| *rules.id.as_bytes()));
+    engine.shared_policy(content_id(&parts), || {
+        let mut layers: Vec<Layer> = network_layer.iter().map(|l| l.value.clone()).collect();
+        if !groups.is_empty() {
+            layers.push(Layer {
+                name: "security-group".into(),
+                egress: groups.iter().flat_map(|rules| rules.value.egress.clone()).collect(),
+                ingress: groups.iter().flat_map(|rules| rules.value.ingress.clone()).collect(),
+                default_pass: false,
+            });
+        }
+        Policy { layers }
+    })
+}
+
+/// Rules of a port's groups in the order of their numbers: what a union of allow rules means does
+/// not depend on order, and a fixed one keeps ids equal.
+fn group_rules(engine: &mut Engine, groups: &[(Uuid, u32)]) -> Vec<Arc<Stamped<Rules>>> {
+    let mut sorted: Vec<_> = groups.to_vec();
+    sorted.sort_by_key(|(_, id)| *id);
+    let mut out = Vec::new();
+    for (uuid, _) in sorted {
+        if engine.get(Kind::SECURITY_GROUP, uuid).is_some_and(|group| group.name() == NO_RULE) {
+            continue;
+        }
+        if let Answer::Rules(rules) = engine.ask(Query::GroupRules(uuid)) {
+            out.push(rules);
+        }
+    }
+    out
+}

@@ -1,0 +1,110 @@
+//! After any history the incremental compiler says what a compile from nothing says.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use proptest::prelude::*;
+use skein_compiler::{Engine, Global, Interface, Vrf};
+use skein_model::{Change, Graph, Kind};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use uuid::Uuid;
+use world::{Build, group, id, network, policy, port};
+
+const NETWORKS: [&str; 3] = ["red", "green", "blue"];
+const POLICIES: [&str; 3] = ["p0", "p1", "p2"];
+const GROUPS: [&str; 2] = ["g0", "g1"];
+const PORTS: [&str; 4] = ["a", "b", "c", "d"];
+const ENDS: [&str; 6] = ["red", "green", "blue", "any", "local", "10.1.0.0/25"];
+
+fn pick(names: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(names)
+}
+
+fn some(names: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static str>> {
+    proptest::collection::vec(pick(names), 0..3)
+}
+
+fn step() -> impl Strategy<Value = Vec<Change>> {
+    let rule = (pick(&ENDS), pick(&ENDS), pick(&["<>", ">"]), pick(&["any", "tcp", "icmp"]))
+        .prop_flat_map(|(a, b, direction, protocol)| {
+            (Just((a, b, direction, protocol)), prop_oneof![Just(-1i64), 1i64..5], any::<bool>())
+        })
+        .prop_map(|((a, b, direction, protocol), port, pass)| {
+            (a, b, direction, protocol, port, if pass { "pass" } else { "deny" })
+        });
+    prop_oneof![
+        (pick(&NETWORKS), 1u32..5, some(&POLICIES)).prop_map(|(n, id, p)| network(n, id, &p)),
+        (pick(&POLICIES), proptest::collection::vec(rule, 0..4))
+            .prop_map(|(name, rules)| vec![policy(name, &rules)]),
+        (
+            pick(&GROUPS),
+            8_000_000u32..8_000_003,
+            pick(&["tcp", "udp"]),
+            pick(&["g0", "g1", "10.2.0.0/16"])
+        )
+            .prop_map(|(name, number, protocol, from)| vec![group(name, number, protocol, from)]),
+        (pick(&PORTS), pick(&NETWORKS), 1u8..5, 1u8..5, some(&GROUPS)).prop_map(
+            |(name, network, net, host, groups)| {
+                port(name, network, &format!("10.{net}.0.{host}"), &groups)
+            }
+        ),
+        (pick(&PORTS), pick(&["0x00010001", "0x00020005"])).prop_map(|(name, tag)| vec![
+            Build::new(Kind::TAG, name).with("tag_id", tag.into()).put(),
+            Build::new(Kind::PROJECT, "shop").refer(Kind::TAG, name).put(),
+        ]),
+        pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::VIRTUAL_NETWORK, n))]),
+        pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::ROUTING_INSTANCE, n))]),
+        pick(&POLICIES).prop_map(|n| vec![Change::Delete(id(Kind::NETWORK_POLICY, n))]),
+        pick(&GROUPS).prop_map(|n| vec![Change::Delete(id(Kind::SECURITY_GROUP, n))]),
+        pick(&PORTS).prop_map(|n| vec![Change::Delete(id(Kind::VIRTUAL_MACHINE_INTERFACE, n))]),
+        pick(&PORTS).prop_map(|n| vec![Change::Delete(id(Kind::INSTANCE_IP, n))]),
+        pick(&PORTS).prop_map(|n| vec![Change::Delete(id(Kind::TAG, n))]),
+    ]
+}
+
+#[derive(Debug, Default, PartialEq)]
+struct Outputs {
+    vrfs: BTreeMap<Uuid, Arc<Vrf>>,
+    interfaces: BTreeMap<Uuid, Arc<Interface>>,
+    global: Option<Arc<Global>>,
+}
+
+impl Outputs {
+    fn apply(&mut self, engine: &mut Engine, changes: &[Change]) {
+        let delta = engine.apply(changes);
+        for (uuid, vrf) in delta.vrfs {
+            match vrf {
+                Some(vrf) => self.vrfs.insert(uuid, vrf),
+                None => self.vrfs.remove(&uuid),
+            };
+        }
+        for (uuid, interface) in delta.interfaces {
+            match interface {
+                Some(interface) => self.interfaces.insert(uuid, interface),
+                None => self.interfaces.remove(&uuid),
+            };
+        }
+        self.global = delta.global.or_else(|| self.global.take());
+    }
+}
+
+proptest! {
+    #[test]
+    fn incremental_equals_full(history in proptest::collection::vec(step(), 1..40)) {
+        let mut engine = Engine::new();
+        let mut outputs = Outputs::default();
+        let mut graph = Graph::default();
+        for changes in &history {
+            outputs.apply(&mut engine, changes);
+            for change in changes {
+                graph.apply(change);
+            }
+            let everything: Vec<_> = graph.objects().cloned().map(Change::Put).collect();
+            let mut fresh = Outputs::default();
+            fresh.apply(&mut Engine::new(), &everything);
+            prop_assert_eq!(&outputs, &fresh);
+        }
+    }
+}

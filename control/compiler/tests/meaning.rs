@@ -1,0 +1,154 @@
+//! What configurations mean, by example.
+
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use skein_compiler::Engine;
+use skein_model::{Change, Kind};
+use skein_policy::{Layer, Peer};
+use world::{group, id, network, policy, port};
+
+fn compile(changes: impl IntoIterator<Item = Vec<Change>>) -> Engine {
+    let mut engine = Engine::new();
+    engine.apply(&changes.into_iter().flatten().collect::<Vec<_>>());
+    engine
+}
+
+fn vrf_import(engine: &Engine, name: &str) -> Vec<String> {
+    let vrf = engine.vrf(id(Kind::VIRTUAL_NETWORK, name)).unwrap();
+    vrf.import.iter().map(ToString::to_string).collect()
+}
+
+fn layers(engine: &Engine, name: &str) -> Vec<Layer> {
+    let port = engine.interface(id(Kind::VIRTUAL_MACHINE_INTERFACE, name)).unwrap();
+    port.policy.as_ref().unwrap().policy.layers.clone()
+}
+
+#[test]
+fn a_port_has_its_network_address_and_gateway() {
+    let engine = compile([network("front", 5, &[]), port("p1", "front", "10.5.0.7", &[])]);
+    let found = engine.interface(id(Kind::VIRTUAL_MACHINE_INTERFACE, "p1")).unwrap();
+    assert_eq!(found.vrf, "default-domain:shop:front:front");
+    assert_eq!(found.addresses[0].prefix.to_string(), "10.5.0.7/24");
+    assert_eq!(found.addresses[0].gateway.unwrap().to_string(), "10.5.0.1");
+    assert_eq!(found.attributes.network, 5);
+    assert!(layers(&engine, "p1").is_empty());
+    assert_eq!(vrf_import(&engine, "front"), ["target:64512:8000005"]);
+}
+
+#[test]
+fn networks_are_joined_only_when_both_attach_a_policy_that_names_the_other() {
+    let web = [("front", "back", ">", "tcp", 80, "pass")];
+    let engine = compile([
+        vec![policy("web", &web)],
+        network("front", 5, &["web"]),
+        network("back", 6, &[]),
+    ]);
+    assert_eq!(vrf_import(&engine, "front"), ["target:64512:8000005"]);
+    let engine = compile([
+        vec![policy("web", &web)],
+        network("front", 5, &["web"]),
+        network("back", 6, &["web"]),
+    ]);
+    let both = ["target:64512:8000005", "target:64512:8000006"];
+    assert_eq!(vrf_import(&engine, "front"), both);
+    assert_eq!(vrf_import(&engine, "back"), both);
+}
+
+#[test]
+fn a_deny_rule_joins_nothing() {
+    let engine = compile([
+        vec![policy("no", &[("front", "back", "<>", "any", -1, "deny")])],
+        network("front", 5, &["no"]),
+        network("back", 6, &["no"]),
+    ]);
+    assert_eq!(vrf_import(&engine, "front"), ["target:64512:8000005"]);
+}
+
+#[test]
+fn a_one_way_rule_lets_only_the_source_open_connections() {
+    let engine = compile([
+        vec![policy("web", &[("front", "back", ">", "tcp", 80, "pass")])],
+        network("front", 5, &["web"]),
+        network("back", 6, &["web"]),
+        port("f", "front", "10.5.0.7", &[]),
+        port("b", "back", "10.6.0.7", &[]),
+    ]);
+    let front = &layers(&engine, "f")[0];
+    assert_eq!(front.egress[0].remotes, [Peer::Network(6)]);
+    assert_eq!(front.egress[0].destination_ports, [80..=80]);
+    // Implicit rules follow: the own network passes, the named one does not, the rest does.
+    assert_eq!(front.egress[1].remotes, [Peer::Network(5)]);
+    assert!(front.egress[1].pass && !front.egress[2].pass && front.default_pass);
+    assert_eq!(front.ingress.len(), 2);
+    let back = &layers(&engine, "b")[0];
+    assert_eq!(back.ingress[0].remotes, [Peer::Network(5)]);
+    assert_eq!(back.egress.len(), 2);
+}
+
+#[test]
+fn policies_are_read_in_order_of_their_sequence() {
+    let engine = compile([
+        vec![
+            policy("first", &[("front", "back", ">", "tcp", 80, "deny")]),
+            policy("second", &[("front", "back", "<>", "any", -1, "pass")]),
+        ],
+        network("front", 5, &["first", "second"]),
+        network("back", 6, &["first", "second"]),
+        port("f", "front", "10.5.0.7", &[]),
+    ]);
+    let rules = &layers(&engine, "f")[0].egress;
+    assert!(!rules[0].pass && rules[0].destination_ports == [80..=80]);
+    assert!(rules[1].pass && rules[1].destination_ports.is_empty());
+}
+
+#[test]
+fn security_group_rules_apply_at_the_member() {
+    let engine = compile([
+        vec![group("web", 8_000_001, "tcp", "0.0.0.0/0"), group("db", 8_000_002, "tcp", "web")],
+        network("front", 5, &[]),
+        port("w", "front", "10.5.0.7", &["web"]),
+        port("d", "front", "10.5.0.8", &["db"]),
+    ]);
+    let db = &layers(&engine, "d")[0];
+    assert_eq!(db.ingress[0].remotes, [Peer::SecurityGroup(8_000_001)]);
+    assert_eq!((db.ingress[0].protocol, db.ingress[0].family), (Some(6), Some(4)));
+    assert!(!db.default_pass);
+    // The whole of IPv4 is a family, not a prefix to keep an identity for.
+    let web = &layers(&engine, "w")[0];
+    assert!(web.ingress[0].remotes.is_empty() && web.ingress[0].family == Some(4));
+    let port = engine.interface(id(Kind::VIRTUAL_MACHINE_INTERFACE, "w")).unwrap();
+    assert_eq!(port.attributes.security_groups, [8_000_001]);
+}
+
+#[test]
+fn equal_ports_share_one_policy() {
+    let engine = compile([
+        vec![group("web", 8_000_001, "tcp", "0.0.0.0/0")],
+        network("front", 5, &[]),
+        port("a", "front", "10.5.0.7", &["web"]),
+        port("b", "front", "10.5.0.8", &["web"]),
+    ]);
+    let policy = |name: &str| {
+        engine.interface(id(Kind::VIRTUAL_MACHINE_INTERFACE, name)).unwrap().policy.clone().unwrap()
+    };
+    assert!(std::sync::Arc::ptr_eq(&policy("a"), &policy("b")));
+}
+
+#[test]
+fn a_change_touches_only_what_it_concerns() {
+    let mut engine = compile([
+        vec![group("web", 8_000_001, "tcp", "0.0.0.0/0")],
+        network("front", 5, &[]),
+        network("back", 6, &[]),
+        port("a", "front", "10.5.0.7", &["web"]),
+        port("b", "back", "10.6.0.8", &[]),
+    ]);
+    let delta = engine.apply(&[group("web", 8_000_001, "udp", "0.0.0.0/0")]);
+    let touched: Vec<_> = delta.interfaces.iter().map(|(uuid, _)| *uuid).collect();
+    assert_eq!(touched, [id(Kind::VIRTUAL_MACHINE_INTERFACE, "a")]);
+    assert!(delta.vrfs.is_empty() && delta.global.is_none());
+    let delta = engine.apply(&[Change::Delete(id(Kind::VIRTUAL_MACHINE_INTERFACE, "b"))]);
+    assert_eq!(delta.interfaces, [(id(Kind::VIRTUAL_MACHINE_INTERFACE, "b"), None)]);
+}

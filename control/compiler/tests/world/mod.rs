@@ -1,0 +1,159 @@
+//! A small world of configuration objects to compile.
+#![allow(dead_code)]
+
+use serde_json::{Map, Value, json};
+use skein_model::{Change, FqName, Kind, Object, Reference};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// A stable uuid for a type and name.
+pub(crate) fn id(kind: Kind, name: &str) -> Uuid {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{kind}/{name}").as_bytes())
+}
+
+/// Builds objects with few words.
+pub(crate) struct Build(Object);
+
+impl Build {
+    pub(crate) fn new(kind: Kind, name: &str) -> Build {
+        let fq_name = match kind {
+            Kind::ROUTE_TARGET | Kind::VIRTUAL_MACHINE | Kind::INSTANCE_IP => FqName::single(name),
+            Kind::PROJECT => FqName::parse(&format!("default-domain:{name}")),
+            Kind::ROUTING_INSTANCE => FqName::parse(&format!("default-domain:shop:{name}:{name}")),
+            _ => FqName::parse(&format!("default-domain:shop:{name}")),
+        };
+        let parent = match kind {
+            Kind::ROUTING_INSTANCE => {
+                Some((Kind::VIRTUAL_NETWORK, id(Kind::VIRTUAL_NETWORK, name)))
+            }
+            Kind::ROUTE_TARGET | Kind::VIRTUAL_MACHINE | Kind::INSTANCE_IP | Kind::PROJECT => None,
+            _ => Some((Kind::PROJECT, id(Kind::PROJECT, "shop"))),
+        };
+        Build(Object {
+            uuid: id(kind, name),
+            kind,
+            fq_name,
+            parent,
+            properties: Map::new(),
+            references: Vec::new(),
+            created_revision: 1,
+            revision: 1,
+        })
+    }
+
+    pub(crate) fn with(mut self, property: &str, value: Value) -> Build {
+        self.0.properties.insert(property.into(), value);
+        self
+    }
+
+    pub(crate) fn refer(self, kind: Kind, name: &str) -> Build {
+        self.refer_with(kind, name, Value::Null)
+    }
+
+    pub(crate) fn refer_with(mut self, kind: Kind, name: &str, attr: Value) -> Build {
+        self.0.references.push(Reference { kind, uuid: id(kind, name), attr, relaxed: false });
+        self
+    }
+
+    pub(crate) fn put(self) -> Change {
+        Change::Put(Arc::new(self.0))
+    }
+}
+
+/// A network with one subnet, `10.<number>.0.0/24`, and its routing instance and route target.
+pub(crate) fn network(name: &str, number: u32, policies: &[&str]) -> Vec<Change> {
+    let subnet = json!({"ipam_subnets": [{
+        "subnet": {"ip_prefix": format!("10.{number}.0.0"), "ip_prefix_len": 24},
+        "default_gateway": format!("10.{number}.0.1"),
+        "dns_server_address": format!("10.{number}.0.2"),
+    }]});
+    let mut build = Build::new(Kind::VIRTUAL_NETWORK, name)
+        .with("virtual_network_network_id", json!(number))
+        .refer_with(Kind::NETWORK_IPAM, "ipam", subnet);
+    for (at, policy) in policies.iter().enumerate() {
+        let attr = json!({"sequence": {"major": at, "minor": 0}});
+        build = build.refer_with(Kind::NETWORK_POLICY, policy, attr);
+    }
+    let target = format!("target:64512:{}", 8_000_000 + number);
+    vec![
+        Build::new(Kind::ROUTE_TARGET, &target).put(),
+        Build::new(Kind::ROUTING_INSTANCE, name)
+            .with("routing_instance_is_default", json!(true))
+            .refer(Kind::ROUTE_TARGET, &target)
+            .put(),
+        build.put(),
+    ]
+}
+
+/// A policy with rules `(source, destination, direction, protocol, port, action)`.
+pub(crate) fn policy(name: &str, rules: &[(&str, &str, &str, &str, i64, &str)]) -> Change {
+    let end = |name: &str| match name {
+        "any" | "local" => json!([{"virtual_network": name}]),
+        _ if name.contains('/') => {
+            let (prefix, length) = name.split_once('/').unwrap();
+            let length: u8 = length.parse().unwrap();
+            json!([{"subnet": {"ip_prefix": prefix, "ip_prefix_len": length}}])
+        }
+        _ => json!([{"virtual_network": format!("default-domain:shop:{name}")}]),
+    };
+    let rules: Vec<Value> = rules
+        .iter()
+        .map(|(source, destination, direction, protocol, port, action)| {
+            json!({
+                "direction": direction, "protocol": protocol,
+                "src_addresses": end(source), "dst_addresses": end(destination),
+                "src_ports": [{"start_port": -1, "end_port": -1}],
+                "dst_ports": [{"start_port": port, "end_port": port}],
+                "action_list": {"simple_action": action},
+            })
+        })
+        .collect();
+    Build::new(Kind::NETWORK_POLICY, name)
+        .with("network_policy_entries", json!({"policy_rule": rules}))
+        .put()
+}
+
+/// A security group that lets in `protocol` from `from`, and everything out.
+pub(crate) fn group(name: &str, number: u32, protocol: &str, from: &str) -> Change {
+    let from = if from.contains('/') {
+        let (prefix, length) = from.split_once('/').unwrap();
+        let length: u8 = length.parse().unwrap();
+        json!([{"subnet": {"ip_prefix": prefix, "ip_prefix_len": length}}])
+    } else {
+        json!([{"security_group": format!("default-domain:shop:{from}")}])
+    };
+    let any = json!([{"start_port": 0, "end_port": 65535}]);
+    Build::new(Kind::SECURITY_GROUP, name)
+        .with("security_group_id", json!(number))
+        .with(
+            "security_group_entries",
+            json!({"policy_rule": [
+                {"direction": ">", "protocol": protocol, "ethertype": "IPv4",
+                 "src_addresses": from, "dst_addresses": [{"security_group": "local"}],
+                 "src_ports": any, "dst_ports": any},
+                {"direction": ">", "protocol": "any", "ethertype": "IPv4",
+                 "src_addresses": [{"security_group": "local"}],
+                 "dst_addresses": [{"subnet": {"ip_prefix": "0.0.0.0", "ip_prefix_len": 0}}],
+                 "src_ports": any, "dst_ports": any},
+            ]}),
+        )
+        .put()
+}
+
+/// A port with one address.
+pub(crate) fn port(name: &str, network: &str, address: &str, groups: &[&str]) -> Vec<Change> {
+    let mut build = Build::new(Kind::VIRTUAL_MACHINE_INTERFACE, name)
+        .with(
+            "virtual_machine_interface_mac_addresses",
+            json!({"mac_address": ["02:00:00:00:00:01"]}),
+        )
+        .refer(Kind::VIRTUAL_NETWORK, network);
+    for group in groups {
+        build = build.refer(Kind::SECURITY_GROUP, group);
+    }
+    let ip = Build::new(Kind::INSTANCE_IP, name)
+        .with("instance_ip_address", json!(address))
+        .refer(Kind::VIRTUAL_NETWORK, network)
+        .refer(Kind::VIRTUAL_MACHINE_INTERFACE, name);
+    vec![build.put(), ip.put()]
+}

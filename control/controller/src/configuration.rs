@@ -1,0 +1,126 @@
+//! Follows the configuration: the watch feeds the core.
+
+use crate::service::Shared;
+use skein_client::{Client, Event};
+use skein_model::{Change, FqName, Kind};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+/// Types that say anything about forwarding; the others are not followed.
+pub(crate) const FOLLOWED: &[Kind] = &[
+    Kind::GLOBAL_SYSTEM_CONFIG,
+    Kind::GLOBAL_VROUTER_CONFIG,
+    Kind::PROJECT,
+    Kind::NETWORK_IPAM,
+    Kind::VIRTUAL_NETWORK,
+    Kind::ROUTING_INSTANCE,
+    Kind::ROUTE_TARGET,
+    Kind::NETWORK_POLICY,
+    Kind::SECURITY_GROUP,
+    Kind::VIRTUAL_MACHINE,
+    Kind::VIRTUAL_MACHINE_INTERFACE,
+    Kind::INSTANCE_IP,
+    Kind::TAG,
+    Kind::VIRTUAL_ROUTER,
+];
+
+/// Feeds the core until the task is dropped.
+pub(crate) async fn follow(client: Client, shared: Arc<Shared>) {
+    let mut watcher = client.watch(FOLLOWED);
+    let mut known: HashSet<Uuid> = HashSet::new();
+    loop {
+        match watcher.next().await {
+            Event::Snapshot(objects, revision) => {
+                let now: HashSet<Uuid> = objects.iter().map(|object| object.uuid).collect();
+                let gone = known.difference(&now).map(|uuid| Change::Delete(*uuid));
+                let changes: Vec<Change> = gone
+                    .chain(objects.into_iter().map(|object| Change::Put(Arc::new(object))))
+                    .collect();
+                info!(revision, objects = now.len(), "configuration read");
+                known = now;
+                shared.change(|core| core.configure(&changes, revision, true));
+            }
+            Event::Put(object, revision) => {
+                debug!(revision, kind = %object.kind, name = %object.fq_name, "changed");
+                known.insert(object.uuid);
+                let change = [Change::Put(Arc::new(object))];
+                shared.change(|core| core.configure(&change, revision, false));
+            }
+            Event::Delete { kind, uuid, revision } => {
+                debug!(revision, %kind, %uuid, "deleted");
+                known.remove(&uuid);
+                shared.change(|core| core.configure(&[Change::Delete(uuid)], revision, false));
+            }
+        }
+    }
+}
+
+/// Keeps a virtual-router object for every node that joins, with its tunnel address.
+pub(crate) async fn register_nodes(client: Client, shared: Arc<Shared>) {
+    let mut written: std::collections::HashMap<String, std::net::IpAddr> =
+        std::collections::HashMap::new();
+    loop {
+        let nodes: Vec<_> = shared.read(|core| {
+            core.nodes()
+                .filter(|(_, node)| node.connected())
+                .map(|(name, node)| (name.clone(), node.tunnel_address))
+                .collect()
+        });
+        let mut failed = false;
+        for (name, address) in nodes {
+            if written.get(&name) == Some(&address) {
+                continue;
+            }
+            match register(&client, &name, address).await {
+                Ok(()) => {
+                    written.insert(name, address);
+                }
+                Err(error) => {
+                    failed = true;
+                    warn!(node = name, %error, "virtual-router object not written; tried again");
+                }
+            }
+        }
+        if failed {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        } else {
+            shared.joined.notified().await;
+        }
+    }
+}
+
+async fn register(
+    client: &Client,
+    name: &str,
+    address: std::net::IpAddr,
+) -> Result<(), skein_client::ClientError> {
+    let full = FqName::single("default-global-system-config").child(name);
+    let address = address.to_string();
+    match client.get_by_name(Kind::VIRTUAL_ROUTER, &full).await {
+        Ok(object) => {
+            let same = object.properties.get("virtual_router_ip_address").and_then(|v| v.as_str())
+                == Some(address.as_str());
+            if !same {
+                let fields = serde_json::json!({"virtual_router_ip_address": address});
+                client.update(Kind::VIRTUAL_ROUTER, object.uuid, fields).await?;
+            }
+            Ok(())
+        }
+        Err(error) if error.is_not_found() => {
+            let fields = serde_json::json!({
+                "fq_name": full,
+                "parent_type": "global-system-config",
+                "virtual_router_ip_address": address,
+            });
+            match client.create(Kind::VIRTUAL_ROUTER, fields).await {
+                // Another controller was faster.
+                Err(error) if error.is_conflict() => Ok(()),
+                other => other.map(|_| ()),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,159 @@
+//! Intent and routes as messages.
+
+use crate::node::IntentDelta;
+use ipnet::IpNet;
+use skein_bgp::{Path, PathKey, TunnelType};
+use skein_compiler::{Interface, PolicySet, Vrf};
+use skein_policy::{Layer, Peer, Rule};
+use skein_proto::session::{self, Encapsulation, policy_peer, to_agent};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+/// "Any" in `PolicyRule.protocol`.
+const ANY_PROTOCOL: u32 = 256;
+
+/// Tunnel types that a node says it can receive.
+pub(crate) fn tunnels(encapsulations: &[i32]) -> Vec<TunnelType> {
+    let one = |value: &i32| match Encapsulation::try_from(*value) {
+        Ok(Encapsulation::Vxlan) => Some(TunnelType::Vxlan),
+        Ok(Encapsulation::MplsOUdp) => Some(TunnelType::MplsOverUdp),
+        Ok(Encapsulation::MplsOGre) => Some(TunnelType::MplsOverGre),
+        _ => None,
+    };
+    encapsulations.iter().filter_map(one).collect()
+}
+
+fn encapsulations(tunnels: &[TunnelType]) -> Vec<i32> {
+    let one = |tunnel: &TunnelType| match tunnel {
+        TunnelType::Vxlan => Encapsulation::Vxlan,
+        TunnelType::MplsOverUdp => Encapsulation::MplsOUdp,
+        TunnelType::MplsOverGre => Encapsulation::MplsOGre,
+    };
+    tunnels.iter().map(|tunnel| i32::from(one(tunnel))).collect()
+}
+
+pub(crate) fn intent(delta: &IntentDelta) -> session::ToAgent {
+    let message = session::Intent {
+        revision: delta.revision,
+        global: delta.global.as_ref().map(|global| session::Global {
+            encapsulation_priorities: encapsulations(&global.encapsulations),
+        }),
+        vrfs: delta.vrfs.iter().map(|v| vrf(v)).collect(),
+        vrfs_removed: delta.vrfs_removed.clone(),
+        policies: delta.policies.iter().map(|p| policy(p)).collect(),
+        policies_removed: delta.policies_removed.iter().map(ToString::to_string).collect(),
+        interfaces: delta.interfaces.iter().map(|i| interface(i)).collect(),
+        interfaces_removed: delta.interfaces_removed.iter().map(ToString::to_string).collect(),
+        end_of_snapshot: delta.end_of_snapshot,
+    };
+    session::ToAgent { message: Some(to_agent::Message::Intent(message)) }
+}
+
+fn address(address: Option<IpAddr>) -> String {
+    address.map_or_else(String::new, |address| address.to_string())
+}
+
+fn vrf(vrf: &Vrf) -> session::Vrf {
+    session::Vrf {
+        name: vrf.name.clone(),
+        network: vrf.network.clone(),
+        network_uuid: vrf.network_uuid.to_string(),
+        network_id: vrf.network_id,
+        subnets: vrf
+            .subnets
+            .iter()
+            .map(|subnet| session::Subnet {
+                prefix: subnet.prefix.to_string(),
+                gateway: address(subnet.gateway),
+                service_address: address(subnet.service_address),
+            })
+            .collect(),
+    }
+}
+
+fn interface(port: &Interface) -> session::Interface {
+    session::Interface {
+        uuid: port.uuid.to_string(),
+        name: port.name.clone(),
+        vrf: port.vrf.clone(),
+        mac: port.mac.clone(),
+        addresses: port
+            .addresses
+            .iter()
+            .map(|a| session::Address { prefix: a.prefix.to_string(), gateway: address(a.gateway) })
+            .collect(),
+        policy: port.policy.as_ref().map_or_else(String::new, |set| set.id.to_string()),
+        policy_disabled: port.policy.is_none(),
+        network_id: port.attributes.network,
+        security_groups: port.attributes.security_groups.clone(),
+        tags: port.attributes.tags.clone(),
+        max_flows: port.max_flows,
+        admin_down: !port.enabled,
+    }
+}
+
+fn policy(set: &PolicySet) -> session::PolicySet {
+    session::PolicySet {
+        id: set.id.to_string(),
+        layers: set.policy.layers.iter().map(layer).collect(),
+    }
+}
+
+fn layer(layer: &Layer) -> session::PolicyLayer {
+    session::PolicyLayer {
+        name: layer.name.clone(),
+        egress: layer.egress.iter().map(rule).collect(),
+        ingress: layer.ingress.iter().map(rule).collect(),
+        default_pass: layer.default_pass,
+    }
+}
+
+fn rule(rule: &Rule) -> session::PolicyRule {
+    let ports = |ranges: &[RangeInclusive<u16>]| {
+        let one = |range: &RangeInclusive<u16>| session::PortRange {
+            first: u32::from(*range.start()),
+            last: u32::from(*range.end()),
+        };
+        ranges.iter().map(one).collect()
+    };
+    session::PolicyRule {
+        id: rule.id.to_string(),
+        pass: rule.pass,
+        remotes: rule.remotes.iter().map(peer).collect(),
+        local_prefixes: rule.local_prefixes.iter().map(ToString::to_string).collect(),
+        family: rule.family.map_or(0, u32::from),
+        protocol: rule.protocol.map_or(ANY_PROTOCOL, u32::from),
+        source_ports: ports(&rule.source_ports),
+        destination_ports: ports(&rule.destination_ports),
+    }
+}
+
+fn peer(peer: &Peer) -> session::PolicyPeer {
+    let peer = match peer {
+        Peer::Network(id) => policy_peer::Peer::NetworkId(*id),
+        Peer::SecurityGroup(id) => policy_peer::Peer::SecurityGroup(*id),
+        Peer::Prefix(prefix) => policy_peer::Peer::Prefix(prefix.to_string()),
+        Peer::Tags(ids) => policy_peer::Peer::Tags(session::TagSet { ids: ids.clone() }),
+    };
+    session::PolicyPeer { peer: Some(peer) }
+}
+
+pub(crate) fn route(vrf: &str, prefix: &IpNet, best: &[(&PathKey, &Arc<Path>)]) -> session::Route {
+    let path = |(key, path): &(&PathKey, &Arc<Path>)| session::Path {
+        next_hop: path.next_hop.to_string(),
+        node: key.source.0.to_string(),
+        label: path.label,
+        encapsulations: encapsulations(&path.tunnels),
+        network_id: path.network,
+        security_groups: path.security_groups.clone(),
+        tags: path.tags.clone(),
+        local_preference: path.local_preference,
+        route_distinguisher: key.rd.to_string(),
+    };
+    session::Route {
+        vrf: vrf.to_owned(),
+        prefix: prefix.to_string(),
+        paths: best.iter().map(path).collect(),
+    }
+}

@@ -1,0 +1,383 @@
+//! What nodes are told: by example, and that following messages always ends at the truth.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "../../compiler/tests/world/mod.rs"]
+mod world;
+
+use proptest::prelude::*;
+use skein_controller::{Core, END_OF_RIB_LIMIT, RESTART_TIME, SessionId};
+use skein_model::{Change, Kind};
+use skein_proto::session::{self, to_agent};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use world::{group, id, network, policy, port};
+
+const START: Duration = Duration::ZERO;
+
+/// What a node believes, from the messages alone.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Follower {
+    vrfs: BTreeMap<String, session::Vrf>,
+    policies: BTreeMap<String, session::PolicySet>,
+    interfaces: BTreeMap<String, session::Interface>,
+    routes: BTreeMap<(String, String), session::Route>,
+    complete: BTreeSet<String>,
+    snapshots: usize,
+}
+
+impl Follower {
+    fn follow(&mut self, messages: Vec<session::ToAgent>) {
+        for message in messages {
+            match message.message.unwrap() {
+                to_agent::Message::Intent(intent) => self.intent(intent),
+                to_agent::Message::Routes(routes) => self.routes(routes),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    }
+
+    fn intent(&mut self, intent: session::Intent) {
+        self.policies.extend(intent.policies.into_iter().map(|p| (p.id.clone(), p)));
+        self.vrfs.extend(intent.vrfs.into_iter().map(|v| (v.name.clone(), v)));
+        self.interfaces.extend(intent.interfaces.into_iter().map(|i| (i.uuid.clone(), i)));
+        for uuid in intent.interfaces_removed {
+            assert!(self.interfaces.remove(&uuid).is_some(), "removed what was not there");
+        }
+        for name in intent.vrfs_removed {
+            assert!(self.vrfs.remove(&name).is_some(), "removed what was not there");
+            self.routes.retain(|(vrf, _), _| *vrf != name);
+            self.complete.remove(&name);
+        }
+        for policy in intent.policies_removed {
+            assert!(self.policies.remove(&policy).is_some(), "removed what was not there");
+        }
+        self.snapshots += usize::from(intent.end_of_snapshot);
+        // A node never holds an interface without what it needs.
+        for interface in self.interfaces.values() {
+            assert!(self.vrfs.contains_key(&interface.vrf));
+            assert!(interface.policy_disabled || self.policies.contains_key(&interface.policy));
+        }
+    }
+
+    fn routes(&mut self, routes: session::Routes) {
+        for route in routes.reach {
+            assert!(self.vrfs.contains_key(&route.vrf), "a route of a VRF the node does not have");
+            self.routes.insert((route.vrf.clone(), route.prefix.clone()), route);
+        }
+        for key in routes.unreach {
+            self.routes.remove(&(key.vrf, key.prefix));
+        }
+        self.complete.extend(routes.end_of_rib);
+    }
+}
+
+fn hello(node: u8) -> session::Hello {
+    session::Hello {
+        node: format!("node-{node}"),
+        tunnel_address: format!("192.168.0.{node}"),
+        encapsulations: vec![
+            session::Encapsulation::Vxlan.into(),
+            session::Encapsulation::MplsOUdp.into(),
+        ],
+        version: "test".into(),
+        revision: 0,
+    }
+}
+
+fn uuid(name: &str) -> String {
+    id(Kind::VIRTUAL_MACHINE_INTERFACE, name).to_string()
+}
+
+fn local(port: &str, network: &str, address: &str, label: u32) -> session::LocalRoute {
+    session::LocalRoute {
+        vrf: format!("default-domain:shop:{network}:{network}"),
+        prefix: format!("{address}/32"),
+        interface: uuid(port),
+        label,
+        instance_id: 1,
+    }
+}
+
+struct Agent {
+    name: String,
+    id: SessionId,
+    view: Follower,
+}
+
+impl Agent {
+    fn new(core: &mut Core, node: u8, ports: &[&str]) -> Agent {
+        let id = core.connect(&hello(node), START).unwrap();
+        let name = format!("node-{node}");
+        let add = ports.iter().map(|port| uuid(port)).collect();
+        core.interest(&name, id, &session::Interest { add, remove: Vec::new(), replace: true });
+        Agent { name, id, view: Follower::default() }
+    }
+
+    fn publish(&self, core: &mut Core, route: session::LocalRoute) {
+        let publish = session::Publish { reach: vec![route], unreach: Vec::new() };
+        assert!(core.publish(&self.name, self.id, &publish).is_empty());
+    }
+
+    fn poll(&mut self, core: &mut Core) {
+        self.view.follow(core.take(&self.name, self.id));
+        assert!(!core.has_news(&self.name, self.id));
+    }
+
+    fn paths(&self, network: &str, address: &str) -> Vec<String> {
+        let vrf = format!("default-domain:shop:{network}:{network}");
+        let route = self.view.routes.get(&(vrf, format!("{address}/32")));
+        route.map_or_else(Vec::new, |r| r.paths.iter().map(|p| p.next_hop.clone()).collect())
+    }
+}
+
+fn two_nodes(policies: &[&str]) -> (Core, Agent, Agent) {
+    let mut core = Core::default();
+    let mut changes = network("front", 5, policies);
+    changes.extend(network("back", 6, policies));
+    changes.extend(port("f", "front", "10.5.0.7", &[]));
+    changes.extend(port("b", "back", "10.6.0.7", &[]));
+    changes.push(policy("web", &[("front", "back", ">", "tcp", 80, "pass")]));
+    core.configure(&changes, 7, true);
+    let mut one = Agent::new(&mut core, 1, &["f"]);
+    let mut two = Agent::new(&mut core, 2, &["b"]);
+    one.publish(&mut core, local("f", "front", "10.5.0.7", 16));
+    two.publish(&mut core, local("b", "back", "10.6.0.7", 17));
+    core.end_of_publish("node-1", one.id);
+    core.end_of_publish("node-2", two.id);
+    one.poll(&mut core);
+    two.poll(&mut core);
+    (core, one, two)
+}
+
+#[test]
+fn a_node_gets_what_its_ports_need_and_no_more() {
+    let (_, one, _) = two_nodes(&[]);
+    assert_eq!(one.view.interfaces.keys().collect::<Vec<_>>(), [&uuid("f")]);
+    assert_eq!(one.view.vrfs.keys().collect::<Vec<_>>(), ["default-domain:shop:front:front"]);
+    assert_eq!(one.view.snapshots, 1);
+    assert_eq!(one.paths("front", "10.5.0.7"), ["192.168.0.1"]);
+    assert!(one.paths("front", "10.6.0.7").is_empty());
+    assert_eq!(one.view.complete.len(), 1);
+}
+
+#[test]
+fn a_policy_leaks_routes_and_its_removal_takes_them_back() {
+    let (mut core, mut one, _) = two_nodes(&["web"]);
+    assert_eq!(one.paths("front", "10.6.0.7"), ["192.168.0.2"]);
+    core.configure(&network("back", 6, &[]), 8, false);
+    one.poll(&mut core);
+    assert!(one.paths("front", "10.6.0.7").is_empty());
+}
+
+#[test]
+fn a_node_may_only_announce_addresses_that_intent_gave_its_ports() {
+    let (mut core, mut one, two) = two_nodes(&["web"]);
+    // A port that the node did not announce.
+    let foreign = local("b", "back", "10.6.0.7", 30);
+    let publish = session::Publish { reach: vec![foreign], unreach: Vec::new() };
+    assert_eq!(core.publish(&one.name, one.id, &publish).len(), 1);
+    // An own port, but an address that it does not have.
+    two.publish(&mut core, local("b", "back", "10.6.0.99", 31));
+    one.poll(&mut core);
+    assert!(one.paths("front", "10.6.0.99").is_empty());
+    // The address arrives in the configuration: the announcement counts from then on.
+    core.configure(&port("b", "back", "10.6.0.99", &[]), 9, false);
+    one.poll(&mut core);
+    assert_eq!(one.paths("front", "10.6.0.99"), ["192.168.0.2"]);
+    assert!(one.paths("front", "10.6.0.7").is_empty());
+}
+
+#[test]
+fn routes_of_a_lost_node_stay_for_the_restart_time_and_no_longer() {
+    let (mut core, mut one, two) = two_nodes(&["web"]);
+    core.disconnect("node-2", two.id, Duration::from_secs(10));
+    core.tick(Duration::from_secs(10) + RESTART_TIME - Duration::from_secs(1));
+    one.poll(&mut core);
+    assert_eq!(one.paths("front", "10.6.0.7"), ["192.168.0.2"]);
+    core.tick(Duration::from_secs(10) + RESTART_TIME);
+    one.poll(&mut core);
+    assert!(one.paths("front", "10.6.0.7").is_empty());
+}
+
+#[test]
+fn a_node_that_comes_back_keeps_what_it_repeats() {
+    let (mut core, mut one, two) = two_nodes(&["web"]);
+    core.disconnect("node-2", two.id, Duration::from_secs(1));
+    let again = Agent::new(&mut core, 2, &["b"]);
+    one.poll(&mut core);
+    assert_eq!(one.paths("front", "10.6.0.7"), ["192.168.0.2"]);
+    core.end_of_publish("node-2", again.id);
+    one.poll(&mut core);
+    assert!(one.paths("front", "10.6.0.7").is_empty(), "not repeated, so gone");
+}
+
+#[test]
+fn a_fresh_controller_does_not_call_a_table_complete_before_all_nodes_spoke() {
+    let mut core = Core::default();
+    let mut changes = network("front", 5, &[]);
+    changes.extend(port("f", "front", "10.5.0.7", &[]));
+    changes.push(world::Build::new(Kind::VIRTUAL_ROUTER, "node-2").put());
+    core.configure(&changes, 1, true);
+    let mut one = Agent::new(&mut core, 1, &["f"]);
+    core.tick(START);
+    core.end_of_publish("node-1", one.id);
+    one.poll(&mut core);
+    assert!(one.view.complete.is_empty());
+    core.tick(END_OF_RIB_LIMIT);
+    one.poll(&mut core);
+    assert_eq!(one.view.complete.len(), 1);
+}
+
+#[test]
+fn nothing_is_sent_before_the_configuration_is_known() {
+    let mut core = Core::default();
+    let mut one = Agent::new(&mut core, 1, &["f"]);
+    core.configure(&network("front", 5, &[]), 1, false);
+    one.poll(&mut core);
+    assert_eq!(one.view, Follower::default());
+    core.configure(&[], 2, true);
+    one.poll(&mut core);
+    assert_eq!(one.view.snapshots, 1);
+}
+
+const NETWORKS: [&str; 3] = ["front", "back", "side"];
+const PORTS: [&str; 4] = ["a", "b", "c", "d"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Configure(Vec<Change>),
+    Interest(u8, usize, bool),
+    Publish(u8, usize, usize, u8, bool),
+    Reconnect(u8),
+    Poll(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let net = || 0usize..3;
+    let policies = proptest::sample::subsequence(vec!["p", "q"], 0..=2);
+    prop_oneof![
+        2 => (net(), policies).prop_map(|(n, p)| {
+            Step::Configure(network(NETWORKS[n], u32::try_from(n).unwrap() + 1, &p))
+        }),
+        1 => (net(), net(), any::<bool>()).prop_map(|(a, b, pass)| {
+            let action = if pass { "pass" } else { "deny" };
+            Step::Configure(vec![policy("p", &[(NETWORKS[a], NETWORKS[b], "<>", "any", -1, action)])])
+        }),
+        1 => Just(Step::Configure(vec![policy("q", &[("any", "any", ">", "tcp", 22, "pass")])])),
+        1 => (8_000_000u32..8_000_002)
+            .prop_map(|n| Step::Configure(vec![group("g", n, "tcp", "0.0.0.0/0")])),
+        3 => (0usize..4, net(), 1u8..4, any::<bool>()).prop_map(|(p, n, host, grouped)| {
+            let groups: &[&str] = if grouped { &["g"] } else { &[] };
+            Step::Configure(port(PORTS[p], NETWORKS[n], &format!("10.{}.0.{host}", n + 1), groups))
+        }),
+        1 => (0usize..4).prop_map(|p| {
+            Step::Configure(vec![Change::Delete(id(Kind::VIRTUAL_MACHINE_INTERFACE, PORTS[p]))])
+        }),
+        1 => net().prop_map(|n| {
+            Step::Configure(vec![Change::Delete(id(Kind::VIRTUAL_NETWORK, NETWORKS[n]))])
+        }),
+        3 => (1u8..3, 0usize..4, any::<bool>()).prop_map(|(n, p, add)| Step::Interest(n, p, add)),
+        4 => (1u8..3, 0usize..4, net(), 1u8..4, any::<bool>())
+            .prop_map(|(node, p, n, host, reach)| Step::Publish(node, p, n, host, reach)),
+        1 => (1u8..3).prop_map(Step::Reconnect),
+        2 => (1u8..3).prop_map(Step::Poll),
+    ]
+}
+
+proptest! {
+    /// Whatever happens and however late a node reads, what it believes in the end is what a
+    /// controller that was told everything at once would tell it.
+    #[test]
+    fn following_ends_at_the_truth(steps in proptest::collection::vec(step(), 0..60)) {
+        let mut core = Core::default();
+        core.configure(&[], 0, true);
+        let mut agents: Vec<Agent> = (1..3).map(|n| Agent::new(&mut core, n, &[])).collect();
+        for agent in &agents {
+            core.end_of_publish(&agent.name, agent.id);
+        }
+        let mut interest: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); 2];
+        let mut published: Vec<BTreeMap<(usize, String), session::LocalRoute>> = vec![BTreeMap::new(); 2];
+        let mut graph = skein_model::Graph::default();
+        for (at, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Configure(changes) => {
+                    for change in &changes {
+                        graph.apply(change);
+                    }
+                    core.configure(&changes, at as u64, false);
+                }
+                Step::Interest(node, p, add) => {
+                    let agent = &agents[usize::from(node) - 1];
+                    let list = vec![uuid(PORTS[p])];
+                    let mut message = session::Interest::default();
+                    if add {
+                        interest[usize::from(node) - 1].insert(p);
+                        message.add = list;
+                    } else {
+                        interest[usize::from(node) - 1].remove(&p);
+                        published[usize::from(node) - 1].retain(|(q, _), _| *q != p);
+                        let unreach: Vec<_> = (0..3)
+                            .flat_map(|n| (1..4).map(move |h| local(PORTS[p], NETWORKS[n], &format!("10.{}.0.{h}", n + 1), 16)))
+                            .collect();
+                        core.publish(&agent.name, agent.id, &session::Publish { reach: vec![], unreach });
+                        message.remove = list;
+                    }
+                    core.interest(&agent.name, agent.id, &message);
+                }
+                Step::Publish(node, p, n, host, reach) => {
+                    let agent = &agents[usize::from(node) - 1];
+                    let route = local(PORTS[p], NETWORKS[n], &format!("10.{}.0.{host}", n + 1), 16);
+                    let key = (p, route.prefix.clone());
+                    let mine = &mut published[usize::from(node) - 1];
+                    if reach && interest[usize::from(node) - 1].contains(&p) {
+                        mine.insert(key, route.clone());
+                    } else if !reach {
+                        mine.remove(&key);
+                    }
+                    let publish = if reach {
+                        session::Publish { reach: vec![route], unreach: vec![] }
+                    } else {
+                        session::Publish { reach: vec![], unreach: vec![route] }
+                    };
+                    core.publish(&agent.name, agent.id, &publish);
+                }
+                Step::Reconnect(node) => {
+                    let at = usize::from(node) - 1;
+                    let ports: Vec<&str> = interest[at].iter().map(|p| PORTS[*p]).collect();
+                    let old = agents[at].id;
+                    agents[at] = Agent::new(&mut core, node, &ports);
+                    core.disconnect(&format!("node-{node}"), old, START);
+                    for route in published[at].values() {
+                        agents[at].publish(&mut core, route.clone());
+                    }
+                    core.end_of_publish(&agents[at].name, agents[at].id);
+                }
+                Step::Poll(node) => agents[usize::from(node) - 1].poll(&mut core),
+            }
+        }
+        let mut fresh = Core::default();
+        let all: Vec<_> = graph.objects().cloned().map(Change::Put).collect();
+        fresh.configure(&all, 0, true);
+        let mut truth: Vec<Agent> = Vec::new();
+        for node in 1..3u8 {
+            let at = usize::from(node) - 1;
+            let ports: Vec<&str> = interest[at].iter().map(|p| PORTS[*p]).collect();
+            let agent = Agent::new(&mut fresh, node, &ports);
+            for route in published[at].values() {
+                agent.publish(&mut fresh, route.clone());
+            }
+            truth.push(agent);
+        }
+        for agent in &truth {
+            fresh.end_of_publish(&agent.name, agent.id);
+        }
+        for (agent, true_agent) in agents.iter_mut().zip(&mut truth) {
+            agent.poll(&mut core);
+            true_agent.poll(&mut fresh);
+            let (mut seen, mut expected) = (agent.view.clone(), true_agent.view.clone());
+            seen.snapshots = 0;
+            expected.snapshots = 0;
+            prop_assert_eq!(seen, expected);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What an agent must be told about its node.
+
+use serde::Deserialize;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// Configuration of one agent, readable from TOML. Every field but `node` and `controllers` has a
+/// default that suits a machine with one agent.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentConfig {
+    /// Name of the virtual-router object; also the subject of the certificate.
+    pub node: String,
+    /// Controllers as `host:port`, at most two are used.
+    pub controllers: Vec<String>,
+    /// Where other nodes send encapsulated packets; absent: the first global address of the uplink.
+    pub tunnel_address: Option<IpAddr>,
+    /// Interfaces to the underlay; empty: the one that carries `tunnel_address`.
+    pub uplinks: Vec<String>,
+    /// Directory of the state that survives a restart: ports, last intent, certificates.
+    pub data_dir: PathBuf,
+    /// Directory below a BPF file system where programs and maps are pinned.
+    pub pin_dir: PathBuf,
+    /// Unix socket of the port API.
+    pub socket: PathBuf,
+    /// Address of the introspection API.
+    pub introspection: SocketAddr,
+    /// Certificates made elsewhere; absent: enrol with `join`.
+    pub certificates: Option<Certificates>,
+    /// Join string `skein1.<secret>.<sha256 of the CA certificate>`.
+    pub join: Option<String>,
+    /// File that holds the join string.
+    pub join_file: Option<PathBuf>,
+    /// The name every controller's certificate carries.
+    pub server_name: String,
+    /// Flow entries one port may hold when its interface names no other quota.
+    pub max_flows_per_port: u32,
+    /// Seconds without packets after which a flow ends.
+    pub flow_idle_seconds: u32,
+}
+
+/// Files of a certificate, all PEM.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificates {
+    /// Certificates to trust.
+    pub ca: PathBuf,
+    /// This node's certificate.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            controllers: Vec::new(),
+            tunnel_address: None,
+            uplinks: Vec::new(),
+            data_dir: "/var/lib/skein/agent".into(),
+            pin_dir: "/sys/fs/bpf/skein".into(),
+            socket: "/run/skein/agent.sock".into(),
+            introspection: SocketAddr::from(([127, 0, 0, 1], 8085)),
+            certificates: None,
+            join: None,
+            join_file: None,
+            server_name: "skein-controller".into(),
+            // A pod with 16 thousand connections is busy; a quarter of a default table of 65,536
+            // for one port is the most that leaves room for neighbours.
+            max_flows_per_port: 16_384,
+            // The original's flow_cache_timeout (spec/vrouter.md section 3.3).
+            flow_idle_seconds: 180,
+        }
+    }
+}

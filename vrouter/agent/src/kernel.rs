@@ -1,0 +1,259 @@
+//! Carries the core's operations into the datapath's tables, and reads them back after a restart.
+
+use crate::state::{Encapsulation, InterfaceEntry, NextHop, Operation, PolicyState, Tables};
+use crate::{AgentError, Underlay};
+use skein_datapath as datapath;
+use skein_datapath::{Datapath, Route, RouteChange, Vif, VifPolicy};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use uuid::Uuid;
+
+/// The datapath with what the agent knows of the underlay.
+pub(crate) struct Kernel {
+    pub(crate) datapath: Datapath,
+    underlay: Underlay,
+    attached: BTreeSet<u32>,
+    /// Tunnel sources by number of next hops that need them.
+    peers: BTreeMap<IpAddr, u32>,
+}
+
+impl Kernel {
+    /// Opens the datapath and hooks it to the uplinks.
+    pub(crate) fn open(config: &datapath::Config, underlay: Underlay) -> Result<Self, AgentError> {
+        let mut datapath = Datapath::open(config)?;
+        let own = underlay.tunnel_address;
+        for address in datapath.tunnel_addresses()? {
+            if address != own {
+                datapath.remove_tunnel_address(address)?;
+            }
+        }
+        datapath.add_tunnel_address(own)?;
+        for uplink in &underlay.uplinks {
+            datapath.attach_uplink(uplink.index)?;
+        }
+        Ok(Self { datapath, underlay, attached: BTreeSet::new(), peers: BTreeMap::new() })
+    }
+
+    /// What the tables hold, and which policies are loaded. `owners` tells whose label is whose; entries
+    /// that cannot be understood are left out, so that they are written anew or removed.
+    pub(crate) fn read_back(
+        &mut self,
+        owners: &BTreeMap<u32, Uuid>,
+    ) -> Result<(Tables, Vec<u32>), AgentError> {
+        let mut tables = Tables::default();
+        for vif in self.datapath.vifs()? {
+            let Some(uuid) = owners.get(&vif.id) else {
+                // Nobody's: it must not forward, whoever has its index now.
+                self.datapath.remove_label(vif.label)?;
+                self.datapath.remove_vif(vif.ifindex)?;
+                continue;
+            };
+            tables.interfaces.insert(vif.ifindex, interface_entry(&vif, *uuid));
+        }
+        for (number, next_hop) in self.datapath.next_hops()? {
+            let known = match &next_hop {
+                datapath::NextHop::Discard => None,
+                datapath::NextHop::Local { ifindex } => Some(NextHop::Local { ifindex: *ifindex }),
+                datapath::NextHop::Tunnel { remote, encapsulation, label, .. } => {
+                    *self.peers.entry(*remote).or_default() += 1;
+                    Some(NextHop::Tunnel {
+                        destination: *remote,
+                        encapsulation: match encapsulation {
+                            datapath::Encapsulation::Vxlan => Encapsulation::Vxlan,
+                            datapath::Encapsulation::MplsOverUdp => Encapsulation::MplsOverUdp,
+                            datapath::Encapsulation::MplsOverGre => Encapsulation::MplsOverGre,
+                        },
+                        label: *label,
+                    })
+                }
+                datapath::NextHop::Composite { members } => {
+                    Some(NextHop::Ecmp { members: members.clone() })
+                }
+            };
+            let Some(known) = known else { continue };
+            // Written for another underlay: same meaning, other bytes.
+            let rewritten = self.next_hop(&known);
+            if rewritten != next_hop {
+                self.datapath.set_next_hop(number, &rewritten)?;
+            }
+            tables.next_hops.insert(number, known);
+        }
+        for route in self.datapath.routes()? {
+            let entry =
+                crate::state::RouteEntry { next_hop: route.next_hop, identity: route.identity };
+            tables.routes.insert((route.vrf, route.prefix), entry);
+        }
+        for peer in self.datapath.peers()? {
+            if !self.peers.contains_key(&peer) {
+                self.datapath.remove_peer(peer)?;
+            }
+        }
+        let policies = self.datapath.policies();
+        Ok((tables, policies))
+    }
+
+    /// Hooks the programs to a workload's interface. Until its entry is written it drops everything.
+    pub(crate) fn attach(&mut self, ifindex: u32) -> Result<(), AgentError> {
+        if self.attached.insert(ifindex)
+            && let Err(error) = self.datapath.attach_workload(ifindex)
+        {
+            self.attached.remove(&ifindex);
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// The interface is gone: lets go of what was pinned for it.
+    pub(crate) fn detach(&mut self, ifindex: u32) {
+        if self.attached.remove(&ifindex)
+            && let Err(error) = self.datapath.detach(ifindex)
+        {
+            tracing::debug!(ifindex, %error, "nothing left to detach");
+        }
+    }
+
+    /// Does as many of the operations as succeed, in order; gives how many, and the first error.
+    pub(crate) fn apply(&mut self, operations: &[Operation]) -> (usize, Option<AgentError>) {
+        let mut done = 0;
+        while done < operations.len() {
+            // Runs of route changes go in one call: one generation step, one lookup cache flush.
+            let run = operations[done..].iter().map_while(route_change).count();
+            let result = if run > 0 {
+                let changes: Vec<RouteChange> =
+                    operations[done..done + run].iter().filter_map(route_change).collect();
+                self.datapath.change_routes(&changes).map_err(AgentError::from)
+            } else {
+                self.apply_one(&operations[done])
+            };
+            if let Err(error) = result {
+                return (done, Some(error));
+            }
+            done += run.max(1);
+        }
+        (done, None)
+    }
+
+    fn apply_one(&mut self, operation: &Operation) -> Result<(), AgentError> {
+        match operation {
+            Operation::PutNextHop(number, next_hop) => {
+                if let NextHop::Tunnel { destination, .. } = next_hop
+                    && !self.peers.contains_key(destination)
+                {
+                    self.datapath.add_peer(*destination)?;
+                }
+                self.datapath.set_next_hop(*number, &self.next_hop(next_hop))?;
+                // Counted when done: a failed operation comes again.
+                if let NextHop::Tunnel { destination, .. } = next_hop {
+                    *self.peers.entry(*destination).or_default() += 1;
+                }
+            }
+            Operation::LoadPolicy { number, entries, .. }
+            | Operation::ExtendPolicy { number, entries } => {
+                self.datapath.load_policy(*number, entries)?;
+            }
+            Operation::PutInterface(ifindex, entry) => {
+                self.datapath.set_vif(&vif(*ifindex, entry))?;
+                self.datapath.set_label(entry.label, *ifindex)?;
+                self.attach(*ifindex)?;
+            }
+            Operation::RemoveInterface(ifindex, entry) => {
+                self.datapath.remove_label(entry.label)?;
+                self.datapath.remove_vif(*ifindex)?;
+            }
+            Operation::RemovePolicy(number) => {
+                self.datapath.unload_policy(*number)?;
+            }
+            Operation::RemoveNextHop(number, next_hop) => {
+                self.datapath.remove_next_hop(*number)?;
+                if let NextHop::Tunnel { destination, .. } = next_hop
+                    && let Some(users) = self.peers.get_mut(destination)
+                {
+                    *users -= 1;
+                    if *users == 0 {
+                        self.peers.remove(destination);
+                        self.datapath.remove_peer(*destination)?;
+                    }
+                }
+            }
+            Operation::PutRoute(..) | Operation::RemoveRoute(..) => {
+                let change: Vec<RouteChange> = route_change(operation).into_iter().collect();
+                self.datapath.change_routes(&change)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn next_hop(&self, next_hop: &NextHop) -> datapath::NextHop {
+        match next_hop {
+            NextHop::Local { ifindex } => datapath::NextHop::Local { ifindex: *ifindex },
+            NextHop::Tunnel { destination, encapsulation, label } => datapath::NextHop::Tunnel {
+                remote: *destination,
+                local: self.underlay.tunnel_address,
+                encapsulation: match encapsulation {
+                    Encapsulation::Vxlan => datapath::Encapsulation::Vxlan,
+                    Encapsulation::MplsOverUdp => datapath::Encapsulation::MplsOverUdp,
+                    Encapsulation::MplsOverGre => datapath::Encapsulation::MplsOverGre,
+                },
+                label: *label,
+                uplink: self.underlay.exit(),
+                gateway: self.underlay.neighbour(*destination),
+                mtu: self.underlay.mtu(),
+            },
+            NextHop::Ecmp { members } => datapath::NextHop::Composite { members: members.clone() },
+        }
+    }
+}
+
+fn route_change(operation: &Operation) -> Option<RouteChange> {
+    match operation {
+        Operation::PutRoute(vrf, prefix, entry) => Some(RouteChange::Set(Route {
+            vrf: *vrf,
+            prefix: *prefix,
+            next_hop: entry.next_hop,
+            identity: entry.identity,
+        })),
+        Operation::RemoveRoute(vrf, prefix) => {
+            Some(RouteChange::Remove { vrf: *vrf, prefix: *prefix })
+        }
+        _ => None,
+    }
+}
+
+fn vif(ifindex: u32, entry: &InterfaceEntry) -> Vif {
+    Vif {
+        ifindex,
+        id: entry.label,
+        vrf: entry.vrf,
+        mac: entry.mac,
+        gateway4: entry.gateway4,
+        gateway6: entry.gateway6,
+        label: entry.label,
+        policy: match entry.policy {
+            PolicyState::Missing => VifPolicy::Enforce { v4: None, v6: None },
+            PolicyState::Disabled => VifPolicy::Disabled,
+            PolicyState::Loaded { v4, v6 } => VifPolicy::Enforce { v4: Some(v4), v6: Some(v6) },
+        },
+        admin_down: false,
+        flow_quota: entry.max_flows,
+        mtu: entry.mtu,
+        delivery: datapath::Delivery::VethPeer,
+    }
+}
+
+fn interface_entry(vif: &Vif, uuid: Uuid) -> InterfaceEntry {
+    InterfaceEntry {
+        uuid,
+        vrf: vif.vrf,
+        label: vif.label,
+        mac: vif.mac,
+        gateway4: vif.gateway4,
+        gateway6: vif.gateway6,
+        policy: match vif.policy {
+            VifPolicy::Disabled => PolicyState::Disabled,
+            VifPolicy::Enforce { v4: Some(v4), v6: Some(v6) } => PolicyState::Loaded { v4, v6 },
+            VifPolicy::Enforce { .. } => PolicyState::Missing,
+        },
+        max_flows: vif.flow_quota,
+        mtu: vif.mtu,
+    }
+}

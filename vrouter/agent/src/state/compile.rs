@@ -1,0 +1,143 @@
+//! From words to tables, one key at a time: pure functions of the merged view and the local ports.
+
+use super::merge::Merged;
+use super::spec::PathSpec;
+use super::tables::{Encapsulation, NextHop};
+use ipnet::IpNet;
+use skein_policy::{Attributes, Identity};
+use skein_proto::session as wire;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// More equal paths than this are cut off; the rest stays reachable through these.
+pub(crate) const ECMP_LIMIT: usize = 16;
+
+/// The preference list when the configuration has none: VXLAN first, because kernels and NICs merge it
+/// on receive (DESIGN decision 9).
+pub(crate) const DEFAULT_ENCAPSULATIONS: [Encapsulation; 3] =
+    [Encapsulation::Vxlan, Encapsulation::MplsOverUdp, Encapsulation::MplsOverGre];
+
+/// A workload of this node as a route destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LocalPath {
+    pub(crate) ifindex: u32,
+    pub(crate) attributes: Attributes,
+}
+
+/// What a route compiles to before numbers are given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CompiledRoute {
+    pub(crate) members: Vec<NextHop>,
+    pub(crate) identity: Identity,
+}
+
+/// Everything route compilation depends on besides the controllers' routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Context {
+    pub(crate) own_address: Option<IpAddr>,
+    pub(crate) encapsulations: Vec<Encapsulation>,
+    /// VRF names to numbers.
+    pub(crate) vrfs: BTreeMap<String, u32>,
+    /// Local workloads by VRF name and host prefix.
+    pub(crate) local: BTreeMap<String, BTreeMap<IpNet, Vec<LocalPath>>>,
+    /// Local workloads by label, for routes that lead back here.
+    pub(crate) labels: BTreeMap<u32, u32>,
+    /// CIDR conditions of all policies in use.
+    pub(crate) conditions: BTreeSet<IpNet>,
+}
+
+impl Context {
+    /// Compiles one key of the merged table: a route's prefix or a condition's. `None` when nothing covers it.
+    pub(crate) fn route(
+        &self,
+        merged: &Merged,
+        vrf: &str,
+        prefix: &IpNet,
+    ) -> Option<CompiledRoute> {
+        let own = self.covering(merged, vrf, prefix);
+        if own.is_none() && !self.conditions.contains(prefix) {
+            return None;
+        }
+        let above = || ancestors(*prefix).skip(1).find_map(|p| self.covering(merged, vrf, &p));
+        let (members, attributes) = own.or_else(above)?;
+        let holding = if self.conditions.is_empty() {
+            Vec::new()
+        } else {
+            ancestors(*prefix).filter(|p| self.conditions.contains(p)).collect()
+        };
+        Some(CompiledRoute { members, identity: Identity::new(attributes, holding) })
+    }
+
+    /// The keys whose compilation may change when the route at `prefix` does.
+    pub(crate) fn affected(&self, prefix: IpNet) -> impl Iterator<Item = IpNet> + '_ {
+        let inside = self.conditions.iter().copied().filter(move |c| prefix.contains(c));
+        std::iter::once(prefix).chain(inside)
+    }
+
+    fn covering(
+        &self,
+        merged: &Merged,
+        vrf: &str,
+        prefix: &IpNet,
+    ) -> Option<(Vec<NextHop>, Attributes)> {
+        let mut members = Vec::new();
+        let mut attributes = None;
+        for local in self.local.get(vrf).and_then(|table| table.get(prefix)).into_iter().flatten() {
+            members.push(NextHop::Local { ifindex: local.ifindex });
+            attributes.get_or_insert_with(|| local.attributes.clone());
+        }
+        let mut paths = merged.paths(vrf, prefix);
+        paths.sort_by_key(|path| std::cmp::Reverse(path.local_preference));
+        let best = paths.first().map(|path| path.local_preference);
+        for path in paths.iter().filter(|path| Some(path.local_preference) == best) {
+            let Some(member) = self.member(path) else { continue };
+            attributes.get_or_insert_with(|| path.attributes.clone());
+            if !members.contains(&member) && members.len() < ECMP_LIMIT {
+                members.push(member);
+            }
+        }
+        Some((members, attributes?))
+    }
+
+    fn member(&self, path: &PathSpec) -> Option<NextHop> {
+        if Some(path.next_hop) == self.own_address {
+            // Our own route, back from a controller: straight to the workload, or nowhere if it has gone.
+            return Some(NextHop::Local { ifindex: *self.labels.get(&path.label)? });
+        }
+        let usable = |wanted: &Encapsulation| {
+            path.encapsulations.iter().filter_map(|e| encapsulation(*e)).any(|e| e == *wanted)
+        };
+        Some(NextHop::Tunnel {
+            destination: path.next_hop,
+            encapsulation: *self.encapsulations.iter().find(|wanted| usable(wanted))?,
+            label: path.label,
+        })
+    }
+}
+
+/// The preference list of the configuration, or the default.
+pub(crate) fn encapsulations(global: Option<&wire::Global>) -> Vec<Encapsulation> {
+    let wanted =
+        global.map(|global| global.encapsulation_priorities.as_slice()).unwrap_or_default();
+    let mut list: Vec<Encapsulation> = Vec::new();
+    for one in wanted.iter().filter_map(|number| encapsulation(*number)) {
+        if !list.contains(&one) {
+            list.push(one);
+        }
+    }
+    if list.is_empty() { DEFAULT_ENCAPSULATIONS.to_vec() } else { list }
+}
+
+fn encapsulation(number: i32) -> Option<Encapsulation> {
+    match wire::Encapsulation::try_from(number).ok()? {
+        wire::Encapsulation::Unspecified => None,
+        wire::Encapsulation::MplsOUdp => Some(Encapsulation::MplsOverUdp),
+        wire::Encapsulation::Vxlan => Some(Encapsulation::Vxlan),
+        wire::Encapsulation::MplsOGre => Some(Encapsulation::MplsOverGre),
+    }
+}
+
+/// The prefix itself and everything that contains it, longest first.
+fn ancestors(prefix: IpNet) -> impl Iterator<Item = IpNet> {
+    std::iter::successors(Some(prefix), IpNet::supernet)
+}

@@ -1,0 +1,227 @@
+//! Compiling intent: which ports forward, judged by which loaded policy, in which VRF.
+
+use super::{Core, Loaded, LocalPort, PolicyKey, PortProblem, first_prefix};
+use crate::state::compile::{self, Context, LocalPath};
+use crate::state::diff::Operation;
+use crate::state::numbers::{LABELS, VRFS};
+use crate::state::spec::{InterfaceSpec, read_policy};
+use crate::state::tables::{InterfaceEntry, PolicyState, Tables};
+use crate::state::view::Touched;
+use skein_policy::{Family, Policy, Program, policy_prefixes};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Policy numbers; 0 is "no policy".
+const POLICIES: std::ops::Range<u32> = 1..1 << 16;
+
+/// A bound port on its way to a table entry.
+struct Judged {
+    ifindex: u32,
+    entry: InterfaceEntry,
+    policy: Option<Arc<Policy>>,
+    local: Vec<IpAddr>,
+}
+
+impl Core {
+    /// Interfaces, policies and what routes depend on; marks the routes that follow from changes.
+    pub(super) fn compile_intent(&mut self, touched: &mut Touched) {
+        let leader = self.merged.leader();
+        self.problems.clear();
+        self.port_problems.clear();
+        let mut context = Context {
+            own_address: self.context.own_address,
+            encapsulations: compile::encapsulations(leader.global()),
+            ..Context::default()
+        };
+        for vrf in leader.vrfs() {
+            if let Some(number) = self.numbers.vrfs.take(&vrf.name, VRFS) {
+                context.vrfs.insert(vrf.name.clone(), number);
+            } else {
+                self.problems.insert(vrf.name.clone(), "no VRF number is free".into());
+            }
+        }
+        let mut policies: BTreeMap<&str, Arc<Policy>> = BTreeMap::new();
+        for set in leader.policies() {
+            match read_policy(set) {
+                Ok(policy) => {
+                    policies.insert(&set.id, Arc::new(policy));
+                }
+                Err(reason) => {
+                    self.problems.insert(format!("policy {}", set.id), reason);
+                }
+            }
+        }
+        self.interfaces.clear();
+        for interface in leader.interfaces() {
+            match InterfaceSpec::read(interface) {
+                Ok(spec) => {
+                    self.interfaces.insert(spec.uuid, spec);
+                }
+                Err(reason) => {
+                    if let Ok(uuid) = interface.uuid.parse() {
+                        self.port_problems.insert(uuid, PortProblem::Unreadable(reason.clone()));
+                    }
+                    self.problems.insert(format!("interface {}", interface.uuid), reason);
+                }
+            }
+        }
+
+        // Who is here, and with which policy.
+        let mut used: Vec<Judged> = Vec::new();
+        for (uuid, LocalPort { ifindex, mtu, .. }) in &self.ports {
+            let spec = self.interfaces.get(uuid);
+            let problem = match spec {
+                None => Some(PortProblem::NoIntent),
+                Some(spec) if spec.admin_down => Some(PortProblem::AdminDown),
+                Some(spec) if !context.vrfs.contains_key(&spec.vrf) => {
+                    Some(PortProblem::NoVrf(spec.vrf.clone()))
+                }
+                Some(_) => None,
+            };
+            if let Some(problem) = problem {
+                self.port_problems.entry(*uuid).or_insert(problem);
+                continue;
+            }
+            let label = self.numbers.labels.take(uuid, LABELS);
+            let (Some(spec), Some(label)) = (spec, label) else {
+                self.port_problems.insert(*uuid, PortProblem::Exhausted);
+                continue;
+            };
+            let policy = spec.policy.as_deref().and_then(|id| policies.get(id)).cloned();
+            let entry = InterfaceEntry {
+                uuid: *uuid,
+                vrf: context.vrfs[&spec.vrf],
+                label,
+                mac: spec.mac,
+                gateway4: gateways(spec).find_map(|gateway| match gateway {
+                    IpAddr::V4(gateway) => Some(gateway),
+                    IpAddr::V6(_) => None,
+                }),
+                gateway6: gateways(spec).find_map(|gateway| match gateway {
+                    IpAddr::V6(gateway) => Some(gateway),
+                    IpAddr::V4(_) => None,
+                }),
+                policy: if spec.policy_disabled {
+                    PolicyState::Disabled
+                } else {
+                    PolicyState::Missing
+                },
+                max_flows: if spec.max_flows == 0 {
+                    self.default_max_flows
+                } else {
+                    spec.max_flows
+                },
+                mtu: *mtu,
+            };
+            context.labels.insert(label, *ifindex);
+            let table = context.local.entry(spec.vrf.clone()).or_default();
+            for (prefix, _) in &spec.addresses {
+                table
+                    .entry(prefix.addr().into())
+                    .or_default()
+                    .push(LocalPath { ifindex: *ifindex, attributes: spec.attributes.clone() });
+            }
+            let policy = policy.filter(|_| !spec.policy_disabled);
+            let local = spec.addresses.iter().map(|(prefix, _)| prefix.addr()).collect();
+            used.push(Judged { ifindex: *ifindex, entry, policy, local });
+        }
+        context.conditions =
+            policy_prefixes(used.iter().filter_map(|judged| judged.policy.as_deref()));
+        self.mark_routes(&context, touched);
+        self.context = context;
+        self.free_vrf_numbers();
+        self.load_policies(used);
+    }
+
+    /// Frees the numbers of VRFs that are gone and of which the kernel holds no route any more.
+    fn free_vrf_numbers(&mut self) {
+        let gone: Vec<(String, u32)> = self
+            .numbers
+            .vrfs
+            .iter()
+            .filter(|(name, _)| !self.context.vrfs.contains_key(*name))
+            .map(|(name, number)| (name.clone(), number))
+            .collect();
+        for (name, number) in gone {
+            let range = (number, first_prefix())..(number + 1, first_prefix());
+            let held = |tables: &Tables| tables.routes.range(range.clone()).next().is_some();
+            if !held(&self.wanted) && !held(&self.applied) {
+                self.numbers.vrfs.free(&name);
+            }
+        }
+    }
+
+    /// Loads the policies in use, unloads the others, and completes the interfaces' entries.
+    fn load_policies(&mut self, used: Vec<Judged>) {
+        let mut interfaces = BTreeMap::new();
+        self.judging.clear();
+        let mut keep: HashMap<PolicyKey, Loaded> = HashMap::new();
+        for Judged { ifindex, mut entry, policy, local } in used {
+            if let Some(policy) = policy {
+                self.judging.insert(entry.uuid, policy.clone());
+                let mut number = |family| {
+                    let local = local_address(&policy, &local, family);
+                    self.policy(&mut keep, PolicyKey { policy: policy.clone(), family, local })
+                };
+                if let (Some(v4), Some(v6)) = (number(Family::V4), number(Family::V6)) {
+                    entry.policy = PolicyState::Loaded { v4, v6 };
+                }
+            }
+            interfaces.insert(ifindex, entry);
+        }
+        let dropped: BTreeSet<u32> = self.policies.values().map(|loaded| loaded.number).collect();
+        self.policies = keep;
+        // Work for a policy that was dropped before it was ever loaded is void, and so is its number.
+        self.policy_work.retain(|work| match work {
+            Operation::LoadPolicy { number, .. } | Operation::ExtendPolicy { number, .. } => {
+                !dropped.contains(number)
+            }
+            _ => true,
+        });
+        for number in dropped.iter().filter(|number| !self.applied_policies.contains(*number)) {
+            self.policy_numbers.remove(number);
+        }
+        self.wanted.interfaces = interfaces;
+    }
+
+    fn policy(&mut self, keep: &mut HashMap<PolicyKey, Loaded>, key: PolicyKey) -> Option<u32> {
+        if let Some(loaded) = keep.get(&key) {
+            return Some(loaded.number);
+        }
+        let loaded = if let Some(loaded) = self.policies.remove(&key) {
+            loaded
+        } else {
+            let number = self.free_policy_number()?;
+            let mut program = Program::new(&key.policy, key.family, key.local, &mut self.book);
+            let entries = program.flatten(self.identities.iter());
+            self.policy_work.push(Operation::LoadPolicy { number, family: key.family, entries });
+            Loaded { number, program }
+        };
+        let number = loaded.number;
+        keep.insert(key, loaded);
+        Some(number)
+    }
+
+    fn free_policy_number(&mut self) -> Option<u32> {
+        let after = self.last_policy + 1;
+        let number = (after..POLICIES.end)
+            .chain(POLICIES.start..after.min(POLICIES.end))
+            .find(|number| !self.policy_numbers.contains(number))?;
+        self.last_policy = number;
+        self.policy_numbers.insert(number);
+        Some(number)
+    }
+}
+
+fn gateways(spec: &InterfaceSpec) -> impl Iterator<Item = IpAddr> + '_ {
+    spec.addresses.iter().filter_map(|(_, gateway)| *gateway)
+}
+
+/// Only a policy that asks for the local address is specialised to it; all others are shared.
+fn local_address(policy: &Policy, local: &[IpAddr], family: Family) -> Option<IpAddr> {
+    let rules = policy.layers.iter().flat_map(|layer| layer.egress.iter().chain(&layer.ingress));
+    let asked = rules.into_iter().any(|rule| !rule.local_prefixes.is_empty());
+    let first = || local.iter().find(|address| Family::of(**address) == family).copied();
+    asked.then(first).flatten()
+}

@@ -1,0 +1,42 @@
+//! One step towards what is wanted, and the order that keeps every moment safe.
+
+use super::tables::{InterfaceEntry, NextHop, RouteEntry};
+use ipnet::IpNet;
+use skein_policy::{Addition, Family};
+
+/// One change of the kernel's tables. [`Core::operations`](super::Core::operations) gives them in this
+/// order: next hops before the routes that use them, policy before the identities and interfaces it judges,
+/// removals from the outside in after everything new is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Write a next hop.
+    PutNextHop(u32, NextHop),
+    /// Load a whole policy under a number nothing refers to yet.
+    LoadPolicy {
+        /// Its number.
+        number: u32,
+        /// Its family.
+        family: Family,
+        /// Its entries.
+        entries: Addition,
+    },
+    /// Teach a loaded policy one more identity.
+    ExtendPolicy {
+        /// Its number.
+        number: u32,
+        /// More entries.
+        entries: Addition,
+    },
+    /// Write a route.
+    PutRoute(u32, IpNet, RouteEntry),
+    /// Write an interface and its label: from now on it forwards.
+    PutInterface(u32, InterfaceEntry),
+    /// Forget an interface and its label: from now on it drops.
+    RemoveInterface(u32, InterfaceEntry),
+    /// Remove a route.
+    RemoveRoute(u32, IpNet),
+    /// Unload a policy nothing refers to any more.
+    RemovePolicy(u32),
+    /// Remove a next hop nothing refers to any more.
+    RemoveNextHop(u32, NextHop),
+}

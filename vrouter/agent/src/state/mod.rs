@@ -1,0 +1,29 @@
+//! The agent's core: what controllers and ports say in, what the kernel shall do out. No I/O.
+//!
+//! ```text
+//! controllers -> view (one each) -> merged -\
+//!                                            compile -> Tables (wanted) -> diff -> Operations
+//! ports (local) ----------------------------/
+//! ```
+//!
+//! A change marks what it touches as dirty, and only dirty parts are compiled again. A property test
+//! holds that any sequence of events ends in the tables a full compile gives.
+
+mod compile;
+mod core;
+mod diff;
+mod merge;
+mod numbers;
+mod spec;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod view;
+
+pub use self::core::{Core, LocalPort, PortProblem};
+pub use diff::Operation;
+pub use numbers::Numbers;
+pub use spec::{InterfaceSpec, PathSpec};
+pub use tables::{Encapsulation, InterfaceEntry, NextHop, PolicyState, RouteEntry, Tables};
+pub use trace::{Question, Step, Trace};

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The two walks of a packet: from a workload, and into one. */
+#pragma once
+#include "drop.h"
+#include "parse.h"
+#include "frag.h"
+#include "flow.h"
+#include "icmp.h"
+#include "arp.h"
+#include "nd.h"
+#include "encap.h"
+#include "decap.h"
+
+enum { SIZE_BY_FRAGMENTS = 0xffff };
+
+/* Length of the IP packet as it will be on the wire: of a super-packet, of its segments. */
+static __always_inline __u32 wire_length(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 size = skb->gso_size;
+
+	if (!size || size == SIZE_BY_FRAGMENTS)
+		return p->length;
+	return p->l4 - p->l3 + p->l4_header + size;
+}
+
+/*
+ * The packet does not fit. IPv4 without DF is refused like the rest: tc cannot fragment, the outer packet must not be
+ * (spec section 12.10), and every stack of this century heeds the message.
+ */
+static __always_inline int too_big(struct __sk_buff *skb, struct scratch *s, const struct vif *vif, __u32 mtu)
+{
+	drop(skb, s, DROP_TOO_BIG);
+	s->action = TC_ACT_SHOT;
+	icmp_error(skb, s, vif, s->packet.family == 4 ? ICMP4_FRAGMENTATION_NEEDED : ICMP6_PACKET_TOO_BIG, mtu);
+	return 0;
+}
+
+static __always_inline int ttl_exceeded(struct __sk_buff *skb, struct scratch *s, const struct vif *vif)
+{
+	drop(skb, s, DROP_TTL_EXCEEDED);
+	s->action = TC_ACT_SHOT;
+	icmp_error(skb, s, vif, s->packet.family == 4 ? ICMP4_TIME_EXCEEDED : ICMP6_TIME_EXCEEDED, 0);
+	return 0;
+}
+
+static __always_inline long ttl_decrement(struct __sk_buff *skb, const struct packet *p)
+{
+	if (p->family == 4) {
+		/* Bytes 8 to 11: TTL, protocol, checksum. RFC 1624 for a change of 0x0100 in the first word. */
+		struct {
+			__u8 ttl;
+			__u8 protocol;
+			__sum16 check;
+		} h;
+		__u32 sum;
+
+		if (bpf_skb_load_bytes(skb, p->l3 + 8, &h, sizeof(h)))
+			return -1;
+		sum = (__u32)h.check + bpf_htons(0x0100);
+		h.check = sum + (sum >= 0xffff);
+		h.ttl--;
+		return bpf_skb_store_bytes(skb, p->l3 + 8, &h, sizeof(h), 0);
+	}
+	__u8 limit = p->ttl - 1;
+
+	return bpf_skb_store_bytes(skb, p->l3 + 7, &limit, 1, BPF_F_RECOMPUTE_CSUM);
+}
+
+/* Judges a packet that enters `vif` from elsewhere, and counts it. s->packet is parsed and sane. */
+static __noinline int workload_enter(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
+				     const struct origin *from)
+{
+	struct packet *p = &s->packet;
+	struct path path;
+	int reason;
+
+	s->vif = vif->id;
+	s->direction = INGRESS;
+	if (vif->flags & VIF_ADMIN_DOWN)
+		return DROP_ADMIN_DOWN;
+	if (!(vif->flags & VIF_POLICY_DISABLED)) {
+		if (p->fragment != FRAGMENT_NONE) {
+			reason = fragment_resolve(s, INGRESS);
+			if (reason)
+				return reason;
+		}
+		reason = p->icmp_kind == ICMP_ERROR ? flow_admit_error(skb, s, vif, &path) :
+						      flow_admit(s, vif, from, &path);
+		if (reason)
+			return reason;
+	}
+	count_in(vif->id, p->length);
+	return 0;
+}
+
+/* Port security off: no flow, so every packet is looked up. */
+static __always_inline int path_without_flow(const struct vif *vif, const struct packet *p, struct path *path)
+{
+	struct route *route = route_find(vif->vrf, p->family, &p->destination);
+	__u32 hash;
+
+	if (!route)
+		return DROP_NO_ROUTE;
+	hash = flow_hash(p);
+	path->next_hop = next_hop_leaf(route->next_hop, 0, hash);
+	path->entropy = entropy_port(hash);
+	return path->next_hop ? 0 : DROP_DISCARD_ROUTE;
+}
+
+static __always_inline int send_local(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
+				      const struct next_hop *nh)
+{
+	struct origin from = { .ifindex = vif->ifindex, .peer = PEER_LOCAL | vif->ifindex };
+	struct packet *p = &s->packet;
+	__u32 ifindex = nh->ifindex;
+	struct vif *to;
+	int reason;
+
+	if (ifindex == vif->ifindex)
+		return DROP_MARTIAN;
+	to = bpf_map_lookup_elem(&vifs, &ifindex);
+	if (!to)
+		return DROP_DISCARD_ROUTE;
+	if (to->mtu && wire_length(skb, p) > to->mtu && !skb->gso_size)
+		return too_big(skb, s, vif, to->mtu);
+	reason = workload_enter(skb, s, to, &from);
+	if (reason)
+		return reason;
+	count_out(vif->id, p->length);
+	if (ttl_decrement(skb, p))
+		return DROP_REWRITE_FAILED;
+	return deliver(skb, s, to, bpf_htons(p->family == 4 ? ETH_P_IP : ETH_P_IPV6));
+}
+
+static __always_inline int send_on(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
+				   const struct path *path)
+{
+	struct next_hop *nh = next_hop_get(path->next_hop);
+	struct packet *p = &s->packet;
+
+	if (!nh)
+		return DROP_DISCARD_ROUTE;
+	if (nh->type == NEXT_HOP_LOCAL)
+		return send_local(skb, s, vif, nh);
+	if (nh->type != NEXT_HOP_TUNNEL)
+		return DROP_DISCARD_ROUTE;
+	if (wire_length(skb, p) + tunnel_overhead(nh) > nh->mtu)
+		return too_big(skb, s, vif, nh->mtu - tunnel_overhead(nh));
+	if (ttl_decrement(skb, p))
+		return DROP_REWRITE_FAILED;
+	count_out(vif->id, p->length);
+	return tunnel_send(skb, s, nh, path->entropy);
+}
+
+/* From a workload. Returns 0 with s->action set, or a drop reason. */
+static __always_inline int workload_packet(struct __sk_buff *skb, struct scratch *s)
+{
+	const __u8 gateway[6] = GATEWAY_MAC;
+	struct packet *p = &s->packet;
+	__u32 ifindex = skb->ifindex;
+	struct path path = {};
+	struct ethhdr eth;
+	struct vif *vif;
+	bool secure;
+	int reason;
+
+	s->vif = 0;
+	s->direction = EGRESS;
+	vif = bpf_map_lookup_elem(&vifs, &ifindex);
+	if (!vif)
+		return DROP_NO_INTERFACE;
+	s->vif = vif->id;
+	p->family = 0;
+	secure = !(vif->flags & VIF_POLICY_DISABLED);
+	if (vif->flags & VIF_ADMIN_DOWN)
+		return DROP_ADMIN_DOWN;
+	if (skb->vlan_present)
+		return DROP_VLAN_TAGGED;
+	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
+		return DROP_TRUNCATED;
+	if (secure && !mac_equal(eth.h_source, vif->mac))
+		return DROP_SOURCE_MAC;
+	if (eth.h_proto == bpf_htons(ETH_P_ARP))
+		return arp_answer(skb, s, vif);
+	if (eth.h_proto != bpf_htons(ETH_P_IP) && eth.h_proto != bpf_htons(ETH_P_IPV6))
+		return eth.h_proto == bpf_htons(0x8100) || eth.h_proto == bpf_htons(0x88a8) ? DROP_VLAN_TAGGED :
+											      DROP_UNKNOWN_ETHERTYPE;
+	reason = parse(skb, p, sizeof(eth), eth.h_proto == bpf_htons(ETH_P_IP) ? 4 : 6, false);
+	if (reason)
+		return reason;
+	if (p->icmp_kind == ICMP_OTHER && p->family == 6 && p->destination_port >> 8 >= ND_ROUTER_SOLICITATION &&
+	    p->destination_port >> 8 <= ND_REDIRECT)
+		return nd_answer(skb, s, vif);
+	if (eth.h_dest[0] & 1)
+		return DROP_MULTICAST;
+	if (!mac_equal(eth.h_dest, gateway))
+		return DROP_DESTINATION_MAC;
+	if (is_gateway(vif, p))
+		return icmp_echo_reply(skb, s, vif);
+	reason = sanity(p);
+	if (reason)
+		return reason;
+	if (p->ttl <= 1)
+		return ttl_exceeded(skb, s, vif);
+	if (p->fragment != FRAGMENT_NONE) {
+		reason = fragment_resolve(s, EGRESS);
+		if (reason)
+			return reason;
+	}
+	if (!secure) {
+		reason = path_without_flow(vif, p, &path);
+	} else if (p->icmp_kind == ICMP_ERROR) {
+		reason = flow_admit_error(skb, s, vif, &path);
+	} else {
+		struct origin from = { .ifindex = ifindex };
+
+		reason = flow_admit(s, vif, &from, &path);
+	}
+	if (reason)
+		return reason;
+	return send_on(skb, s, vif, &path);
+}
+
+/* From the fabric. Returns 0 with s->action set, NOT_OURS, or a drop reason. */
+static __always_inline int fabric_packet(struct __sk_buff *skb, struct scratch *s)
+{
+	struct packet *p = &s->packet;
+	struct tunnel t = {};
+	__u32 *ifindex;
+	struct vif *vif;
+	int reason;
+
+	s->vif = 0;
+	s->direction = INGRESS;
+	reason = tunnel_parse(skb, &t);
+	if (reason)
+		return reason;
+	ifindex = bpf_map_lookup_elem(&labels, &t.label);
+	if (!ifindex)
+		return DROP_UNKNOWN_LABEL;
+	vif = bpf_map_lookup_elem(&vifs, ifindex);
+	if (!vif)
+		return DROP_UNKNOWN_LABEL;
+	s->vif = vif->id;
+	reason = parse(skb, p, t.inner, t.family, false);
+	if (reason)
+		return reason;
+	reason = sanity(p);
+	if (reason)
+		return reason;
+	reason = workload_enter(skb, s, vif, &t.from);
+	if (reason)
+		return reason;
+	reason = tunnel_strip(skb, t.inner, t.family, t.from.family);
+	if (reason)
+		return reason;
+	return deliver(skb, s, vif, bpf_htons(t.family == 4 ? ETH_P_IP : ETH_P_IPV6));
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The tables. All but the scratch space are pinned and outlive every program that uses them. */
+#pragma once
+#include "abi.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#define TABLE(name, kind, entries, k, v, ...)         \
+	struct {                                      \
+		__uint(type, BPF_MAP_TYPE_##kind);    \
+		__uint(max_entries, entries);         \
+		__type(key, k);                       \
+		__type(value, v);                     \
+		__VA_ARGS__                           \
+	} name SEC(".maps")
+
+#define NO_PREALLOC __uint(map_flags, BPF_F_NO_PREALLOC);
+
+/* Sizes marked (set) are replaced at load time by the configuration. */
+TABLE(meta, ARRAY, 1, __u32, struct meta, );
+TABLE(vifs, HASH, 4096 /* set */, __u32, struct vif, );
+TABLE(vif_states, HASH, 4096 /* set */, __u32, struct vif_state, );
+TABLE(vif_stats, PERCPU_HASH, 4096 /* set */, __u32, struct vif_counters, );
+TABLE(vif_drops, PERCPU_HASH, 65536, struct vif_drop_key, __u64, NO_PREALLOC);
+TABLE(drops, PERCPU_ARRAY, 128, __u32, __u64, );
+TABLE(generations, ARRAY, 65536, __u32, __u32, );
+TABLE(host_routes, HASH, 1024 /* set */, struct host_key, struct route, NO_PREALLOC);
+TABLE(prefix_routes, LPM_TRIE, 1024 /* set */, struct prefix_key, struct route, NO_PREALLOC);
+TABLE(next_hops, ARRAY, 1024 /* set */, __u32, struct next_hop, );
+TABLE(labels, HASH, 65536, __u32, __u32, NO_PREALLOC);
+TABLE(peers, HASH, 65536, struct address_key, __u32, NO_PREALLOC);
+TABLE(tunnel_addresses, HASH, 64, struct address_key, __u32, );
+TABLE(policies, LPM_TRIE, 1024 /* set */, struct policy_key, struct policy_value, NO_PREALLOC);
+TABLE(policy_sources, LPM_TRIE, 65536, struct source_key, struct policy_value, NO_PREALLOC);
+TABLE(flows, HASH, 1024 /* set */, struct flow_key, struct flow, );
+TABLE(fragments, LRU_HASH, 8192 /* set */, struct fragment_key, struct fragment, );
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 262144 /* set */);
+} events SEC(".maps");
+
+const volatile struct settings cfg = {
+	.decap_flags = 0,
+	.event_interval = 10 * 1000 * 1000,
+	.fragment_life = 5ULL * 1000 * 1000 * 1000,
+};

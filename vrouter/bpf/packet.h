@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What the programs know of one packet, and the per-CPU space they work in (a stack has 512 bytes). */
+#pragma once
+#include "maps.h"
+#include "drop_reasons.h"
+
+enum fragment_kind { FRAGMENT_NONE, FRAGMENT_FIRST, FRAGMENT_LATER };
+enum icmp_kind { ICMP_NONE, ICMP_REQUEST, ICMP_REPLY, ICMP_ERROR, ICMP_OTHER };
+
+struct packet {
+	struct ip source;
+	struct ip destination;
+	__u32 l3; /* offsets into the frame */
+	__u32 l4;
+	__u32 length; /* of the IP packet */
+	__u32 l4_header; /* bytes of the transport header, for the size of GSO segments */
+	__u32 fragment_id;
+	__u16 source_port; /* as policy sees them: ICMP has its type and code as destination */
+	__u16 destination_port;
+	__u16 icmp_id;
+	__u8 family;
+	__u8 protocol;
+	__u8 ttl;
+	__u8 tcp_flags;
+	__u8 fragment;
+	__u8 icmp_kind;
+};
+
+#define ICMP_QUOTE 128
+
+struct scratch {
+	struct packet packet;
+	struct packet quoted; /* the packet an ICMP error is about */
+	struct flow_key key;
+	struct flow flow;
+	__u32 action; /* what the hook returns */
+	__u32 rule; /* who refused, for the event */
+	__u32 vif; /* whose packet it is by now */
+	__u32 direction;
+	/* An answer under construction; pseudo header, ICMP header and quote for ICMPv6. */
+	__u8 answer[40 + 8 + ICMP_QUOTE];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratch_space SEC(".maps");
+
+static __always_inline struct scratch *scratch_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratch_space, &zero);
+}
+
+static __always_inline bool ip_equal(const struct ip *a, const struct ip *b)
+{
+	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
+}
+
+static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)
+{
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5]));
+}
+
+static __always_inline bool ip_is_zero(const struct ip *a)
+{
+	return !(a->w[0] | a->w[1] | a->w[2] | a->w[3]);
+}
+
+static __always_inline void ip_from4(struct ip *a, __be32 v4)
+{
+	a->w[0] = v4;
+	a->w[1] = a->w[2] = a->w[3] = 0;
+}
+
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}

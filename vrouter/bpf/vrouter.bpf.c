@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The hooks: wiring only. What happens to packets is in forward.h. */
+#include "forward.h"
+#include "sweep.h"
+
+/* Makes the layout of ring buffer records part of the BTF. */
+struct event *event_layout;
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* tc ingress of a workload's host end. */
+SEC("tc")
+int from_workload(struct __sk_buff *skb)
+{
+	struct scratch *s = scratch_get();
+	int reason;
+
+	if (!s)
+		return TC_ACT_SHOT;
+	reason = workload_packet(skb, s);
+	return reason ? drop(skb, s, reason) : (int)s->action;
+}
+
+/* tc ingress of an uplink. */
+SEC("tc")
+int from_fabric(struct __sk_buff *skb)
+{
+	struct scratch *s = scratch_get();
+	int reason;
+
+	if (!s)
+		return TC_ACT_SHOT;
+	reason = fabric_packet(skb, s);
+	if (reason == NOT_OURS)
+		return TC_ACT_OK;
+	return reason ? drop(skb, s, reason) : (int)s->action;
+}
+
+SEC("syscall")
+int sweep_flows(struct sweep *sweep)
+{
+	struct sweep own = *sweep; /* callbacks may not be handed the context */
+
+	bpf_for_each_map_elem(&flows, sweep_one, &own, 0);
+	sweep->live = own.live;
+	sweep->removed = own.removed;
+	return 0;
+}
+
+/*
+ * For measuring only, loaded only when asked for: gives the packet a UDP source port and an address never seen before
+ * and sends it down the walk of from_workload. The frame is written anew each time, so that one BPF_PROG_TEST_RUN can repeat it.
+ */
+volatile __u8 bench_frame[64];
+volatile __u32 bench_length;
+__u32 bench_count;
+__u32 bench_spread; /* flows before the sequence starts again: 0 never */
+
+SEC("tc")
+int bench_workload(struct __sk_buff *skb)
+{
+	struct scratch *s = scratch_get();
+	__u8 frame[64];
+	__u32 n;
+	int i, reason;
+
+	if (!s)
+		return TC_ACT_SHOT;
+	n = bench_count++;
+	if (bench_spread && bench_count >= bench_spread)
+		bench_count = 0;
+	for (i = 0; i < 64; i++)
+		frame[i] = bench_frame[i];
+	frame[34] = n >> 8; /* UDP source port */
+	frame[35] = n;
+	frame[36] = n >> 24; /* and destination port */
+	frame[37] = n >> 16;
+	if (bpf_skb_store_bytes(skb, 0, frame, sizeof(frame), 0))
+		return TC_ACT_SHOT;
+	reason = workload_packet(skb, s);
+	return reason ? drop(skb, s, reason) : (int)s->action;
+}

@@ -1,0 +1,216 @@
+//! The six commands.
+
+use crate::link::{self, ContainerNamespace, Wanted};
+use crate::netlink::Netlink;
+use crate::port_api::{Bind, Gc, Port, PortKey, Prepare, Released};
+use crate::{
+    AgentClient, Attachment, Code, Command, Error, NetworkConfig, Request, Tombstone,
+    host_interface_name, reply,
+};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Runs a call. ADD and VERSION have an answer.
+///
+/// # Errors
+/// The CNI error to answer with. A failed ADD has left nothing behind.
+pub fn execute(request: &Request) -> Result<Option<Value>, Error> {
+    let config = &request.config;
+    match &request.command {
+        Command::Add(attachment) => add(config, attachment).map(Some),
+        Command::Del(attachment) => del(config, attachment).map(|()| None),
+        Command::Check(attachment) => check(config, attachment).map(|()| None),
+        Command::Status => status(config).map(|()| None),
+        Command::Version => Ok(Some(reply::version(config))),
+        Command::Gc => gc(config).map(|()| None),
+    }
+}
+
+fn key(attachment: &Attachment) -> PortKey {
+    PortKey { container: attachment.container.clone(), interface: attachment.interface.clone() }
+}
+
+fn namespace(attachment: &Attachment) -> Result<(ContainerNamespace, &Path), Error> {
+    let path = attachment.netns.as_deref().unwrap_or(Path::new(""));
+    let opened = ContainerNamespace::open(path)?.ok_or_else(|| {
+        Error::new(
+            Code::UnknownContainer,
+            format!("the network namespace {} does not exist", path.display()),
+            "the container has ended, or CNI_NETNS is wrong",
+        )
+    })?;
+    Ok((opened, path))
+}
+
+fn add(config: &NetworkConfig, attachment: &Attachment) -> Result<Value, Error> {
+    let (namespace, path) = namespace(attachment)?;
+    let mut host = link::open_netlink()?;
+    let agent = AgentClient::new(&config.agent);
+    let prepare = Prepare {
+        key: key(attachment),
+        config: config.name.clone(),
+        network: config.network.clone(),
+        workload: attachment.arguments.workload(),
+        addresses: config.wanted_addresses()?,
+        mac: config.wanted_mac()?,
+        security_groups: config.security_groups.clone(),
+    };
+    let port: Port = agent.post("/v1/ports/prepare", &prepare)?;
+    let made = connect(config, attachment, &port, &namespace, path, &mut host, &agent);
+    if made.is_err() && !port.active {
+        // Best effort: the runtime sends DEL after a failed ADD, which does the same again.
+        let _ = agent.post::<Released>("/v1/ports/release", &prepare.key);
+        let _ = link::delete(&mut host, &port.host_interface);
+    }
+    made
+}
+
+fn connect(
+    config: &NetworkConfig,
+    attachment: &Attachment,
+    port: &Port,
+    namespace: &ContainerNamespace,
+    path: &Path,
+    host: &mut Netlink,
+    agent: &AgentClient,
+) -> Result<Value, Error> {
+    let mac = link::parse_mac(&port.mac).ok_or_else(|| {
+        let message = format!("the agent gave `{}` as MAC address", port.mac);
+        Error::new(Code::Refused, message, "see the virtual-machine-interface's MAC address")
+    })?;
+    let wanted = Wanted {
+        host_name: &port.host_interface,
+        name: &attachment.interface,
+        mac,
+        mtu: config.mtu.unwrap_or(port.mtu).min(port.mtu),
+        addresses: port.addresses.iter().map(|address| address.prefix).collect(),
+        gateways: reply::default_routes(config, port),
+    };
+    let fresh = link::create(host, namespace, &wanted)?;
+    let mut container = namespace.enter()?;
+    let inside = match link::find(&mut container, wanted.name)? {
+        // A repeated ADD finds its own pair; a pair whose far end is elsewhere belongs to a
+        // sandbox of an earlier life.
+        Some(found) if fresh || found.mac == port.mac => found,
+        _ if fresh => return Err(vanished(wanted.name)),
+        _ => {
+            link::delete(host, wanted.host_name)?;
+            link::create(host, namespace, &wanted)?;
+            link::find(&mut container, wanted.name)?.ok_or_else(|| vanished(wanted.name))?
+        }
+    };
+    link::configure(&mut container, inside.index, &wanted)?;
+    let outside = link::find(host, wanted.host_name)?.ok_or_else(|| vanished(wanted.host_name))?;
+    let bind = Bind { key: key(attachment), ifindex: outside.index, mtu: wanted.mtu };
+    let port: Port = agent.post("/v1/ports/bind", &bind)?;
+    Ok(reply::add(config, &port, &outside.mac, wanted.name, path, wanted.mtu))
+}
+
+fn vanished(name: &str) -> Error {
+    Error::new(
+        Code::TryAgain,
+        format!("the interface {name} vanished while it was being set up"),
+        "the container is probably ending; otherwise repeat the call",
+    )
+}
+
+fn del(config: &NetworkConfig, attachment: &Attachment) -> Result<(), Error> {
+    // The lock orders DEL after an ADD that is still running; a missing namespace needs none.
+    let _lock = match attachment.netns.as_deref() {
+        Some(path) => ContainerNamespace::open(path)?,
+        None => None,
+    };
+    let key = key(attachment);
+    let name = host_interface_name(&key.container, &key.interface);
+    // The agent first: it takes the routes back before packets would fall into a hole.
+    let told = AgentClient::new(&config.agent).post::<Released>("/v1/ports/release", &key);
+    link::delete(&mut link::open_netlink()?, &name)?;
+    match told {
+        Ok(_) => Ok(()),
+        Err(error) if error.code == Code::TryAgain => Tombstone::leave(&config.agent, &key),
+        Err(error) => Err(error),
+    }
+}
+
+fn check(config: &NetworkConfig, attachment: &Attachment) -> Result<(), Error> {
+    let Some(previous) = &config.prev_result else {
+        return Err(Error::new(
+            Code::InvalidConfig,
+            "CHECK needs `prevResult`",
+            "the runtime passes the result of ADD; set disableCheck if it cannot",
+        ));
+    };
+    let (namespace, _) = namespace(attachment)?;
+    let mut host = link::open_netlink()?;
+    let port: Port = AgentClient::new(&config.agent).post("/v1/ports/check", &key(attachment))?;
+    let failed = |what: String| {
+        Err(Error::new(Code::CheckFailed, what, "delete the container and start it anew"))
+    };
+    match link::find(&mut host, &port.host_interface)? {
+        Some(found) if found.up => {}
+        Some(_) => return failed(format!("the host interface {} is down", port.host_interface)),
+        None => return failed(format!("the host interface {} is gone", port.host_interface)),
+    }
+    let mut container = namespace.enter()?;
+    let name = &attachment.interface;
+    let Some(found) = link::find(&mut container, name)? else {
+        return failed(format!("the container has no interface {name}"));
+    };
+    if !found.up {
+        return failed(format!("the container's interface {name} is down"));
+    }
+    let reported = previous["interfaces"].as_array().into_iter().flatten().find(|interface| {
+        interface["name"] == json!(name)
+            && interface["sandbox"].as_str().is_some_and(|s| !s.is_empty())
+    });
+    let reported_mac = reported.and_then(|interface| interface["mac"].as_str());
+    if found.mac != port.mac
+        || reported_mac.is_some_and(|mac| !mac.eq_ignore_ascii_case(&found.mac))
+    {
+        return failed(format!("{name} has the MAC {}, not {}", found.mac, port.mac));
+    }
+    let present: BTreeSet<String> =
+        link::addresses(&mut container, found.index)?.iter().map(ToString::to_string).collect();
+    let expected = previous["ips"].as_array().into_iter().flatten();
+    let expected = expected.filter_map(|ip| ip["address"].as_str().map(str::to_owned));
+    for address in expected.chain(port.addresses.iter().map(|address| address.prefix.to_string())) {
+        if !present.contains(&address) {
+            return failed(format!("{name} has lost the address {address}"));
+        }
+    }
+    let gateways = link::default_gateways(&mut container, found.index)?;
+    for gateway in reply::default_routes(config, &port) {
+        if !gateways.contains(&gateway) {
+            return failed(format!("the container has lost its default route via {gateway}"));
+        }
+    }
+    Ok(())
+}
+
+fn status(config: &NetworkConfig) -> Result<(), Error> {
+    let answer = AgentClient::new(&config.agent).get::<Value>("/v1/ports/status");
+    answer.map(|_| ()).map_err(|error| Error { code: Code::NotAvailable, ..error })
+}
+
+fn gc(config: &NetworkConfig) -> Result<(), Error> {
+    let Some(valid) = &config.valid_attachments else {
+        return Err(Error::new(
+            Code::InvalidConfig,
+            "GC needs `cni.dev/valid-attachments`",
+            "without it everything would be freed; an empty list says that on purpose",
+        ));
+    };
+    let keep = valid
+        .iter()
+        .map(|one| PortKey { container: one.container.clone(), interface: one.interface.clone() });
+    let request = Gc { config: config.name.clone(), keep: keep.collect() };
+    let released: Released = AgentClient::new(&config.agent).post("/v1/ports/gc", &request)?;
+    let mut host = link::open_netlink()?;
+    let mut first = Ok(());
+    for port in &released.ports {
+        // Teardown goes on after an error and reports the first.
+        first = first.and(link::delete(&mut host, &port.host_interface));
+    }
+    first
+}

@@ -1,0 +1,29 @@
+//! The CNI plugin, and the port API it speaks with the agent.
+//!
+//! A plugin call is: [`Request::parse`] (pure, fuzzed) -> [`execute`] -> JSON on standard output.
+//! The plugin makes and removes the veth pair; the agent decides addresses, routes and policy and
+//! answers `bind` only when they are in force in the kernel. No async runtime: a call is a handful of
+//! system calls, and start-up time is part of every pod's start.
+
+mod agent;
+mod commands;
+mod config;
+mod environment;
+mod error;
+mod link;
+pub mod links;
+mod netlink;
+pub mod port_api;
+mod reply;
+mod request;
+mod tombstone;
+
+pub use agent::AgentClient;
+pub use commands::execute;
+pub use config::NetworkConfig;
+pub use environment::{Arguments, Attachment};
+pub use error::{Code, Error};
+pub use link::host_interface_name;
+pub use reply::SUPPORTED_VERSIONS;
+pub use request::{Command, Request};
+pub use tombstone::{Tombstone, tombstone_directory};

@@ -1,0 +1,194 @@
+//! The handle on a node's datapath: opening, hooks, and running a packet through the programs without a wire.
+
+use crate::abi::types;
+use crate::load::{self, Maps};
+use crate::table::Table;
+use crate::{Config, Error, PolicyId, Result};
+use libbpf_rs::{MapHandle, TC_INGRESS, TcHook, TcHookBuilder};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// One node's datapath. See the crate's documentation for the order of calls.
+pub struct Datapath {
+    pub(crate) vifs: Table<u32, types::vif>,
+    pub(crate) vif_states: Table<u32, types::vif_state>,
+    pub(crate) vif_stats: Table<u32, types::vif_counters>,
+    pub(crate) vif_drops: Table<types::vif_drop_key, u64>,
+    pub(crate) drops: Table<u32, u64>,
+    pub(crate) generations: Table<u32, u32>,
+    pub(crate) host_routes: Table<types::host_key, types::route>,
+    pub(crate) prefix_routes: Table<types::prefix_key, types::route>,
+    pub(crate) next_hops: Table<u32, types::next_hop>,
+    pub(crate) labels: Table<u32, u32>,
+    pub(crate) peers: Table<types::address_key, u32>,
+    pub(crate) tunnel_addresses: Table<types::address_key, u32>,
+    pub(crate) policies: Table<types::policy_key, types::policy_value>,
+    pub(crate) policy_sources: Table<types::source_key, types::policy_value>,
+    pub(crate) flows: Table<types::flow_key, types::flow>,
+    pub(crate) events: crate::event::Ring,
+    pub(crate) bss: MapHandle,
+    /// Keys of every loaded policy, so that unloading does not search.
+    pub(crate) loaded_policies: HashMap<PolicyId, crate::policy::LoadedKeys>,
+    pub(crate) last_peer: u32,
+    from_workload: OwnedFd,
+    from_fabric: OwnedFd,
+    pub(crate) sweep: OwnedFd,
+    bench: Option<OwnedFd>,
+}
+
+/// A program, for [`Datapath::run`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// What packets from workloads meet.
+    Workload,
+    /// What packets from the underlay meet.
+    Fabric,
+    /// [`Hook::Workload`] behind a counter that makes every packet a new flow; needs [`Config::with_bench`].
+    Bench,
+}
+
+/// Our filters are found again, and replaced in place, by these numbers.
+const FILTER_HANDLE: u32 = 0x5e1;
+const FILTER_PRIORITY: u32 = 0x5e1;
+
+impl Datapath {
+    /// Opens the node's datapath: takes over what an earlier process pinned, makes what is missing, loads this program's
+    /// version of the eBPF programs. Interfaces keep running the old programs until they are attached again.
+    ///
+    /// # Errors
+    /// [`Error::AbiVersion`] or [`Error::PinnedTable`] if the pinned tables are of another layout;
+    /// [`Error::PinDirectory`]; [`Error::Kernel`] without rights or on too old a kernel.
+    pub fn open(config: &Config) -> Result<Self> {
+        let load::Loaded { maps, from_workload, from_fabric, sweep, bench } = load::load(config)?;
+        let Maps {
+            meta: _,
+            vifs,
+            vif_states,
+            vif_stats,
+            vif_drops,
+            drops,
+            generations,
+            host_routes,
+            prefix_routes,
+            next_hops,
+            labels,
+            peers,
+            tunnel_addresses,
+            policies,
+            policy_sources,
+            flows,
+            fragments: _,
+            events,
+            bss,
+        } = maps;
+        let mut datapath = Self {
+            vifs: Table::new(vifs, "vifs"),
+            vif_states: Table::new(vif_states, "vif_states"),
+            vif_stats: Table::new(vif_stats, "vif_stats"),
+            vif_drops: Table::new(vif_drops, "vif_drops"),
+            drops: Table::new(drops, "drops"),
+            generations: Table::new(generations, "generations"),
+            host_routes: Table::new(host_routes, "host_routes"),
+            prefix_routes: Table::new(prefix_routes, "prefix_routes"),
+            next_hops: Table::new(next_hops, "next_hops"),
+            labels: Table::new(labels, "labels"),
+            peers: Table::new(peers, "peers"),
+            tunnel_addresses: Table::new(tunnel_addresses, "tunnel_addresses"),
+            policies: Table::new(policies, "policies"),
+            policy_sources: Table::new(policy_sources, "policy_sources"),
+            flows: Table::new(flows, "flows"),
+            events: crate::event::Ring::open(&events)?,
+            bss,
+            loaded_policies: HashMap::new(),
+            last_peer: 0,
+            from_workload,
+            from_fabric,
+            sweep,
+            bench,
+        };
+        datapath.find_policies();
+        datapath.find_peers()?;
+        Ok(datapath)
+    }
+
+    /// Removes the pins of a node. Filters that are still attached keep the tables, and forward, until they are
+    /// detached; a later [`Datapath::open`] starts with empty tables.
+    ///
+    /// # Errors
+    /// [`Error::PinDirectory`] if the directory exists and cannot be removed.
+    pub fn purge(pin_dir: &Path) -> Result<()> {
+        match std::fs::remove_dir_all(pin_dir) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::PinDirectory { path: pin_dir.into(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn hook(program: BorrowedFd<'_>, ifindex: u32) -> TcHook {
+        TcHookBuilder::new(program)
+            .ifindex(ifindex as i32)
+            .replace(true)
+            .handle(FILTER_HANDLE)
+            .priority(FILTER_PRIORITY)
+            .hook(TC_INGRESS)
+    }
+
+    fn attach(program: BorrowedFd<'_>, ifindex: u32) -> Result<()> {
+        let mut hook = Self::hook(program, ifindex);
+        hook.create()
+            .and_then(|mut hook| hook.attach())
+            .map(drop)
+            .map_err(|source| Error::Interface { ifindex, source })
+    }
+
+    /// Puts the workload program on an interface's host end, in the caller's network namespace; a program that is there
+    /// already is replaced without a packet in between meeting none.
+    ///
+    /// # Errors
+    /// [`Error::Interface`] if it does not exist or takes no filter.
+    pub fn attach_workload(&self, ifindex: u32) -> Result<()> {
+        Self::attach(self.from_workload.as_fd(), ifindex)
+    }
+
+    /// The same for an uplink.
+    ///
+    /// # Errors
+    /// [`Error::Interface`].
+    pub fn attach_uplink(&self, ifindex: u32) -> Result<()> {
+        Self::attach(self.from_fabric.as_fd(), ifindex)
+    }
+
+    /// Takes our program off an interface; no error if the program or the interface is not there.
+    ///
+    /// # Errors
+    /// [`Error::Interface`].
+    pub fn detach(&self, ifindex: u32) -> Result<()> {
+        match Self::hook(self.from_workload.as_fd(), ifindex).detach() {
+            Ok(()) => Ok(()),
+            // ENOENT: no filter; EINVAL: no clsact; ENODEV: no interface.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    libbpf_rs::ErrorKind::NotFound | libbpf_rs::ErrorKind::InvalidInput
+                ) =>
+            {
+                Ok(())
+            }
+            Err(e) if e.to_string().contains("No such device") => Ok(()),
+            Err(source) => Err(Error::Interface { ifindex, source }),
+        }
+    }
+
+    pub(crate) fn program(&self, hook: Hook) -> Result<BorrowedFd<'_>> {
+        match hook {
+            Hook::Workload => Ok(self.from_workload.as_fd()),
+            Hook::Fabric => Ok(self.from_fabric.as_fd()),
+            Hook::Bench => self.bench.as_ref().map(AsFd::as_fd).ok_or_else(|| Error::Argument {
+                field: "hook",
+                reason: "the measuring program is not loaded; set Config::with_bench".into(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Routes, next hops and tunnel end points.
+
+use crate::abi::{self, address_key, ip_from_abi, ip_to_abi, types};
+use crate::{
+    Datapath, Encapsulation, Error, NextHop, NextHopId, Result, Route, RouteChange, VrfId,
+    vif::check_vrf,
+};
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+fn encode(next_hop: &NextHop) -> Result<types::next_hop> {
+    let mut raw = types::next_hop::default();
+    match next_hop {
+        NextHop::Discard => {}
+        NextHop::Local { ifindex } => {
+            raw.r#type = abi::NEXT_HOP_LOCAL;
+            raw.ifindex = *ifindex;
+        }
+        NextHop::Tunnel { remote, local, encapsulation, label, uplink, gateway, mtu } => {
+            if remote.is_ipv4() != local.is_ipv4() {
+                let reason = format!("{local} and {remote} are of different families");
+                return Err(Error::Argument { field: "local", reason });
+            }
+            let bits = if *encapsulation == Encapsulation::Vxlan { 24 } else { 20 };
+            if *label >= 1 << bits {
+                let reason = format!("{label} has more than {bits} bits");
+                return Err(Error::Argument { field: "label", reason });
+            }
+            if *mtu < 1280 {
+                let reason = format!("{mtu} is less than 1280, which IPv6 needs");
+                return Err(Error::Argument { field: "mtu", reason });
+            }
+            raw.r#type = abi::NEXT_HOP_TUNNEL;
+            raw.encapsulation = match encapsulation {
+                Encapsulation::Vxlan => abi::ENCAP_VXLAN,
+                Encapsulation::MplsOverUdp => abi::ENCAP_MPLS_UDP,
+                Encapsulation::MplsOverGre => abi::ENCAP_MPLS_GRE,
+            };
+            raw.ifindex = *uplink;
+            raw.label = *label;
+            raw.mtu = *mtu;
+            (raw.family, raw.remote) = ip_to_abi(*remote);
+            raw.local = ip_to_abi(*local).1;
+            if let Some(gateway) = gateway {
+                (raw.gateway_family, raw.gateway) = ip_to_abi(*gateway);
+            }
+        }
+        NextHop::Composite { members } => {
+            if members.is_empty() || members.len() > abi::MAX_MEMBERS {
+                let reason =
+                    format!("{} members; 1 to {} are possible", members.len(), abi::MAX_MEMBERS);
+                return Err(Error::Argument { field: "members", reason });
+            }
+            raw.r#type = abi::NEXT_HOP_COMPOSITE;
+            raw.count = members.len() as u32;
+            raw.members[..members.len()].copy_from_slice(members);
+        }
+    }
+    Ok(raw)
+}
+
+pub(crate) fn decode(raw: &types::next_hop) -> NextHop {
+    match raw.r#type {
+        abi::NEXT_HOP_LOCAL => NextHop::Local { ifindex: raw.ifindex },
+        abi::NEXT_HOP_TUNNEL => NextHop::Tunnel {
+            remote: ip_from_abi(raw.family, &raw.remote),
+            local: ip_from_abi(raw.family, &raw.local),
+            encapsulation: match raw.encapsulation {
+                abi::ENCAP_VXLAN => Encapsulation::Vxlan,
+                abi::ENCAP_MPLS_UDP => Encapsulation::MplsOverUdp,
+                _ => Encapsulation::MplsOverGre,
+            },
+            label: raw.label,
+            uplink: raw.ifindex,
+            gateway: (raw.gateway_family != 0)
+                .then(|| ip_from_abi(raw.gateway_family, &raw.gateway)),
+            mtu: raw.mtu,
+        },
+        abi::NEXT_HOP_COMPOSITE => {
+            NextHop::Composite { members: raw.members[..(raw.count as usize).min(16)].to_vec() }
+        }
+        _ => NextHop::Discard,
+    }
+}
+
+fn host_key(vrf: VrfId, address: IpAddr) -> types::host_key {
+    let (family, address) = ip_to_abi(address);
+    types::host_key { vrf, family, address }
+}
+
+/// Bits of a prefix key before the address: VRF and family.
+const PREFIX_BASE: u32 = 64;
+
+fn prefix_key(vrf: VrfId, prefix: IpNet) -> types::prefix_key {
+    types::prefix_key {
+        bits: PREFIX_BASE + u32::from(prefix.prefix_len()),
+        host: host_key(vrf, prefix.network()),
+    }
+}
+
+fn is_host(prefix: IpNet) -> bool {
+    prefix.prefix_len() == prefix.max_prefix_len()
+}
+
+impl Datapath {
+    /// Adds or replaces a next hop. A replacement is not atomic for packets: to move routes elsewhere, give them another
+    /// next hop instead.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an id out of range or values a header cannot hold.
+    pub fn set_next_hop(&mut self, id: NextHopId, next_hop: &NextHop) -> Result<()> {
+        self.check_next_hop(id)?;
+        self.next_hops.set(&id, &encode(next_hop)?)
+    }
+
+    fn check_next_hop(&self, id: NextHopId) -> Result<()> {
+        if id == 0 || id >= self.next_hops.size() {
+            let reason = format!("{id} is not within 1 to {}", self.next_hops.size() - 1);
+            return Err(Error::Argument { field: "next hop", reason });
+        }
+        Ok(())
+    }
+
+    /// Makes a next hop discard. Routes that still name it drop with a reason.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an id out of range.
+    pub fn remove_next_hop(&mut self, id: NextHopId) -> Result<()> {
+        self.set_next_hop(id, &NextHop::Discard)
+    }
+
+    /// All next hops that do not discard.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn next_hops(&self) -> Result<Vec<(NextHopId, NextHop)>> {
+        let mut all = Vec::new();
+        for id in 1..self.next_hops.size() {
+            match self.next_hop(id)? {
+                NextHop::Discard => {}
+                next_hop => all.push((id, next_hop)),
+            }
+        }
+        Ok(all)
+    }
+
+    pub(crate) fn next_hop(&self, id: NextHopId) -> Result<NextHop> {
+        Ok(self.next_hops.get(&id)?.map_or(NextHop::Discard, |raw| decode(&raw)))
+    }
+
+    /// Applies changes in order and then tells the flows of the VRFs concerned to look their routes up again. One
+    /// call for many changes is cheaper than many calls.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] before anything is changed; [`Error::Full`] with the changes before the one that did not fit
+    /// applied.
+    pub fn change_routes(&mut self, changes: &[RouteChange]) -> Result<()> {
+        for change in changes {
+            match change {
+                RouteChange::Set(route) => {
+                    check_vrf(route.vrf)?;
+                    if route.next_hop != 0 {
+                        self.check_next_hop(route.next_hop)?;
+                    }
+                }
+                RouteChange::Remove { vrf, .. } => check_vrf(*vrf)?,
+            }
+        }
+        let mut touched = BTreeSet::new();
+        let result = changes.iter().try_for_each(|change| {
+            touched.insert(match change {
+                RouteChange::Set(route) => route.vrf,
+                RouteChange::Remove { vrf, .. } => *vrf,
+            });
+            self.change_route(change)
+        });
+        for vrf in touched {
+            let generation = self.generations.get(&vrf)?.unwrap_or(0);
+            self.generations.set(&vrf, &generation.wrapping_add(1))?;
+        }
+        result
+    }
+
+    fn change_route(&self, change: &RouteChange) -> Result<()> {
+        match *change {
+            RouteChange::Set(Route { vrf, prefix, next_hop, identity }) => {
+                let value = types::route { next_hop, identity };
+                if is_host(prefix) {
+                    self.host_routes.set(&host_key(vrf, prefix.addr()), &value)
+                } else {
+                    self.prefix_routes.set(&prefix_key(vrf, prefix), &value)
+                }
+            }
+            RouteChange::Remove { vrf, prefix } => if is_host(prefix) {
+                self.host_routes.remove(&host_key(vrf, prefix.addr()))
+            } else {
+                self.prefix_routes.remove(&prefix_key(vrf, prefix))
+            }
+            .map(drop),
+        }
+    }
+
+    /// All routes of all VRFs, in no particular order.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn routes(&self) -> Result<Vec<Route>> {
+        let mut all = Vec::new();
+        let mut push = |key: &types::host_key, bits: Option<u32>, value: &types::route| {
+            let address = ip_from_abi(key.family, &key.address);
+            let full = if address.is_ipv4() { 32 } else { 128 };
+            if let Ok(prefix) = IpNet::new(address, bits.map_or(full, |bits| bits as u8)) {
+                let types::route { next_hop, identity } = *value;
+                all.push(Route { vrf: key.vrf, prefix, next_hop, identity });
+            }
+        };
+        for (key, value) in self.host_routes.entries()? {
+            push(&key, None, &value);
+        }
+        for (key, value) in self.prefix_routes.entries()? {
+            push(&key.host, Some(key.bits.saturating_sub(PREFIX_BASE)), &value);
+        }
+        Ok(all)
+    }
+
+    pub(crate) fn find_route(&self, vrf: VrfId, address: IpAddr) -> Result<Option<types::route>> {
+        let host = host_key(vrf, address);
+        if let Some(route) = self.host_routes.get(&host)? {
+            return Ok(Some(route));
+        }
+        let bits = PREFIX_BASE + if address.is_ipv4() { 32 } else { 128 };
+        self.prefix_routes.get(&types::prefix_key { bits, host })
+    }
+
+    /// Accepts tunnel packets from this address.
+    ///
+    /// # Errors
+    /// [`Error::Full`].
+    pub fn add_peer(&mut self, address: IpAddr) -> Result<()> {
+        let number = self.last_peer % 0x7fff_ffff + 1;
+        if self.peers.insert(&address_key(address), &number)? {
+            self.last_peer = number;
+        }
+        Ok(())
+    }
+
+    /// Refuses tunnel packets from this address from now on. `false` if they were refused already.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn remove_peer(&mut self, address: IpAddr) -> Result<bool> {
+        self.peers.remove(&address_key(address))
+    }
+
+    /// All accepted tunnel sources.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn peers(&self) -> Result<Vec<IpAddr>> {
+        Ok(self.peers.keys().map(|key| ip_from_abi(key.family, &key.address)).collect())
+    }
+
+    pub(crate) fn find_peers(&mut self) -> Result<()> {
+        self.last_peer = self.peers.entries()?.iter().map(|(_, n)| *n).max().unwrap_or(0);
+        Ok(())
+    }
+
+    /// Tunnel packets to this address of the node are ours; all else on the uplink is the host's.
+    ///
+    /// # Errors
+    /// [`Error::Full`].
+    pub fn add_tunnel_address(&mut self, address: IpAddr) -> Result<()> {
+        self.tunnel_addresses.set(&address_key(address), &1)
+    }
+
+    /// Leaves tunnel packets to this address to the host from now on.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn remove_tunnel_address(&mut self, address: IpAddr) -> Result<bool> {
+        self.tunnel_addresses.remove(&address_key(address))
+    }
+
+    /// Our own tunnel addresses.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn tunnel_addresses(&self) -> Result<Vec<IpAddr>> {
+        let keys = self.tunnel_addresses.keys();
+        Ok(keys.map(|key| ip_from_abi(key.family, &key.address)).collect())
+    }
+}
