@@ -12,6 +12,14 @@
 //!
 //! Needs root; makes a network namespace and a pin directory of its own and removes them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a measurement prints, and stops when something is wrong"
+)]
+
 #[path = "../tests/bed/mod.rs"]
 mod bed;
 

@@ -1,5 +1,13 @@
 //! Random, truncated and mutated packets: never a crash of the program, never into a port they are not for.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says by panicking"
+)]
+
 mod bed;
 use bed::*;
 use skein_datapath::*;

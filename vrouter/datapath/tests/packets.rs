@@ -1,5 +1,13 @@
 //! Named packets through the real programs: forwarding, answers, and every reason to drop.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says by panicking"
+)]
+
 mod bed;
 use bed::*;
 use skein_datapath::{DropReason as R, *};

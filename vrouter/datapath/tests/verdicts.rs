@@ -1,5 +1,13 @@
 //! The verdicts of the real programs equal the reference evaluator's, on random policies and packets.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says by panicking"
+)]
+
 mod bed;
 use bed::*;
 use proptest::prelude::*;
