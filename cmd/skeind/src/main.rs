@@ -1,2 +1,57 @@
 //! Every Skein daemon role in one binary.
-fn main() {}
+//!
+//! `skeind all-in-one` runs the configuration API and a controller on the embedded store; `skeind
+//! vrouter` runs a node. Settings come from a TOML file, then `SKEIN_*` variables, then flags.
+
+mod all_in_one;
+mod logging;
+mod notify;
+mod settings;
+mod shutdown;
+mod vrouter;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Skein's daemons.
+#[derive(Debug, Parser)]
+#[command(name = "skeind", version, about, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Role,
+    #[command(flatten)]
+    logging: logging::Logging,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Configuration API and controller on the embedded store, in the foreground
+    AllInOne(all_in_one::Flags),
+    /// The vRouter agent of one node, in the foreground
+    Vrouter(vrouter::Flags),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = arguments.logging.start() {
+        eprint_line(&error.to_string());
+        return ExitCode::from(2);
+    }
+    let result = match arguments.role {
+        Role::AllInOne(flags) => all_in_one::run(flags),
+        Role::Vrouter(flags) => vrouter::run(flags),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The one place that writes to standard error by hand: before there are logs.
+fn eprint_line(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "skeind: {text}");
+}

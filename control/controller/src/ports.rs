@@ -10,9 +10,7 @@ use skein_client::{Client, ClientError};
 use skein_model::views::{InstanceIp, VirtualMachineInterface};
 use skein_model::{FqName, Kind, Object};
 use skein_proto::ports::ports_server::Ports;
-use skein_proto::ports::{
-    EnsureReply, EnsureRequest, PortAddress, ReleaseReply, ReleaseRequest,
-};
+use skein_proto::ports::{EnsureReply, EnsureRequest, PortAddress, ReleaseReply, ReleaseRequest};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,9 +121,14 @@ impl PortService {
             let port = core.interface(wanted.port)?;
             let families = families(core.engine().vrf(wanted.network.uuid)?);
             let complete = if wanted.addresses.is_empty() {
-                families.iter().all(|v6| port.addresses.iter().any(|a| a.prefix.addr().is_ipv6() == *v6))
+                families
+                    .iter()
+                    .all(|v6| port.addresses.iter().any(|a| a.prefix.addr().is_ipv6() == *v6))
             } else {
-                wanted.addresses.iter().all(|w| port.addresses.iter().any(|a| a.prefix.addr() == *w))
+                wanted
+                    .addresses
+                    .iter()
+                    .all(|w| port.addresses.iter().any(|a| a.prefix.addr() == *w))
             };
             complete.then(|| EnsureReply {
                 interface: wanted.port.to_string(),
@@ -171,11 +174,8 @@ impl PortService {
         wanted: &Wanted,
         node: &str,
     ) -> Result<(), Status> {
-        let label = if request.workload.is_empty() {
-            &request.container_id
-        } else {
-            &request.workload
-        };
+        let label =
+            if request.workload.is_empty() { &request.container_id } else { &request.workload };
         let machine = json!({
             "uuid": wanted.machine,
             "fq_name": [format!("{}-{}", request.container_id, &wanted.machine.to_string()[..8])],
@@ -278,9 +278,10 @@ impl PortService {
         };
         let addresses =
             self.client.list(Kind::INSTANCE_IP, &options).await.map_err(|e| status(&e))?;
-        let calls = addresses.iter().filter(|a| InstanceIp::of(a).is_some()).map(|address| {
-            self.delete_once(Kind::INSTANCE_IP, address.uuid)
-        });
+        let calls = addresses
+            .iter()
+            .filter(|a| InstanceIp::of(a).is_some())
+            .map(|address| self.delete_once(Kind::INSTANCE_IP, address.uuid));
         futures_util::future::try_join_all(calls).await?;
         self.delete_once(Kind::VIRTUAL_MACHINE_INTERFACE, uuid).await?;
         for machine in port.references_to(Kind::VIRTUAL_MACHINE) {
@@ -314,8 +315,7 @@ impl PortService {
 
 /// Families that a network has subnets of; true means IPv6.
 fn families(vrf: &skein_compiler::Vrf) -> Vec<bool> {
-    let mut out: Vec<bool> =
-        vrf.subnets.iter().map(|s| s.prefix.addr().is_ipv6()).collect();
+    let mut out: Vec<bool> = vrf.subnets.iter().map(|s| s.prefix.addr().is_ipv6()).collect();
     out.sort_unstable();
     out.dedup();
     out

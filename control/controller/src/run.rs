@@ -93,7 +93,7 @@ impl Controller {
         let (stop, stopping) = watch::channel(false);
         let mut tasks = tokio::task::JoinSet::new();
 
-        let server = grpc(&authority, client.clone(), shared.clone(), listener, stopped(&stopping))?;
+        let server = grpc(authority, client.clone(), shared.clone(), listener, stopped(&stopping))?;
         tasks.spawn(async move {
             if let Err(error) = server.await {
                 error!(%error, "the gRPC server ended");
@@ -133,7 +133,7 @@ impl Controller {
 }
 
 fn grpc(
-    authority: &Arc<Authority>,
+    authority: Arc<Authority>,
     client: Client,
     shared: Arc<Shared>,
     listener: TcpListener,
@@ -150,7 +150,7 @@ fn grpc(
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .tcp_nodelay(true)
         .add_service(SessionServer::new(Sessions { shared: shared.clone() }))
-        .add_service(EnrollServer::new(Enrolment { authority: authority.clone() }))
+        .add_service(EnrollServer::new(Enrolment { authority }))
         .add_service(PortsServer::new(PortService { client, shared }));
     Ok(router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), ending))
 }

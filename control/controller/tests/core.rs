@@ -1,5 +1,5 @@
 //! What nodes are told: by example, and that following messages always ends at the truth.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "../../compiler/tests/world/mod.rs"]
 mod world;

@@ -1,0 +1,68 @@
+# The habits of this repository. Every target installs what it lacks (Debian and Ubuntu: by apt).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+RELEASE := target/release
+PYTHON := target/python
+
+# Probe=package, for scripts/need.
+BUILD := clang=clang llvm-strip=llvm gcc=gcc make=make pkg-config=pkg-config \
+	/usr/include/gelf.h=libelf-dev /usr/include/zlib.h=zlib1g-dev
+LAB := ip=iproute2 ping=iputils-ping iperf3=iperf3 ethtool=ethtool \
+	/usr/lib/cni/bridge=containernetworking-plugins
+TESTS := tshark=tshark tcpdump=tcpdump hping3=hping3 jq=jq python:ensurepip=python3-venv
+
+# Tests and lab programs run as root; building does not. Cargo starts what it has built through this.
+HOST = $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+AS_ROOT = CARGO_TARGET_$(HOST)_RUNNER=$(CURDIR)/scripts/as-root
+
+.PHONY: help setup setup-build setup-lab setup-tests setup-python demo demo-down test bench lint fmt
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: setup-build setup-lab setup-tests setup-python ## Install everything that the targets need
+
+setup-build:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
+	@scripts/need $(BUILD)
+
+setup-lab:
+	@scripts/need $(LAB)
+
+setup-tests:
+	@scripts/need $(TESTS)
+
+# The original's Python client, unmodified, as its users install it; the tests drive the API with it.
+setup-python: setup-tests $(PYTHON)/ready
+
+$(PYTHON)/ready: Makefile
+	python3 -m venv $(PYTHON)
+	$(PYTHON)/bin/pip install --quiet --disable-pip-version-check requests future six setuptools
+	$(PYTHON)/bin/pip install --quiet --disable-pip-version-check --no-deps contrail-api-client==2005
+	touch $@
+
+demo: setup-build setup-lab ## Two nodes, two networks, policy, speed: on this machine, in namespaces
+	cargo build --release -p skein -p skeind -p skein-cni -p skein-lab
+	scripts/as-root $(RELEASE)/skein-demo up
+
+demo-down: ## Remove every trace of the demo
+	@if [ -x $(RELEASE)/skein-demo ]; then scripts/as-root $(RELEASE)/skein-demo down; \
+	else echo "The demo was never built here; nothing to remove."; fi
+
+test: setup-build setup-lab setup-tests setup-python ## Every test, in namespaces of this machine
+	$(AS_ROOT) cargo test --workspace --no-fail-fast
+
+bench: setup-build setup-lab ## Speed and memory beside their goals; writes target/bench/summary.json
+	cargo build --release -p skein -p skeind -p skein-cni -p skein-lab
+	scripts/as-root $(RELEASE)/skein-bench
+
+lint: setup-build ## Formatting, clippy without warnings, licences and banned dependencies
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	scripts/check-dependencies
+
+fmt: ## Format the code
+	cargo fmt --all
