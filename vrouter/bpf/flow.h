@@ -31,8 +31,13 @@ static __noinline __u32 flow_hash(const struct packet *p)
 		h = mix(mix(mix(h, p->destination.w[1]), p->destination.w[2]), p->destination.w[3]);
 	}
 	if (p->icmp_kind == ICMP_REQUEST || p->icmp_kind == ICMP_REPLY)
-		return mix(h, p->icmp_id);
-	return mix(h, (__u32)p->source_port << 16 | p->destination_port);
+		h = mix(h, p->icmp_id);
+	else
+		h = mix(h, (__u32)p->source_port << 16 | p->destination_port);
+	/* Products carry upwards only: spread high bits down too, members are chosen by the low ones. */
+	h = (h ^ h >> 16) * 0x85ebca6b;
+	h = (h ^ h >> 13) * 0xc2b2ae35;
+	return h ^ h >> 16;
 }
 
 /* 49152-65535 (RFC 7510 section 3, RFC 7348 section 5). */

@@ -69,15 +69,15 @@ impl Datapath {
         context.ingress_ifindex = run.ifindex;
         context.gso_size = run.gso_size;
         let mut frame = vec![0; run.frame.len() + 256];
-        let context_pointer = std::ptr::from_mut(&mut context).cast::<std::ffi::c_void>();
-        let size = size_of::<types::__sk_buff>() as u32;
+        // The kernel's structure grows; it wants room for all of its own.
+        let mut context_out = [0_u64; 64];
         // SAFETY: an option block of integers and pointers; zero means "not given".
         let mut options: libbpf_sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
         options.sz = size_of::<libbpf_sys::bpf_test_run_opts>() as _;
-        options.ctx_in = context_pointer;
-        options.ctx_size_in = size;
-        options.ctx_out = context_pointer;
-        options.ctx_size_out = size;
+        options.ctx_in = std::ptr::from_mut(&mut context).cast();
+        options.ctx_size_in = size_of::<types::__sk_buff>() as u32;
+        options.ctx_out = context_out.as_mut_ptr().cast();
+        options.ctx_size_out = size_of_val(&context_out) as u32;
         options.data_in = run.frame.as_ptr().cast();
         options.data_size_in = run.frame.len() as u32;
         options.data_out = frame.as_mut_ptr().cast();
@@ -85,6 +85,8 @@ impl Datapath {
         options.repeat = run.repeat.max(1) as i32;
         test_run(self.program(hook)?, &mut options)?;
         frame.truncate(options.data_size_out as usize);
+        // SAFETY: the buffer is larger than the type and aligned for it; every pattern of its integers is valid.
+        context = unsafe { std::ptr::read(context_out.as_ptr().cast()) };
         let [kind, ifindex, reason, ..] = context.cb;
         let reason = DropReason::from_number(reason);
         let outcome = match (options.retval, kind, reason) {

@@ -1,6 +1,6 @@
 //! A test bed: one network namespace with three interfaces and an open datapath, and packets with names.
 
-#![allow(dead_code, reason = "every test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
 
 use skein_datapath::*;
 use skein_policy::{Addition, Direction, Layer, Peer, Policy, Rule};

@@ -1,0 +1,324 @@
+//! Two nodes made of network namespaces, joined by an underlay, with a workload each: real packets, real TCP.
+
+mod bed;
+use bed::{need_root, pass};
+use skein_datapath::*;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn ip(arguments: &str) {
+    bed::ip(arguments);
+}
+
+fn exec(namespace: &str, command: &str) -> Command {
+    let mut all = Command::new("ip");
+    all.args(["netns", "exec", namespace]).args(command.split_whitespace());
+    all
+}
+
+fn run(namespace: &str, command: &str) -> Output {
+    exec(namespace, command).output().expect("ip netns exec")
+}
+
+/// Does something inside a namespace.
+fn within<T>(namespace: &str, act: impl FnOnce() -> T) -> T {
+    let here = File::open("/proc/thread-self/ns/net").expect("own namespace");
+    let there = File::open(format!("/var/run/netns/{namespace}")).expect("namespace");
+    let net = nix::sched::CloneFlags::CLONE_NEWNET;
+    nix::sched::setns(there, net).expect("enter");
+    let result = act();
+    nix::sched::setns(here, net).expect("leave");
+    result
+}
+
+struct Node {
+    name: String,
+    pod: String,
+    number: u8,
+    uplink: u32,
+    vif: u32,
+    config: Config,
+    datapath: Datapath,
+}
+
+/// Both nodes; everything goes when it is dropped.
+struct Lab {
+    nodes: Vec<Node>,
+    names: Vec<String>,
+    pins: Vec<PathBuf>,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for pin in &self.pins {
+            let _ = Datapath::purge(pin);
+        }
+        for name in &self.names {
+            let _ = Command::new("ip").args(["netns", "del", name]).output();
+        }
+    }
+}
+
+fn underlay(node: u8) -> IpAddr {
+    Ipv4Addr::new(192, 0, 2, node).into()
+}
+
+const POLICY: PolicyId = 1;
+
+impl Lab {
+    fn new(tag: &str, encapsulation: Encapsulation) -> Self {
+        need_root();
+        let id = format!("sk{}{tag}", std::process::id() % 100_000);
+        let mut lab = Self { nodes: vec![], names: vec![], pins: vec![] };
+        for number in [1, 2] {
+            for name in [format!("{id}-n{number}"), format!("{id}-p{number}")] {
+                ip(&format!("netns add {name}"));
+                ip(&format!("-n {name} link set lo up"));
+                lab.names.push(name);
+            }
+        }
+        let (n1, n2) = (format!("{id}-n1"), format!("{id}-n2"));
+        ip(&format!("-n {n1} link add uplink type veth peer name uplink netns {n2}"));
+        for number in [1, 2] {
+            let node = lab.node(&id, number, encapsulation);
+            lab.nodes.push(node);
+        }
+        lab
+    }
+
+    fn node(&mut self, id: &str, number: u8, encapsulation: Encapsulation) -> Node {
+        let (name, pod) = (format!("{id}-n{number}"), format!("{id}-p{number}"));
+        ip(&format!("-n {name} addr add 192.0.2.{number}/24 dev uplink"));
+        ip(&format!("-n {name} link set uplink up"));
+        ip(&format!("-n {name} link add pod type veth peer name eth0 netns {pod}"));
+        ip(&format!("-n {name} link set pod up"));
+        ip(&format!("-n {pod} link set eth0 address 02:00:00:00:00:0{number} mtu 1450 up"));
+        ip(&format!("-n {pod} addr add 10.1.0.1{number}/32 dev eth0"));
+        ip(&format!("-n {pod} route add 10.1.0.1 dev eth0"));
+        ip(&format!("-n {pod} route add default via 10.1.0.1"));
+        ip(&format!("-n {pod} addr add fd01::1{number}/128 dev eth0 nodad"));
+        ip(&format!("-n {pod} route add default via fe80::5e00:100 dev eth0"));
+        let pin_dir = PathBuf::from(format!("/sys/fs/bpf/{name}"));
+        self.pins.push(pin_dir.clone());
+        let config = Config { flow_table_size: 4096, ..Config::new(pin_dir) };
+        let datapath = Datapath::open(&config).expect("open");
+        let (uplink, vif) = within(&name, || (bed::ifindex("uplink"), bed::ifindex("pod")));
+        let mut node = Node { name, pod, number, uplink, vif, config, datapath };
+        node.fill(encapsulation);
+        node.attach();
+        node
+    }
+}
+
+impl Node {
+    fn attach(&self) {
+        within(&self.name, || {
+            self.datapath.attach_uplink(self.uplink).expect("attach");
+            self.datapath.attach_workload(self.vif).expect("attach");
+        });
+    }
+
+    fn vif(&self) -> Vif {
+        Vif {
+            ifindex: self.vif,
+            id: 1,
+            vrf: 1,
+            mac: [2, 0, 0, 0, 0, self.number],
+            gateway4: Some(Ipv4Addr::new(10, 1, 0, 1)),
+            gateway6: Some(Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1)),
+            label: 16 + u32::from(self.number),
+            policy: VifPolicy::Enforce { v4: Some(POLICY), v6: Some(POLICY) },
+            admin_down: false,
+            flow_quota: 1000,
+            mtu: 0,
+            delivery: Delivery::VethPeer,
+        }
+    }
+
+    fn fill(&mut self, encapsulation: Encapsulation) {
+        let (own, other) = (self.number, 3 - self.number);
+        let (vif, record) = (self.vif, self.vif());
+        let everything = bed::flatten(&skein_policy::Policy::default());
+        let remote = NextHop::Tunnel {
+            remote: underlay(other),
+            local: underlay(own),
+            encapsulation,
+            label: 16 + u32::from(other),
+            uplink: self.uplink,
+            gateway: None,
+            mtu: 1500,
+        };
+        let datapath = &mut self.datapath;
+        datapath.load_policy(POLICY, &everything).expect("policy");
+        datapath.set_next_hop(1, &NextHop::Local { ifindex: vif }).expect("next hop");
+        datapath.set_next_hop(2, &remote).expect("next hop");
+        let route = |prefix: String, next_hop| {
+            let prefix = prefix.parse().expect("prefix");
+            RouteChange::Set(Route { vrf: 1, prefix, next_hop, identity: 7 })
+        };
+        datapath
+            .change_routes(&[
+                route(format!("10.1.0.1{own}/32"), 1),
+                route(format!("10.1.0.1{other}/32"), 2),
+                route(format!("fd01::1{own}/128"), 1),
+                route(format!("fd01::1{other}/128"), 2),
+            ])
+            .expect("routes");
+        datapath.set_vif(&record).expect("vif");
+        datapath.set_label(16 + u32::from(own), vif).expect("label");
+        datapath.add_tunnel_address(underlay(own)).expect("address");
+        datapath.add_peer(underlay(other)).expect("peer");
+    }
+
+    fn explain(&self) -> String {
+        format!("{}: {:?}", self.name, self.datapath.drops())
+    }
+}
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn iperf_server(namespace: &str) -> Server {
+    let mut command = exec(namespace, "iperf3 -s");
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let server = Server(child.expect("iperf3 is needed (package iperf3)"));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !String::from_utf8_lossy(&run(namespace, "ss -ltn").stdout).contains(":5201") {
+        assert!(Instant::now() < deadline, "iperf3 does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    server
+}
+
+/// Gbit/s received, and the sender's retransmissions.
+fn parse_iperf(output: &Output) -> (f64, u64) {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let json: serde_json::Value = serde_json::from_str(&text).expect("iperf3 -J");
+    let end = &json["end"];
+    let rate = end["sum_received"]["bits_per_second"].as_f64();
+    let rate = rate.unwrap_or_else(|| panic!("iperf3: {text}"));
+    (rate / 1e9, end["sum_sent"]["retransmits"].as_u64().unwrap_or(0))
+}
+
+fn iperf(from: &str, to: &str, seconds: u32) -> (f64, u64) {
+    parse_iperf(&run(from, &format!("iperf3 -J -t {seconds} -c {to}")))
+}
+
+fn reaches(lab: &Lab, to: &str) {
+    let done = run(&lab.nodes[0].pod, &format!("ping -c 3 -i 0.05 -W 1 {to}"));
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let why: Vec<_> = lab.nodes.iter().map(Node::explain).collect();
+    assert!(done.status.success(), "{to}: {text} {why:#?}");
+}
+
+fn everything_works(tag: &str, encapsulation: Encapsulation) {
+    let lab = Lab::new(tag, encapsulation);
+    reaches(&lab, "10.1.0.1");
+    reaches(&lab, "10.1.0.12");
+    reaches(&lab, "fd01::12");
+    let big = run(&lab.nodes[0].pod, "ping -c 2 -i 0.1 -W 1 -s 4000 10.1.0.12");
+    assert!(big.status.success(), "fragments: {:?}", lab.nodes[1].explain());
+
+    let (bare, overlay, overlay6, retransmitted) = {
+        let node = iperf_server(&lab.nodes[1].name);
+        let bare = iperf(&lab.nodes[0].name, "192.0.2.2", 2).0;
+        drop(node);
+        let _server = iperf_server(&lab.nodes[1].pod);
+        let (overlay, retransmitted) = iperf(&lab.nodes[0].pod, "10.1.0.12", 2);
+        let overlay6 = iperf(&lab.nodes[0].pod, "fd01::12", 2).0;
+        (bare, overlay, overlay6, retransmitted)
+    };
+    println!(
+        "{encapsulation:?}: {overlay:.1} Gbit/s (IPv6 {overlay6:.1}), bare underlay {bare:.1}: \
+         ratio {:.2}; {retransmitted} segments sent again",
+        overlay / bare
+    );
+    assert!(
+        overlay > 1.0,
+        "super-packets do not pass: {overlay} Gbit/s {:?}",
+        lab.nodes[1].explain()
+    );
+    let flows = lab.nodes[0].datapath.flows(FlowFilter::default()).unwrap();
+    let busiest = flows.iter().max_by_key(|f| f.bytes_out).unwrap();
+    assert!(busiest.bytes_out > 100_000_000, "{busiest:?}");
+}
+
+#[test]
+fn vxlan_carries_both_families_fragments_and_tcp() {
+    everything_works("v", Encapsulation::Vxlan);
+}
+
+#[test]
+fn mpls_over_udp_carries_both_families_fragments_and_tcp() {
+    everything_works("u", Encapsulation::MplsOverUdp);
+}
+
+#[test]
+fn mpls_over_gre_carries_both_families_fragments_and_tcp() {
+    everything_works("g", Encapsulation::MplsOverGre);
+}
+
+#[test]
+fn a_restarted_agent_neither_stalls_nor_resets_a_transfer() {
+    let mut lab = Lab::new("r", Encapsulation::Vxlan);
+    reaches(&lab, "10.1.0.12");
+    let _server = iperf_server(&lab.nodes[1].pod);
+    let client = exec(&lab.nodes[0].pod, "iperf3 -J -t 3 -i 0.1 -c 10.1.0.12")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("iperf3");
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_millis(300));
+        for node in &mut lab.nodes {
+            node.datapath = Datapath::open(&node.config).expect("open again");
+            node.attach();
+        }
+    }
+    let output = client.wait_with_output().expect("iperf3 ends");
+    let (rate, retransmitted) = parse_iperf(&output);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let slowest = json["intervals"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| i["sum"]["bytes"].as_u64().unwrap())
+        .min();
+    println!("{rate:.1} Gbit/s over 10 takeovers, {retransmitted} segments sent again");
+    assert!(slowest.unwrap() > 0, "a tenth of a second without a byte");
+    let drops: Vec<_> = lab.nodes.iter().map(|n| n.datapath.drops().unwrap()).collect();
+    assert!(
+        drops.iter().flatten().all(|(reason, _)| matches!(
+            reason,
+            DropReason::Multicast | DropReason::NdIgnored | DropReason::LinkLocal
+        )),
+        "{drops:?}"
+    );
+}
+
+#[test]
+fn only_what_the_policy_allows_passes() {
+    let mut lab = Lab::new("p", Encapsulation::Vxlan);
+    let node = &mut lab.nodes[1];
+    let policy = bed::flatten(&bed::only(vec![], vec![pass(6, 5201)]));
+    node.datapath.load_policy(2, &policy).unwrap();
+    let vif = Vif { policy: VifPolicy::Enforce { v4: Some(2), v6: None }, ..node.vif() };
+    node.datapath.set_vif(&vif).unwrap();
+    let _server = iperf_server(&lab.nodes[1].pod);
+    assert!(iperf(&lab.nodes[0].pod, "10.1.0.12", 1).0 > 0.1);
+    for blocked in ["10.1.0.12", "fd01::12"] {
+        let ping = run(&lab.nodes[0].pod, &format!("ping -c 1 -W 1 {blocked}"));
+        assert!(!ping.status.success());
+    }
+    let drops = lab.nodes[1].datapath.drops().unwrap();
+    assert!(drops.iter().any(|(reason, _)| *reason == DropReason::PolicyDeny), "{drops:?}");
+    assert!(drops.iter().any(|(reason, _)| *reason == DropReason::NoPolicy), "{drops:?}");
+}
