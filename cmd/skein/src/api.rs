@@ -1,9 +1,10 @@
-//! The configuration API over HTTP: the only module that knows its paths.
+//! The configuration API: `skein-client` below, the CLI's errors and deadline above.
 
 use crate::error::Error;
-use crate::http::{Answer, Endpoint};
-use reqwest::Method;
-use serde_json::{Map, Value, json};
+use crate::http::{Endpoint, late, query_text};
+use hyper::Method;
+use serde_json::{Map, Value};
+use skein_client::{Client, ClientError};
 use skein_model::{FqName, Kind};
 use std::time::Duration;
 use uuid::Uuid;
@@ -15,6 +16,7 @@ pub(crate) type Body = Map<String, Value>;
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     endpoint: Endpoint,
+    client: Client,
 }
 
 impl Api {
@@ -22,7 +24,10 @@ impl Api {
     pub(crate) fn new(address: &str, timeout: Duration) -> Result<Api, Error> {
         let next = "is it running? `skein status` looks at every role; \
                     --api or SKEIN_API gives another address";
-        Ok(Api { endpoint: Endpoint::new("config API", address, 8082, timeout, next)? })
+        let endpoint = Endpoint::new("config API", address, 8082, timeout, next)?;
+        let client = Client::new(endpoint.url())
+            .map_err(|e| Error::usage(e.to_string(), "--api or SKEIN_API gives the address"))?;
+        Ok(Api { endpoint, client })
     }
 
     /// Where it is.
@@ -32,7 +37,7 @@ impl Api {
 
     /// Whether a health page says yes, and its text.
     pub(crate) async fn probe(&self, path: &str) -> Result<(bool, String), Error> {
-        let answer = self.endpoint.send(Method::GET, path, &[], None).await?;
+        let answer = self.endpoint.read(path, &[]).await?;
         Ok((answer.status == 200, answer.body.trim().to_owned()))
     }
 
@@ -48,12 +53,7 @@ impl Api {
             query.push(("parent_type", "project".to_owned()));
         }
         let action = format!("list {kind}");
-        let answer = self.endpoint.send(Method::GET, &format!("/{kind}s"), &query, None).await?;
-        let mut value = answer.ok(&action)?.json(&action)?;
-        let items = value.get_mut(format!("{kind}s")).map(Value::take);
-        let Some(Value::Array(items)) = items else {
-            return Err(missing(&action, &format!("{kind}s")));
-        };
+        let items = self.collection(kind, &query, &action).await?;
         items.into_iter().map(|item| unwrap(item, kind, &action)).collect()
     }
 
@@ -61,10 +61,7 @@ impl Api {
     pub(crate) async fn names(&self, kind: Kind) -> Result<Vec<(FqName, Uuid)>, Error> {
         let action = format!("list {kind}");
         let query = [("exclude_hrefs", "True".to_owned())];
-        let answer = self.endpoint.send(Method::GET, &format!("/{kind}s"), &query, None).await?;
-        let value = answer.ok(&action)?.json(&action)?;
-        let items = value.get(format!("{kind}s")).and_then(Value::as_array);
-        let items = items.ok_or_else(|| missing(&action, &format!("{kind}s")))?;
+        let items = self.collection(kind, &query, &action).await?;
         items
             .iter()
             .map(|item| {
@@ -75,41 +72,45 @@ impl Api {
             .collect()
     }
 
+    async fn collection(
+        &self,
+        kind: Kind,
+        query: &[(&str, String)],
+        action: &str,
+    ) -> Result<Vec<Value>, Error> {
+        let path = format!("/{kind}s{}", query_text(query));
+        let mut value = self.call(Method::GET, &path, None, action).await?;
+        match value.get_mut(format!("{kind}s")).map(Value::take) {
+            Some(Value::Array(items)) => Ok(items),
+            _ => Err(missing(action, &format!("{kind}s"))),
+        }
+    }
+
     /// One object by id, with everything that refers to it; `None` when there is none.
     pub(crate) async fn read(&self, kind: Kind, uuid: Uuid) -> Result<Option<Body>, Error> {
         let action = format!("read {kind} {uuid}");
-        let query = [("exclude_hrefs", "True".to_owned())];
-        let answer =
-            self.endpoint.send(Method::GET, &format!("/{kind}/{uuid}"), &query, None).await?;
-        if answer.status == 404 {
-            return Ok(None);
+        let path = format!("/{kind}/{uuid}?exclude_hrefs=True");
+        match absent(self.call(Method::GET, &path, None, &action).await)? {
+            Some(value) => unwrap(value, kind, &action).map(Some),
+            None => Ok(None),
         }
-        let value = answer.ok(&action)?.json(&action)?;
-        unwrap(value, kind, &action).map(Some)
     }
 
     /// The id of a name; `None` when there is no such object.
     pub(crate) async fn id_of(&self, kind: Kind, name: &FqName) -> Result<Option<Uuid>, Error> {
-        let action = format!("look up {kind} {name}");
-        let answer = self.post("/fqname-to-id", &json!({"type": kind, "fq_name": name})).await?;
-        if answer.status == 404 {
-            return Ok(None);
-        }
-        let value = answer.ok(&action)?.json(&action)?;
-        let uuid = value.get("uuid").and_then(Value::as_str).and_then(|u| u.parse().ok());
-        uuid.map(Some).ok_or_else(|| missing(&action, "uuid"))
+        let call = self.client.name_to_id(kind, name);
+        absent(self.finish(call, &format!("look up {kind} {name}")).await)
     }
 
-    /// Makes an object; answers its identity.
+    /// Makes an object; answers its id.
     pub(crate) async fn create(
         &self,
         kind: Kind,
         name: &FqName,
-        body: &Body,
-    ) -> Result<Body, Error> {
-        let action = format!("create {kind} {name}");
-        let answer = self.post(&format!("/{kind}s"), &json!({kind.name(): body})).await?;
-        unwrap(answer.ok(&action)?.json(&action)?, kind, &action)
+        body: Body,
+    ) -> Result<Uuid, Error> {
+        let call = self.client.create(kind, Value::Object(body));
+        self.finish(call, &format!("create {kind} {name}")).await
     }
 
     /// Changes the fields that `body` names.
@@ -118,12 +119,10 @@ impl Api {
         kind: Kind,
         name: &FqName,
         uuid: Uuid,
-        body: &Body,
+        body: Body,
     ) -> Result<(), Error> {
-        let path = format!("/{kind}/{uuid}");
-        let body = json!({kind.name(): body});
-        let answer = self.endpoint.send(Method::PUT, &path, &[], Some(&body)).await?;
-        answer.ok(&format!("update {kind} {name}")).map(|_| ())
+        let call = self.client.update(kind, uuid, Value::Object(body));
+        self.finish(call, &format!("update {kind} {name}")).await
     }
 
     /// Removes an object; false when it was not there.
@@ -133,12 +132,8 @@ impl Api {
         name: &FqName,
         uuid: Uuid,
     ) -> Result<bool, Error> {
-        let path = format!("/{kind}/{uuid}");
-        let answer = self.endpoint.send(Method::DELETE, &path, &[], None).await?;
-        if answer.status == 404 {
-            return Ok(false);
-        }
-        answer.ok(&format!("delete {kind} {name}")).map(|_| true)
+        let call = self.client.delete(kind, uuid);
+        Ok(absent(self.finish(call, &format!("delete {kind} {name}")).await)?.is_some())
     }
 
     /// Adds or removes one reference, leaving the others alone.
@@ -147,11 +142,52 @@ impl Api {
         request: &Value,
         action: &str,
     ) -> Result<(), Error> {
-        self.post("/ref-update", request).await?.ok(action).map(|_| ())
+        self.call(Method::POST, "/ref-update", Some(request), action).await.map(drop)
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Result<Answer, Error> {
-        self.endpoint.send(Method::POST, path, &[], Some(body)).await
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        action: &str,
+    ) -> Result<Value, Error> {
+        self.finish(self.client.request(method, path, body), action).await
+    }
+
+    /// Puts the user's deadline and words around a call.
+    async fn finish<T>(
+        &self,
+        call: impl Future<Output = Result<T, ClientError>>,
+        action: &str,
+    ) -> Result<T, Error> {
+        let timeout = self.endpoint.timeout();
+        let Ok(result) = tokio::time::timeout(timeout, call).await else {
+            return Err(self.endpoint.silent(&late(timeout)));
+        };
+        let action = action.to_owned();
+        result.map_err(|error| match error {
+            ClientError::Refused { status, text } => {
+                let text = text.trim();
+                let reason = if text.is_empty() { "no reason given" } else { text }.to_owned();
+                Error::Refused { action, reason, status }
+            }
+            ClientError::Unreachable { reason, .. } => {
+                // A chain of causes; the innermost is the one that helps.
+                self.endpoint.silent(reason.rsplit(": ").next().unwrap_or(&reason))
+            }
+            ClientError::Answer { reason, .. } => Error::Answer { action, reason },
+            error @ ClientError::Address(_) => Error::usage(error.to_string(), String::new()),
+        })
+    }
+}
+
+/// "Not there" as a value.
+fn absent<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Refused { status: 404, .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,7 +1,12 @@
 //! One HTTP service: requests with a deadline, and failures told as "what, where, what next".
 
 use crate::error::Error;
-use reqwest::{Client, Method};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::Uri;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -12,7 +17,7 @@ pub(crate) struct Endpoint {
     base: String,
     next: &'static str,
     timeout: Duration,
-    client: Client,
+    client: Client<HttpConnector, Empty<Bytes>>,
 }
 
 /// What came back.
@@ -34,10 +39,7 @@ impl Endpoint {
         next: &'static str,
     ) -> Result<Endpoint, Error> {
         let base = url_of(address, port)?;
-        // Skein's own services are reached directly, whatever proxy the shell has for the web.
-        let client = Client::builder().no_proxy().build().map_err(|e| {
-            Error::usage(format!("cannot set up HTTP: {}", causes(&e)), "please report this")
-        })?;
+        let client = Client::builder(TokioExecutor::new()).build_http();
         Ok(Endpoint { service, base, next, timeout, client })
     }
 
@@ -46,47 +48,49 @@ impl Endpoint {
         &self.base
     }
 
-    /// Sends a request and reads the whole answer, whatever its status.
-    pub(crate) async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        query: &[(&str, String)],
-        body: Option<&Value>,
-    ) -> Result<Answer, Error> {
-        let mut request = self.client.request(method, format!("{}{path}", self.base));
-        request = request.query(query).timeout(self.timeout);
-        if let Some(body) = body {
-            request = request.json(body);
-        }
-        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
-        let status = response.status().as_u16();
-        let body = response.text().await.map_err(|e| self.unreachable(&e))?;
-        Ok(Answer { status, body })
+    /// Reads a page, whatever its status.
+    pub(crate) async fn read(&self, path: &str, query: &[(&str, String)]) -> Result<Answer, Error> {
+        let uri = format!("{}{path}{}", self.base, query_text(query));
+        let uri: Uri = uri.parse().map_err(|e| self.silent(&format!("{uri:?}: {e}")))?;
+        let call = async {
+            let response = self.client.get(uri).await.map_err(|e| self.silent(&deepest(&e)))?;
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await;
+            let body = body.map_err(|e| self.silent(&deepest(&e)))?.to_bytes();
+            Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+        };
+        tokio::time::timeout(self.timeout, call)
+            .await
+            .unwrap_or_else(|_| Err(self.silent(&late(self.timeout))))
     }
 
-    /// Reads JSON; any status but 200 and 202 is an error.
+    /// Reads JSON; any status but 200 is an error.
     pub(crate) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Error> {
         let action = format!("read {path} of the {}", self.service);
-        self.send(Method::GET, path, query, None).await?.ok(&action)?.json(&action)
+        self.read(path, query).await?.ok(&action)?.json(&action)
     }
 
-    /// The error for a connection that failed under way.
-    fn unreachable(&self, error: &reqwest::Error) -> Error {
-        let cause = if error.is_timeout() {
-            format!("no answer within {} s", self.timeout.as_secs_f32())
-        } else {
-            causes(error)
-        };
+    /// The error for a service that gave no answer.
+    pub(crate) fn silent(&self, cause: &str) -> Error {
         let (service, url, next) = (self.service, self.base.clone(), self.next);
-        Error::Unreachable { service, url, cause, next }
+        Error::Unreachable { service, url, cause: cause.to_owned(), next }
     }
+
+    /// How long to wait for an answer.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
+/// The cause when time is up.
+pub(crate) fn late(timeout: Duration) -> String {
+    format!("no answer within {} s", timeout.as_secs_f32())
 }
 
 impl Answer {
     /// Itself when the status is a success.
     pub(crate) fn ok(self, action: &str) -> Result<Answer, Error> {
-        if matches!(self.status, 200 | 202) { Ok(self) } else { Err(self.refusal(action)) }
+        if self.status == 200 { Ok(self) } else { Err(self.refusal(action)) }
     }
 
     /// The body as JSON.
@@ -108,12 +112,31 @@ impl Answer {
 }
 
 /// The innermost reason is the one that helps: "connection refused", not "error sending request".
-fn causes(error: &reqwest::Error) -> String {
-    let mut deepest: &dyn std::error::Error = error;
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
     while let Some(cause) = deepest.source() {
         deepest = cause;
     }
     deepest.to_string()
+}
+
+/// `?name=value&...`, with everything but plain characters escaped (RFC 3986 section 2).
+pub(crate) fn query_text(query: &[(&str, String)]) -> String {
+    let mut text = String::new();
+    for (name, value) in query {
+        text.push(if text.is_empty() { '?' } else { '&' });
+        text.push_str(name);
+        text.push('=');
+        for byte in value.bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
+                    text.push(char::from(byte));
+                }
+                other => text.push_str(&format!("%{other:02X}")),
+            }
+        }
+    }
+    text
 }
 
 fn url_of(address: &str, port: u16) -> Result<String, Error> {
@@ -139,9 +162,10 @@ fn url_of(address: &str, port: u16) -> Result<String, Error> {
     } else {
         format!("http://{address}")
     };
-    match reqwest::Url::parse(&full) {
-        Ok(url) if url.scheme() == "http" && url.has_host() => Ok(full),
-        Ok(_) => wrong("the scheme must be http"),
+    match full.parse::<Uri>() {
+        Ok(url) if url.scheme_str() != Some("http") => wrong("the scheme must be http"),
+        Ok(url) if url.path() != "/" || url.query().is_some() => wrong("it has a path"),
+        Ok(_) => Ok(full),
         Err(e) => wrong(&e.to_string()),
     }
 }
@@ -158,8 +182,15 @@ mod tests {
         assert_eq!(url("fd00::1"), "http://[fd00::1]:8085");
         assert_eq!(url("[fd00::1]:80"), "http://[fd00::1]:80");
         assert_eq!(url("http://node-a:8085/"), "http://node-a:8085");
-        for bad in ["", "ftp://x", "https://x", "http://"] {
+        for bad in ["", "ftp://x", "https://x", "http://", "http://x/y", "a b"] {
             assert!(url_of(bad, 1).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn values_of_a_query_are_escaped() {
+        let query = [("vrf", "d:p:a b&c".to_owned()), ("limit", "5".to_owned())];
+        assert_eq!(query_text(&query), "?vrf=d:p:a%20b%26c&limit=5");
+        assert_eq!(query_text(&[]), "");
     }
 }

@@ -2,7 +2,7 @@
 
 /// The closest candidate, if it is close enough to be a slip of the pen.
 pub(crate) fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (word.chars().count() / 3).max(1);
+    let limit = word.chars().count().div_ceil(3).max(1);
     names
         .map(|name| (distance(word, name), name))
         .filter(|(d, _)| *d <= limit)

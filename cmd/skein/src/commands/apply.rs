@@ -70,7 +70,7 @@ async fn apply(api: &Api, document: &Document, dry_run: bool) -> Result<Done, Er
     };
     let Some(actual) = existing else {
         if !dry_run {
-            api.create(kind, name, &document.body()).await?;
+            api.create(kind, name, document.body()).await?;
         }
         return Ok(Done::Created);
     };
@@ -81,7 +81,7 @@ async fn apply(api: &Api, document: &Document, dry_run: bool) -> Result<Done, Er
     if !dry_run {
         let uuid = api::uuid(&actual)?;
         changed.insert("uuid".into(), json!(uuid));
-        api.update(kind, name, uuid, &changed).await?;
+        api.update(kind, name, uuid, changed).await?;
     }
     Ok(Done::Configured)
 }

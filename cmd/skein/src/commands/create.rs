@@ -1,6 +1,5 @@
 //! `skein create`: one new object from the command line.
 
-use crate::api;
 use crate::cli::{Global, Output};
 use crate::commands::get;
 use crate::document::Document;
@@ -60,13 +59,13 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Er
     let kind = kinds::parse(&arguments.kind)?;
     let document = document(global, kind, arguments)?;
     let api = global.api()?;
-    let made = api.create(kind, &document.name, &document.body()).await?;
+    let uuid = api.create(kind, &document.name, document.body()).await?;
     let screen = global.screen();
     match arguments.output.format {
         Format::Table | Format::Wide => screen.line(&format!("{kind} {} created", document.name)),
         Format::Name => screen.line(&format!("{kind}/{}", document.name)),
         format => {
-            let body = api.read(kind, api::uuid(&made)?).await?.unwrap_or(made);
+            let body = api.read(kind, uuid).await?.unwrap_or_else(|| document.body());
             get::print(screen, format, kind, vec![body], true)
         }
     }

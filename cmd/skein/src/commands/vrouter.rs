@@ -228,7 +228,7 @@ async fn trace(screen: Screen, node: &Endpoint, trace: &Trace) -> Result<(), Err
         Format::Json => screen.json(&value),
         Format::Yaml => screen.write(&yaml(&value)?),
         Format::Table | Format::Wide | Format::Name => {
-            screen.write(&tables::trace(screen, &value)?)
+            screen.write(&tables::trace(screen, &value))
         }
     }
 }

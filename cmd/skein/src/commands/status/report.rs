@@ -29,8 +29,9 @@ impl Report {
     pub(super) fn verdict(&self) -> Result<(), Error> {
         match (&self.api, &self.controller) {
             (Answer::Silent(_), _) | (_, Answer::Silent(_)) => Err(Error::Silent),
-            (Answer::Well(_), Answer::Well(_))
-                if self.nodes().iter().all(|n| connected(n) && problems(n).is_empty()) =>
+            (Answer::Well(_), Answer::Well(said))
+                if said.get("synced") != Some(&Value::Bool(false))
+                    && self.nodes().iter().all(|n| connected(n) && problems(n).is_empty()) =>
             {
                 Ok(())
             }
@@ -91,14 +92,17 @@ impl Report {
         match &self.controller {
             Answer::Well(value) => {
                 let said = |field: &str| plain(value.get(field));
+                let behind = value.get("synced") == Some(&Value::Bool(false));
+                let tone = if behind { Tone::Warn } else { Tone::Good };
                 let line = format!(
-                    "{}, version {}, revision {}, {} objects",
+                    "{}, version {}, revision {}, {} objects{}",
                     said("controller"),
                     said("version"),
                     said("revision"),
-                    said("objects")
+                    said("objects"),
+                    if behind { "; has not read the configuration yet" } else { "" }
                 );
-                role("controller", &self.controller_url, Tone::Good, &line);
+                role("controller", &self.controller_url, tone, &line);
             }
             Answer::Unwell(reason) => {
                 role("controller", &self.controller_url, Tone::Warn, reason);

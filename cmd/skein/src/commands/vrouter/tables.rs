@@ -1,8 +1,7 @@
 //! The agent's lists as tables. Pure.
 
 use crate::columns::plain;
-use crate::error::Error;
-use crate::screen::{Screen, Tone, yaml};
+use crate::screen::{Screen, Tone};
 use crate::table::{Cell, Table};
 use serde_json::Value;
 
@@ -174,19 +173,17 @@ pub(crate) fn events(list: &[Value], wide: bool) -> Table {
     table
 }
 
-/// The verdict first, then what led to it.
-pub(crate) fn trace(screen: Screen, value: &Value) -> Result<String, Error> {
-    let mut rest = value.clone();
-    let verdict = rest.as_object_mut().and_then(|map| map.remove("verdict"));
-    let mut text = String::new();
-    if let Some(verdict) = verdict {
-        let word = plain(Some(&verdict));
-        let good = ["pass", "forward", "delivered", "local", "tunnel", "redirect"];
-        let tone = if good.iter().any(|g| word.starts_with(g)) { Tone::Good } else { Tone::Bad };
-        text.push_str(&format!("{}\n\n", screen.paint(tone, &word)));
+/// The verdict, then the tables that were asked; the last one decided.
+pub(crate) fn trace(screen: Screen, value: &Value) -> String {
+    let verdict = match value.get("passes").and_then(Value::as_bool) {
+        Some(true) => screen.paint(Tone::Good, "✓ it passes"),
+        _ => screen.paint(Tone::Bad, "✗ it is dropped"),
+    };
+    let mut table = Table::new(&["STEP", "FOUND"]);
+    for step in value.get("steps").and_then(Value::as_array).into_iter().flatten() {
+        table.row(vec![text(step, "at").into(), text(step, "found").into()]);
     }
-    text.push_str(&yaml(&rest)?);
-    Ok(text)
+    format!("{verdict}\n\n{}", table.render(screen))
 }
 
 /// `local` began the connection, or the other end did.
@@ -302,6 +299,19 @@ mod tests {
         assert_eq!(
             lines(&flows(&list, false))[1],
             "tcp       [fd00::3]:40000  ->  [fd00::4]:80  1         2        0.2s  -"
+        );
+    }
+
+    #[test]
+    fn a_trace_tells_its_steps() {
+        let value = json!({"passes": false, "steps": [
+            {"at": "interface", "found": "label 17, VRF v"},
+            {"at": "policy", "found": "no rule lets it pass"},
+        ]});
+        assert_eq!(
+            trace(Screen::plain(), &value),
+            "✗ it is dropped\n\nSTEP       FOUND\ninterface  label 17, VRF v\n\
+             policy     no rule lets it pass\n"
         );
     }
 
