@@ -164,7 +164,7 @@ impl Watcher {
                     for mut one in list {
                         match one.get_mut(kind.name()).map(Value::take) {
                             Some(Value::Object(fields)) => {
-                                self.collecting.push(decode(kind, fields)?)
+                                self.collecting.push(decode(kind, fields)?);
                             }
                             _ => return Err(format!("init of {plural} holds something else")),
                         }

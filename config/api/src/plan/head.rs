@@ -81,7 +81,7 @@ impl Head {
                     head.spaces.insert(owner.uuid, space);
                 }
                 Err(error) => {
-                    warn!(%error, network = %owner.fq_name, "stored subnets are not usable")
+                    warn!(%error, network = %owner.fq_name, "stored subnets are not usable");
                 }
             }
         }

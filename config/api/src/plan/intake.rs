@@ -136,7 +136,10 @@ fn intents(reference: &'static ReferenceMeta, value: Value) -> ApiResult<Vec<Ref
         Value::Null => return Ok(Vec::new()),
         Value::Array(list) => list,
         _ => {
-            return Err(ApiError::bad(format!("{}: must be a list of references", reference.field)));
+            return Err(ApiError::bad(format!(
+                "{}: must be a list of references",
+                reference.field
+            )));
         }
     };
     list.into_iter()

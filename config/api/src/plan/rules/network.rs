@@ -51,7 +51,7 @@ pub(super) fn on_create(draft: &mut Draft<'_>, network: &mut Object) -> ApiResul
             network.properties.insert("is_shared".into(), json!(true));
         }
         (0, None) if flag(network, "router_external") == Some(true) => {
-            set_global_access(network, 5)
+            set_global_access(network, 5);
         }
         _ => {}
     }
