@@ -61,7 +61,8 @@ impl Connection {
                     return Err("the server closed the connection".into());
                 }
             }
-            let answer = String::from_utf8_lossy(&self.buffer[end + 4..end + 4 + length]).into_owned();
+            let answer =
+                String::from_utf8_lossy(&self.buffer[end + 4..end + 4 + length]).into_owned();
             if !head.starts_with("http/1.1 200") {
                 return Err(format!("{path}: {head}\n{answer}").into());
             }
@@ -102,7 +103,8 @@ async fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
     let ports: usize = arguments.next().map_or(Ok(10_000), |n| n.parse())?;
     let connections: usize = arguments.next().map_or(Ok(32), |n| n.parse())?;
-    let dir = tempfile::tempdir_in(std::env::var("SKEIN_BENCH_DIR").unwrap_or_else(|_| ".".into()))?;
+    let dir =
+        tempfile::tempdir_in(std::env::var("SKEIN_BENCH_DIR").unwrap_or_else(|_| ".".into()))?;
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = Server::start(Config::new(listen, dir.path().join("config.redb"))).await?;
     let address = server.local_addr();
@@ -120,8 +122,9 @@ async fn main() -> Result<(), Error> {
 
     let next = Arc::new(AtomicUsize::new(0));
     let start = Instant::now();
-    let workers: Vec<_> =
-        (0..connections).map(|_| tokio::spawn(worker(address, network, Arc::clone(&next), ports))).collect();
+    let workers: Vec<_> = (0..connections)
+        .map(|_| tokio::spawn(worker(address, network, Arc::clone(&next), ports)))
+        .collect();
     let mut times = Vec::with_capacity(ports);
     for worker in workers {
         times.append(&mut worker.await??);
@@ -129,7 +132,11 @@ async fn main() -> Result<(), Error> {
     let seconds = start.elapsed().as_secs_f64();
     times.sort_unstable();
     let at = |share: f64| {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss
+        )]
         let index = ((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1));
         times.get(index).map_or(0.0, |t| t.as_secs_f64() * 1e3)
     };
@@ -145,7 +152,9 @@ async fn main() -> Result<(), Error> {
     }
     if std::env::var_os("SKEIN_BENCH_METRICS").is_some() {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").await?;
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n")
+            .await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
         #[allow(clippy::print_stderr)]

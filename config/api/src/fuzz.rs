@@ -45,7 +45,9 @@ pub fn bodies(data: &[u8]) {
         let mut parts = line.splitn(3, |b| *b == b' ');
         let (Some(verb), Some(what)) = (parts.next(), parts.next()) else { continue };
         let what = String::from_utf8_lossy(what);
-        let Ok(body) = serde_json::from_slice::<Value>(parts.next().unwrap_or(b"null")) else { continue };
+        let Ok(body) = serde_json::from_slice::<Value>(parts.next().unwrap_or(b"null")) else {
+            continue;
+        };
         let Some(write) = write_of(verb, &what, body) else { continue };
         let before = (head.revision, head.graph.len(), taken(&head));
         let mut draft = Draft::new(&mut head, &now, &caller);
@@ -62,7 +64,8 @@ pub fn bodies(data: &[u8]) {
 /// How many numbers and addresses are held.
 fn taken(head: &Head) -> (usize, usize) {
     let numbers = head.numbers.values().map(crate::alloc::NumberPool::len).sum();
-    let addresses = head.spaces.values().flat_map(|s| &s.subnets).map(|s| s.pool.taken().count()).sum();
+    let addresses =
+        head.spaces.values().flat_map(|s| &s.subnets).map(|s| s.pool.taken().count()).sum();
     (numbers, addresses)
 }
 

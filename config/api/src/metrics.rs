@@ -1,9 +1,6 @@
 //! Counters and histograms of the server, in the Prometheus text format.
 
-use std::{
-    sync::atomic::AtomicI64,
-    time::Duration,
-};
+use std::{sync::atomic::AtomicI64, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -47,26 +44,55 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("skein_api");
         let requests = Family::<RequestLabels, Counter>::default();
-        registry.register("requests", "Requests by method, resource and status code", requests.clone());
+        registry.register(
+            "requests",
+            "Requests by method, resource and status code",
+            requests.clone(),
+        );
         let latency = Histogram::new(exponential_buckets(0.000_25, 2.0, 16));
-        registry.register_with_unit("request", "Time to answer a request", Unit::Seconds, latency.clone());
+        registry.register_with_unit(
+            "request",
+            "Time to answer a request",
+            Unit::Seconds,
+            latency.clone(),
+        );
         let group_size = Histogram::new(exponential_buckets(1.0, 2.0, 10));
         registry.register("commit_group", "Writes that shared one commit", group_size.clone());
         let commit_seconds = Histogram::new(exponential_buckets(0.000_1, 2.0, 16));
-        registry.register_with_unit("commit", "Time of one durable commit", Unit::Seconds, commit_seconds.clone());
+        registry.register_with_unit(
+            "commit",
+            "Time of one durable commit",
+            Unit::Seconds,
+            commit_seconds.clone(),
+        );
         let objects = Family::<KindLabels, Gauge>::default();
         registry.register("objects", "Objects by type", objects.clone());
         let revision = Gauge::default();
         registry.register("revision", "Revision of the last write", revision.clone());
         let watchers = Gauge::default();
         registry.register("watchers", "Open watch streams", watchers.clone());
-        Self { registry, requests, latency, group_size, commit_seconds, objects, revision, watchers }
+        Self {
+            registry,
+            requests,
+            latency,
+            group_size,
+            commit_seconds,
+            objects,
+            revision,
+            watchers,
+        }
     }
 }
 
 impl Metrics {
     /// Counts a request. `resource` is a type or action, never a path with identifiers.
-    pub(crate) fn request(&self, method: &'static str, resource: &'static str, code: u16, took: Duration) {
+    pub(crate) fn request(
+        &self,
+        method: &'static str,
+        resource: &'static str,
+        code: u16,
+        took: Duration,
+    ) {
         self.requests.get_or_create(&RequestLabels { method, resource, code }).inc();
         self.latency.observe(took.as_secs_f64());
     }

@@ -55,7 +55,13 @@ pub(crate) fn brief(object: &Object, base: Option<&str>) -> Map<String, Value> {
 }
 
 /// One end of a link.
-fn link(graph: &Graph, kind: Kind, uuid: uuid::Uuid, attr: Option<&Value>, base: Option<&str>) -> Value {
+fn link(
+    graph: &Graph,
+    kind: Kind,
+    uuid: uuid::Uuid,
+    attr: Option<&Value>,
+    base: Option<&str>,
+) -> Value {
     let mut map = Map::new();
     // A target that vanished is shown, not hidden.
     let to = graph.get(uuid).map_or_else(|| json!(["ERROR"]), |target| names(&target.fq_name));
@@ -71,8 +77,14 @@ fn link(graph: &Graph, kind: Kind, uuid: uuid::Uuid, attr: Option<&Value>, base:
 }
 
 /// Adds properties and links of the wanted shape.
-pub(crate) fn extend(map: &mut Map<String, Value>, graph: &Graph, object: &Object, shape: &Shape<'_>) {
-    let wanted = |field: &str| shape.fields.as_ref().is_none_or(|fields| fields.iter().any(|f| f == field));
+pub(crate) fn extend(
+    map: &mut Map<String, Value>,
+    graph: &Graph,
+    object: &Object,
+    shape: &Shape<'_>,
+) {
+    let wanted =
+        |field: &str| shape.fields.as_ref().is_none_or(|fields| fields.iter().any(|f| f == field));
     for (name, value) in &object.properties {
         if wanted(name) || name == "id_perms" || name == "perms2" {
             map.insert(name.clone(), value.clone());
@@ -82,11 +94,18 @@ pub(crate) fn extend(map: &mut Map<String, Value>, graph: &Graph, object: &Objec
     for reference in &object.references {
         let Some(known) = meta.reference(reference.kind) else { continue };
         if wanted(known.field) {
-            push(map, known.field, link(graph, reference.kind, reference.uuid, Some(&reference.attr), shape.base));
+            push(
+                map,
+                known.field,
+                link(graph, reference.kind, reference.uuid, Some(&reference.attr), shape.base),
+            );
         }
     }
     let named = |fields: &[&'static str]| {
-        shape.fields.as_ref().is_some_and(|wanted| wanted.iter().any(|w| fields.contains(&w.as_str())))
+        shape
+            .fields
+            .as_ref()
+            .is_some_and(|wanted| wanted.iter().any(|w| fields.contains(&w.as_str())))
     };
     let child_fields: Vec<&'static str> = meta.children.iter().map(|c| c.field).collect();
     if (shape.fields.is_none() && shape.children) || named(&child_fields) {
@@ -101,14 +120,20 @@ pub(crate) fn extend(map: &mut Map<String, Value>, graph: &Graph, object: &Objec
     let back_fields: Vec<&'static str> = meta.back_references.iter().map(|b| b.field).collect();
     if (shape.fields.is_none() && shape.back_references) || named(&back_fields) {
         for source in graph.back_references(object.uuid) {
-            let Some(known) = meta.back_references.iter().find(|b| b.source == source.kind) else { continue };
+            let Some(known) = meta.back_references.iter().find(|b| b.source == source.kind) else {
+                continue;
+            };
             let symmetric = source.kind == object.kind
                 && meta.reference(source.kind).is_some_and(|r| r.symmetric);
             if symmetric || !wanted(known.field) {
                 continue;
             }
             for reference in source.references.iter().filter(|r| r.uuid == object.uuid) {
-                push(map, known.field, link(graph, source.kind, source.uuid, Some(&reference.attr), shape.base));
+                push(
+                    map,
+                    known.field,
+                    link(graph, source.kind, source.uuid, Some(&reference.attr), shape.base),
+                );
             }
         }
     }

@@ -113,7 +113,9 @@ impl View {
         let from = self.events.partition_point(|event| event.revision <= revision);
         let mut found: Vec<Event> = Vec::new();
         for event in self.events.range(from..) {
-            if found.len() >= limit && found.last().is_some_and(|last| last.revision != event.revision) {
+            if found.len() >= limit
+                && found.last().is_some_and(|last| last.revision != event.revision)
+            {
                 break;
             }
             found.push(event.clone());

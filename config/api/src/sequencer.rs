@@ -162,7 +162,8 @@ impl Worker {
             std::thread::sleep(GATHER / 8);
         }
         // Follows the number of concurrent writers up at once and down slowly.
-        self.last_group = group.len().max(self.last_group.saturating_sub(self.last_group / 4 + 1)).max(1);
+        self.last_group =
+            group.len().max(self.last_group.saturating_sub(self.last_group / 4 + 1)).max(1);
     }
 
     fn handle(&mut self, group: &mut Vec<Job>) {
@@ -176,7 +177,8 @@ impl Worker {
         }
         let now = now();
         let mut transactions: Vec<Transaction> = Vec::with_capacity(group.len());
-        let mut answers: Vec<(oneshot::Sender<Reply>, ApiResult<Answer>)> = Vec::with_capacity(group.len());
+        let mut answers: Vec<(oneshot::Sender<Reply>, ApiResult<Answer>)> =
+            Vec::with_capacity(group.len());
         for job in group.drain(..) {
             let mut draft = Draft::new(&mut self.head, &now, &job.caller);
             let answer = apply(&mut draft, job.write);

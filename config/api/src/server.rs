@@ -1,11 +1,6 @@
 //! The listener: accepts connections, serves them, stops cleanly.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -108,7 +103,8 @@ impl Server {
     /// # Errors
     /// The store does not open, the address is taken, or the TLS files are unusable.
     pub async fn start(config: Config) -> Result<Self, ServerError> {
-        let options = Options { log_retention: u64::from(config.log_retention), ..Options::default() };
+        let options =
+            Options { log_retention: u64::from(config.log_retention), ..Options::default() };
         let store = EmbeddedStore::open(&config.store, options).map_err(StartError::from)?;
         Self::start_with(config, Box::new(store), Arc::new(NoAuth)).await
     }
@@ -132,7 +128,8 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let retention = usize::try_from(config.log_retention).unwrap_or(usize::MAX);
         let loading = Arc::clone(&metrics);
-        let started = tokio::task::spawn_blocking(move || Sequencer::start(store, retention, loading)).await;
+        let started =
+            tokio::task::spawn_blocking(move || Sequencer::start(store, retention, loading)).await;
         let (sequencer, published, writer) =
             started.map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
         let (stop, stopping) = watch::channel(false);
@@ -178,11 +175,15 @@ impl Server {
 }
 
 fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, ServerError> {
-    let wrong = |path: &PathBuf, reason: String| ServerError::Tls { path: path.display().to_string(), reason };
+    let wrong = |path: &PathBuf, reason: String| ServerError::Tls {
+        path: path.display().to_string(),
+        reason,
+    };
     let chain = CertificateDer::pem_file_iter(&files.certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|e| wrong(&files.certificate, e.to_string()))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| wrong(&files.key, e.to_string()))?;
+    let key =
+        PrivateKeyDer::from_pem_file(&files.key).map_err(|e| wrong(&files.key, e.to_string()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

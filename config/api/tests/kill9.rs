@@ -1,7 +1,13 @@
 //! A server killed at random moments while clients write loses nothing that it acknowledged and keeps nothing by halves.
 //!
 //! This binary is the test and, called with `serve DIR`, the server.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test fails by panicking
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::needless_pass_by_value
+)] // a test fails by panicking
 
 mod support;
 
@@ -74,14 +80,19 @@ async fn nothing_acknowledged_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let done = Arc::new(Mutex::new(Acknowledged::default()));
     let (child, client) = spawn(dir.path());
-    let net = client.create(Kind::VIRTUAL_NETWORK, support::network("shared", &["10.0.0.0/16"])).await.unwrap();
+    let net = client
+        .create(Kind::VIRTUAL_NETWORK, support::network("shared", &["10.0.0.0/16"]))
+        .await
+        .unwrap();
     let mut running = Some((child, client));
     let mut total = 0;
     for round in 0..ROUNDS {
         let (mut child, client) = running.take().unwrap_or_else(|| spawn(dir.path()));
         check(&client, &*done.lock().await).await;
         let writers: Vec<_> = (0..WRITERS)
-            .map(|writer| tokio::spawn(write(client.clone(), net, round, writer, Arc::clone(&done))))
+            .map(|writer| {
+                tokio::spawn(write(client.clone(), net, round, writer, Arc::clone(&done)))
+            })
             .collect();
         // Anywhere between the first writes and the middle of a busy stretch.
         let pause = 5 + u64::from(Uuid::new_v4().as_fields().1) % 300;
@@ -99,7 +110,11 @@ async fn nothing_acknowledged_is_lost() {
     let (mut child, client) = spawn(dir.path());
     let done = done.lock().await;
     check(&client, &done).await;
-    assert!(done.addresses.len() > 100, "too few writes to mean anything: {}", done.addresses.len());
+    assert!(
+        done.addresses.len() > 100,
+        "too few writes to mean anything: {}",
+        done.addresses.len()
+    );
     assert!(!done.deleted.is_empty() && !done.networks.is_empty());
     child.kill().unwrap();
     child.wait().unwrap();
@@ -112,7 +127,8 @@ async fn write(client: Client, net: Uuid, round: u32, writer: u32, done: Arc<Mut
         let fields = json!({"fq_name": [name], "virtual_network_refs": [{"uuid": net}]});
         let Ok(ip) = client.create(Kind::INSTANCE_IP, fields).await else { return };
         let read = client.get(Kind::INSTANCE_IP, ip).await;
-        let address = read.ok().map(|o| o.properties["instance_ip_address"].as_str().unwrap().to_owned());
+        let address =
+            read.ok().map(|o| o.properties["instance_ip_address"].as_str().unwrap().to_owned());
         done.lock().await.addresses.insert(ip, address.clone().unwrap_or_default());
         if address.is_none() {
             return;
@@ -146,7 +162,8 @@ async fn check(client: &Client, done: &Acknowledged) {
         .map(|o| (o.uuid, o.properties["instance_ip_address"].as_str().unwrap().to_owned()))
         .collect();
     for (uuid, address) in &done.addresses {
-        let stored = found.get(uuid).unwrap_or_else(|| panic!("{uuid} was acknowledged and is lost"));
+        let stored =
+            found.get(uuid).unwrap_or_else(|| panic!("{uuid} was acknowledged and is lost"));
         assert!(address.is_empty() || stored == address, "{uuid} had {address} and has {stored}");
     }
     let distinct: BTreeSet<&String> = found.values().collect();
@@ -162,7 +179,9 @@ async fn check(client: &Client, done: &Acknowledged) {
     }
     // A watcher that was far behind is told so, one that was not continues.
     let far = client.request(hyper::Method::GET, "/watch?resource_type=*&since=1", None);
-    if let Ok(Err(ClientError::Refused { status, .. })) = tokio::time::timeout(Duration::from_millis(50), far).await {
+    if let Ok(Err(ClientError::Refused { status, .. })) =
+        tokio::time::timeout(Duration::from_millis(50), far).await
+    {
         assert_eq!(status, 410);
     }
 }
@@ -170,7 +189,8 @@ async fn check(client: &Client, done: &Acknowledged) {
 /// The file by itself: every object has its name and its numbers, and no claim is without its object.
 fn inspect(dir: &Path) {
     let started = Instant::now();
-    let state = EmbeddedStore::open(dir.join("config.redb"), Options::default()).unwrap().load().unwrap();
+    let state =
+        EmbeddedStore::open(dir.join("config.redb"), Options::default()).unwrap().load().unwrap();
     let mut expected: BTreeMap<String, Uuid> = BTreeMap::new();
     let by_uuid: BTreeMap<Uuid, _> = state.objects.iter().map(|o| (o.uuid, o)).collect();
     for object in &state.objects {
@@ -210,7 +230,8 @@ fn inspect(dir: &Path) {
             assert!(by_uuid.contains_key(&reference.uuid), "{} refers to nothing", object.fq_name);
         }
     }
-    let found: BTreeMap<String, Uuid> = state.claims.iter().map(|c| (c.key.clone(), c.owner)).collect();
+    let found: BTreeMap<String, Uuid> =
+        state.claims.iter().map(|c| (c.key.clone(), c.owner)).collect();
     for (key, owner) in &expected {
         assert_eq!(found.get(key), Some(owner), "{key}");
     }

@@ -1,5 +1,11 @@
 //! Objects from create to delete, over restarts: spec sections 3, 5, 13, 14, 15.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test fails by panicking
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::needless_pass_by_value
+)] // a test fails by panicking
 
 mod support;
 
@@ -26,13 +32,18 @@ async fn a_port_with_its_address_survives_a_restart() {
     assert_eq!(mac.replace(':', ""), format!("02{hex}"));
     assert_eq!(read["routing_instance_refs"][0]["attr"]["direction"], "both");
 
-    let first = fixture.address("ip1", net, json!({"virtual_machine_interface_refs": [{"uuid": port}]})).await;
+    let first = fixture
+        .address("ip1", net, json!({"virtual_machine_interface_refs": [{"uuid": port}]}))
+        .await;
     assert_eq!(first.unwrap(), "10.20.0.252");
 
     let fixture = fixture.restart().await;
     let again = fixture.address("ip2", net, json!({})).await.unwrap();
     assert_eq!(again, "10.20.0.251", "the allocator remembers what is taken");
-    let taken = fixture.address("ip3", net, json!({"instance_ip_address": "10.20.0.252"})).await.unwrap_err();
+    let taken = fixture
+        .address("ip3", net, json!({"instance_ip_address": "10.20.0.252"}))
+        .await
+        .unwrap_err();
     assert_eq!(taken.0, 409, "{}", taken.1);
     let target = fixture.client.list(Kind::ROUTE_TARGET, &ListOptions::default()).await.unwrap();
     assert!(target.iter().any(|t| t.name().starts_with("target:64512:80000")), "{target:?}");
@@ -47,9 +58,11 @@ async fn deletes_are_refused_while_something_depends_on_the_object() {
     assert_eq!(status, 409);
     assert!(text.starts_with("Back-References from /virtual-machine-interface/"), "{text}");
     fixture.delete(Kind::VIRTUAL_MACHINE_INTERFACE, port).await.unwrap();
-    let before = fixture.client.list(Kind::ROUTE_TARGET, &ListOptions::default()).await.unwrap().len();
+    let before =
+        fixture.client.list(Kind::ROUTE_TARGET, &ListOptions::default()).await.unwrap().len();
     fixture.delete(Kind::VIRTUAL_NETWORK, net).await.unwrap();
-    let after = fixture.client.list(Kind::ROUTE_TARGET, &ListOptions::default()).await.unwrap().len();
+    let after =
+        fixture.client.list(Kind::ROUTE_TARGET, &ListOptions::default()).await.unwrap().len();
     assert_eq!(after, before - 1, "the network's route target goes with it");
     let id = |n| {
         let name = FqName::new(&["default-domain", "default-project", "front", n]).unwrap();
@@ -85,7 +98,8 @@ async fn a_watcher_sees_the_snapshot_then_every_change_and_resumes() {
 async fn an_update_merges_fields_and_replaces_reference_lists() {
     let fixture = Fixture::new().await;
     let net = fixture.network("front", "10.20.0.0/24").await;
-    let mut fields = json!({"fq_name": ["default-domain", "default-project", "pol"], "parent_type": "project"});
+    let mut fields =
+        json!({"fq_name": ["default-domain", "default-project", "pol"], "parent_type": "project"});
     let policy = fixture.create(Kind::NETWORK_POLICY, fields.clone()).await.unwrap();
     fields["fq_name"][2] = json!("pol2");
     let other = fixture.create(Kind::NETWORK_POLICY, fields).await.unwrap();
@@ -99,7 +113,10 @@ async fn an_update_merges_fields_and_replaces_reference_lists() {
     assert_eq!(read["network_policy_refs"].as_array().unwrap().len(), 1);
     assert_eq!(read["network_policy_refs"][0]["to"][2], "pol2");
     assert_eq!(read["network_policy_refs"][0]["attr"]["sequence"]["major"], 2);
-    fixture.update(Kind::VIRTUAL_NETWORK, net, json!({"mtu": null, "network_policy_refs": []})).await.unwrap();
+    fixture
+        .update(Kind::VIRTUAL_NETWORK, net, json!({"mtu": null, "network_policy_refs": []}))
+        .await
+        .unwrap();
     let read = fixture.read(Kind::VIRTUAL_NETWORK, net).await;
     assert_eq!((&read["mtu"], &read["network_policy_refs"]), (&Value::Null, &Value::Null));
     assert!(!read["network_ipam_refs"].is_null(), "links that were not named stay");
@@ -112,18 +129,24 @@ async fn route_target_lists_show_on_the_default_routing_instance() {
     fields["route_target_list"] = json!({"route_target": ["target:1:1"]});
     fields["import_route_target_list"] = json!({"route_target": ["target:2:2"]});
     let net = fixture.create(Kind::VIRTUAL_NETWORK, fields).await.unwrap();
-    let instance = fixture.read(Kind::VIRTUAL_NETWORK, net).await["routing_instances"][0]["uuid"].clone();
+    let instance =
+        fixture.read(Kind::VIRTUAL_NETWORK, net).await["routing_instances"][0]["uuid"].clone();
     let instance: uuid::Uuid = instance.as_str().unwrap().parse().unwrap();
     let targets = |read: Value| -> Vec<(String, Value)> {
         let list = read["route_target_refs"].as_array().unwrap().clone();
-        list.into_iter().map(|r| (r["to"][0].as_str().unwrap().to_owned(), r["attr"].clone())).collect()
+        list.into_iter()
+            .map(|r| (r["to"][0].as_str().unwrap().to_owned(), r["attr"].clone()))
+            .collect()
     };
     let seen = targets(fixture.read(Kind::ROUTING_INSTANCE, instance).await);
     assert_eq!(seen.len(), 3);
     assert!(seen[0].0.starts_with("target:64512:8000") && seen[0].1.is_null());
     assert_eq!(seen[1], ("target:1:1".into(), Value::Null));
     assert_eq!(seen[2], ("target:2:2".into(), json!({"import_export": "import"})));
-    fixture.update(Kind::VIRTUAL_NETWORK, net, json!({"import_route_target_list": null})).await.unwrap();
+    fixture
+        .update(Kind::VIRTUAL_NETWORK, net, json!({"import_route_target_list": null}))
+        .await
+        .unwrap();
     let seen = targets(fixture.read(Kind::ROUTING_INSTANCE, instance).await);
     assert_eq!(seen.len(), 2);
     let gone = fixture.client.name_to_id(Kind::ROUTE_TARGET, &FqName::single("target:2:2")).await;
@@ -157,7 +180,9 @@ async fn a_watcher_resumes_over_a_restart_of_the_server() {
     // The log on disk tells a watcher that was away what it missed.
     let mut stream = tokio::net::TcpStream::connect(fixture.server.local_addr()).await.unwrap();
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let request = format!("GET /watch?resource_type=virtual_network HTTP/1.1\r\nhost: x\r\nlast-event-id: {since}\r\n\r\n");
+    let request = format!(
+        "GET /watch?resource_type=virtual_network HTTP/1.1\r\nhost: x\r\nlast-event-id: {since}\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     while !text.contains("\n\n") {
@@ -166,7 +191,10 @@ async fn a_watcher_resumes_over_a_restart_of_the_server() {
         assert!(read > 0, "{text}");
         text.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
     }
-    assert!(text.contains("event: update") && text.contains(&format!("id: {}", since + 2)), "{text}");
+    assert!(
+        text.contains("event: update") && text.contains(&format!("id: {}", since + 2)),
+        "{text}"
+    );
     assert!(!text.contains("event: init") && text.contains("two"), "{text}");
 }
 
@@ -175,7 +203,9 @@ async fn health_readiness_and_metrics_answer() {
     let fixture = Fixture::new().await;
     fixture.network("front", "10.20.0.0/24").await;
     for path in ["/healthz", "/readyz"] {
-        assert!(support::http_get(fixture.server.local_addr(), path).await.starts_with("HTTP/1.1 200 "));
+        assert!(
+            support::http_get(fixture.server.local_addr(), path).await.starts_with("HTTP/1.1 200 ")
+        );
     }
     let metrics = support::http_get(fixture.server.local_addr(), "/metrics").await;
     for line in [
@@ -195,7 +225,8 @@ async fn the_listener_speaks_tls_when_told_to() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let dir = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    let files = skein_api::TlsFiles { certificate: dir.path().join("cert"), key: dir.path().join("key") };
+    let files =
+        skein_api::TlsFiles { certificate: dir.path().join("cert"), key: dir.path().join("key") };
     std::fs::write(&files.certificate, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -213,7 +244,10 @@ async fn the_listener_speaks_tls_when_told_to() {
     let stream = tokio::net::TcpStream::connect(server.local_addr()).await.unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
     let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: cfg:8082\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: cfg:8082\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut text = String::new();
     let _ = stream.read_to_string(&mut text).await;
     assert!(text.contains("\"href\":\"https://cfg:8082/virtual-networks\""), "{}", &text[..300]);

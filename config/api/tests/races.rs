@@ -1,5 +1,11 @@
 //! Many clients at once for one thing: exactly one gets it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test fails by panicking
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::needless_pass_by_value
+)] // a test fails by panicking
 
 mod support;
 
@@ -25,7 +31,8 @@ where
 }
 
 fn statuses<T>(results: &[Result<T, (u16, String)>]) -> (usize, usize) {
-    let refused = |status: u16| results.iter().filter(|r| matches!(r, Err((s, _)) if *s == status)).count();
+    let refused =
+        |status: u16| results.iter().filter(|r| matches!(r, Err((s, _)) if *s == status)).count();
     (results.iter().filter(|r| r.is_ok()).count(), refused(409))
 }
 
@@ -62,7 +69,11 @@ async fn one_address_has_one_winner() {
     let net = fixture.network("front", "10.0.0.0/24").await;
     let results = all(|n| {
         let fixture = Arc::clone(&fixture);
-        async move { fixture.address(&format!("ip-{n}"), net, json!({"instance_ip_address": "10.0.0.7"})).await }
+        async move {
+            fixture
+                .address(&format!("ip-{n}"), net, json!({"instance_ip_address": "10.0.0.7"}))
+                .await
+        }
     })
     .await;
     assert_eq!(statuses(&results), (1, CLIENTS - 1));
@@ -132,7 +143,8 @@ async fn an_answered_write_is_visible_everywhere() {
         async move {
             for round in 0..10 {
                 let name = format!("net-{n}-{round}");
-                let uuid = fixture.create(Kind::VIRTUAL_NETWORK, network(&name, &["10.0.0.0/24"])).await?;
+                let uuid =
+                    fixture.create(Kind::VIRTUAL_NETWORK, network(&name, &["10.0.0.0/24"])).await?;
                 let other = skein_client::Client::new(fixture.client.base()).unwrap();
                 support::refused(other.get(Kind::VIRTUAL_NETWORK, uuid).await)?;
             }

@@ -1,5 +1,11 @@
 //! Random writes against the planner: what is stored, loaded again, is the state it came from.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test fails by panicking
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::needless_pass_by_value
+)] // a test fails by panicking
 
 use std::collections::BTreeMap;
 
@@ -27,7 +33,8 @@ impl Memory {
             assert!(self.objects.remove(&(gone.created_revision, gone.uuid)).is_some());
         }
         for object in &transaction.puts {
-            self.objects.insert((object.created_revision, object.uuid), std::sync::Arc::clone(object));
+            self.objects
+                .insert((object.created_revision, object.uuid), std::sync::Arc::clone(object));
         }
         for key in &transaction.releases {
             assert!(self.claims.remove(key).is_some(), "{key} was not held");
@@ -42,7 +49,11 @@ impl Memory {
         State {
             revision: self.revision,
             objects: self.objects.values().cloned().collect(),
-            claims: self.claims.iter().map(|(key, owner)| Claim { key: key.clone(), owner: *owner }).collect(),
+            claims: self
+                .claims
+                .iter()
+                .map(|(key, owner)| Claim { key: key.clone(), owner: *owner })
+                .collect(),
             kv: self.kv.clone().into_iter().collect(),
             ..State::default()
         }
@@ -57,7 +68,10 @@ fn snapshot(head: &Head) -> Snapshot {
         .numbers
         .iter()
         .flat_map(|(space, pool)| {
-            (0..40).chain(255..300).chain(8_000_000..8_000_040).map(move |n| (space.clone(), n, pool.owner(n)))
+            (0..40)
+                .chain(255..300)
+                .chain(8_000_000..8_000_040)
+                .map(move |n| (space.clone(), n, pool.owner(n)))
         })
         .filter(|(_, _, owner)| owner.is_some())
         .collect();
@@ -66,7 +80,9 @@ fn snapshot(head: &Head) -> Snapshot {
         .spaces
         .iter()
         .flat_map(|(space, s)| s.subnets.iter().map(move |subnet| (space, subnet)))
-        .flat_map(|(space, subnet)| subnet.pool.taken().map(|(a, o)| (*space, a.to_string(), o)).collect::<Vec<_>>())
+        .flat_map(|(space, subnet)| {
+            subnet.pool.taken().map(|(a, o)| (*space, a.to_string(), o)).collect::<Vec<_>>()
+        })
         .collect();
     addresses.sort();
     let mut objects: Vec<_> = head.graph.objects().map(|o| (o.uuid, o.revision)).collect();
@@ -128,15 +144,25 @@ fn name(n: &str) -> Value {
 fn write(op: &Op) -> Write {
     let kinds = [Kind::VIRTUAL_NETWORK, Kind::INSTANCE_IP, Kind::SECURITY_GROUP, Kind::TAG];
     match op {
-        Op::Network(n, subnets) => Write::Create(intake(Kind::VIRTUAL_NETWORK, &json!({
-            "uuid": id(0, *n), "fq_name": name(&format!("net{n}")), "network_ipam_refs": links(subnets),
-        }))),
-        Op::Subnets(n, subnets) => {
-            Write::Update(id(0, *n), intake(Kind::VIRTUAL_NETWORK, &json!({"network_ipam_refs": links(subnets)})))
-        }
+        Op::Network(n, subnets) => Write::Create(intake(
+            Kind::VIRTUAL_NETWORK,
+            &json!({
+                "uuid": id(0, *n), "fq_name": name(&format!("net{n}")), "network_ipam_refs": links(subnets),
+            }),
+        )),
+        Op::Subnets(n, subnets) => Write::Update(
+            id(0, *n),
+            intake(Kind::VIRTUAL_NETWORK, &json!({"network_ipam_refs": links(subnets)})),
+        ),
         Op::Targets(n, t) => {
             let list: Vec<String> = (0..*t).map(|t| format!("target:1:{t}")).collect();
-            Write::Update(id(0, *n), intake(Kind::VIRTUAL_NETWORK, &json!({"route_target_list": {"route_target": list}})))
+            Write::Update(
+                id(0, *n),
+                intake(
+                    Kind::VIRTUAL_NETWORK,
+                    &json!({"route_target_list": {"route_target": list}}),
+                ),
+            )
         }
         Op::Address(i, n, wanted) => {
             let mut fields = json!({
@@ -147,28 +173,40 @@ fn write(op: &Op) -> Write {
             }
             Write::Create(intake(Kind::INSTANCE_IP, &fields))
         }
-        Op::Group(g, 0) => Write::Create(intake(Kind::SECURITY_GROUP, &json!({
-            "uuid": id(2, *g), "fq_name": name(&format!("sg{g}")),
-        }))),
+        Op::Group(g, 0) => Write::Create(intake(
+            Kind::SECURITY_GROUP,
+            &json!({
+                "uuid": id(2, *g), "fq_name": name(&format!("sg{g}")),
+            }),
+        )),
         Op::Group(g, c) => {
             let fields = json!({"configured_security_group_id": if *c == 1 { 0 } else { 77 }});
             Write::Update(id(2, *g), intake(Kind::SECURITY_GROUP, &fields))
         }
-        Op::Reserve(n, count) => {
-            Write::IpAlloc { network: id(0, *n), count: u32::from(*count), subnet: None, family: None }
-        }
+        Op::Reserve(n, count) => Write::IpAlloc {
+            network: id(0, *n),
+            count: u32::from(*count),
+            subnet: None,
+            family: None,
+        },
         Op::Unreserve(n, a) => Write::IpFree {
             network: id(0, *n),
             addresses: vec![format!("10.0.0.{a}").parse().unwrap()],
         },
-        Op::Tag(t) => Write::Create(intake(Kind::TAG, &json!({
-            "uuid": id(3, *t), "tag_type_name": format!("type{}", t / 2), "tag_value": format!("v{t}"),
-        }))),
+        Op::Tag(t) => Write::Create(intake(
+            Kind::TAG,
+            &json!({
+                "uuid": id(3, *t), "tag_type_name": format!("type{}", t / 2), "tag_value": format!("v{t}"),
+            }),
+        )),
         Op::Link(a, b, add) => Write::RefUpdate {
             kind: Kind::VIRTUAL_NETWORK,
             uuid: id(0, *a),
             target: Kind::VIRTUAL_NETWORK,
-            intent: skein_api::plan::RefIntent { uuid: Some(id(0, *b).to_string()), ..Default::default() },
+            intent: skein_api::plan::RefIntent {
+                uuid: Some(id(0, *b).to_string()),
+                ..Default::default()
+            },
             add: *add,
             relax: false,
         },

@@ -1,5 +1,11 @@
 //! The original's own Python client, unmodified, drives the server: spec section 18.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test fails by panicking
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::needless_pass_by_value
+)] // a test fails by panicking
 
 mod support;
 

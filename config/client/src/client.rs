@@ -103,8 +103,9 @@ impl Client {
             }
             None => Bytes::new(),
         };
-        let request =
-            request.body(Full::new(bytes)).map_err(|e| self.answer_error(format!("bad request: {e}")))?;
+        let request = request
+            .body(Full::new(bytes))
+            .map_err(|e| self.answer_error(format!("bad request: {e}")))?;
         self.pool.request(request).await.map_err(|e| self.unreachable(&e))
     }
 
@@ -122,11 +123,17 @@ impl Client {
     ///
     /// # Errors
     /// The API cannot be reached or refuses.
-    pub async fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ClientError> {
         let call = async {
             let response = self.open(method, path, body, None).await?;
             let status = response.status();
-            let bytes = response.into_body().collect().await.map_err(|e| self.unreachable(&e))?.to_bytes();
+            let bytes =
+                response.into_body().collect().await.map_err(|e| self.unreachable(&e))?.to_bytes();
             if !status.is_success() {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 return Err(ClientError::Refused { status: status.as_u16(), text });
@@ -181,7 +188,8 @@ impl Client {
     }
 
     fn uuid_in(&self, answer: &Value) -> Result<Uuid, ClientError> {
-        let uuid = answer.get("uuid").and_then(Value::as_str).and_then(|text| Uuid::try_parse(text).ok());
+        let uuid =
+            answer.get("uuid").and_then(Value::as_str).and_then(|text| Uuid::try_parse(text).ok());
         uuid.ok_or_else(|| self.answer_error("it holds no uuid"))
     }
 
@@ -190,7 +198,8 @@ impl Client {
     /// # Errors
     /// 404 if it is not there.
     pub async fn id_to_name(&self, uuid: Uuid) -> Result<(Kind, FqName), ClientError> {
-        let answer = self.request(Method::POST, "/id-to-fqname", Some(&json!({"uuid": uuid}))).await?;
+        let answer =
+            self.request(Method::POST, "/id-to-fqname", Some(&json!({"uuid": uuid}))).await?;
         let kind = answer.get("type").and_then(Value::as_str).and_then(Kind::parse);
         let name = answer.get("fq_name").and_then(|n| serde_json::from_value(n.clone()).ok());
         kind.zip(name).ok_or_else(|| self.answer_error("it holds no type and name"))
@@ -235,7 +244,11 @@ impl Client {
     ///
     /// # Errors
     /// The API cannot be reached or refuses.
-    pub async fn list(&self, kind: Kind, options: &ListOptions) -> Result<Vec<Object>, ClientError> {
+    pub async fn list(
+        &self,
+        kind: Kind,
+        options: &ListOptions,
+    ) -> Result<Vec<Object>, ClientError> {
         // The bulk call takes any number of ids.
         let join = |list: &[Uuid]| list.iter().map(Uuid::to_string).collect::<Vec<_>>().join(",");
         let mut body = Map::new();
@@ -252,18 +265,25 @@ impl Client {
             }
         }
         if !options.filters.is_empty() {
-            let filters: Vec<_> = options.filters.iter().map(|(name, value)| format!("{name}=={value}")).collect();
+            let filters: Vec<_> =
+                options.filters.iter().map(|(name, value)| format!("{name}=={value}")).collect();
             body.insert("filters".into(), json!(filters.join(",")));
         }
         let path = "/list-bulk-collection";
         let mut answer = self.request(Method::POST, path, Some(&Value::Object(body))).await?;
         match answer.get_mut(format!("{kind}s")).map(Value::take) {
-            Some(Value::Array(list)) => list.into_iter().map(|one| self.object(kind, one)).collect(),
+            Some(Value::Array(list)) => {
+                list.into_iter().map(|one| self.object(kind, one)).collect()
+            }
             _ => Err(self.answer_error(format!("it holds no {kind}s"))),
         }
     }
 
-    async fn change_reference(&self, change: &ReferenceChange, operation: &str) -> Result<(), ClientError> {
+    async fn change_reference(
+        &self,
+        change: &ReferenceChange,
+        operation: &str,
+    ) -> Result<(), ClientError> {
         let body = json!({
             "type": change.kind.name(), "uuid": change.uuid,
             "ref-type": change.target_kind.name(), "ref-uuid": change.target,
@@ -301,11 +321,17 @@ impl Client {
     ///
     /// # Errors
     /// 404 for an unknown network or subnet, 409 if they are used up.
-    pub async fn ip_alloc(&self, network: Uuid, count: u32, subnet: Option<&str>) -> Result<Vec<IpAddr>, ClientError> {
+    pub async fn ip_alloc(
+        &self,
+        network: Uuid,
+        count: u32,
+        subnet: Option<&str>,
+    ) -> Result<Vec<IpAddr>, ClientError> {
         let body = json!({"count": count, "subnet": subnet});
         let path = format!("/virtual-network/{network}/ip-alloc");
         let mut answer = self.request(Method::POST, &path, Some(&body)).await?;
-        serde_json::from_value(answer["ip_addr"].take()).map_err(|e| self.answer_error(e.to_string()))
+        serde_json::from_value(answer["ip_addr"].take())
+            .map_err(|e| self.answer_error(e.to_string()))
     }
 
     /// Gives such addresses back.

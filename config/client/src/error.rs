@@ -12,7 +12,9 @@ pub enum ClientError {
         text: String,
     },
     /// The API cannot be reached.
-    #[error("cannot reach the configuration API at {base}: {reason}; is it running, and is the address right?")]
+    #[error(
+        "cannot reach the configuration API at {base}: {reason}; is it running, and is the address right?"
+    )]
     Unreachable {
         /// Where it was looked for.
         base: String,

@@ -76,7 +76,10 @@ mod tests {
                 }
             }
             assert_eq!(seen.len(), 2, "chunks of {size}");
-            assert_eq!(seen[0], Raw { name: "create".into(), id: Some(7), data: "{\"a\": 1}".into() });
+            assert_eq!(
+                seen[0],
+                Raw { name: "create".into(), id: Some(7), data: "{\"a\": 1}".into() }
+            );
             assert_eq!(seen[1].name, "stop");
         }
     }

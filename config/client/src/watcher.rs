@@ -9,7 +9,10 @@ use skein_model::{Kind, Object};
 use tracing::{debug, info};
 use uuid::Uuid;
 
-use crate::{Client, ClientError, decode, events::{Parser, Raw}};
+use crate::{
+    Client, ClientError, decode,
+    events::{Parser, Raw},
+};
 
 /// First and longest wait before connecting again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -117,7 +120,11 @@ impl Watcher {
                 return Ok(());
             }
             if !status.is_success() {
-                let bytes = response.into_body().collect().await.map_err(|e| self.client.unreachable(&e))?;
+                let bytes = response
+                    .into_body()
+                    .collect()
+                    .await
+                    .map_err(|e| self.client.unreachable(&e))?;
                 let text = String::from_utf8_lossy(&bytes.to_bytes()).into_owned();
                 return Err(ClientError::Refused { status: status.as_u16(), text });
             }
@@ -156,7 +163,9 @@ impl Watcher {
                     };
                     for mut one in list {
                         match one.get_mut(kind.name()).map(Value::take) {
-                            Some(Value::Object(fields)) => self.collecting.push(decode(kind, fields)?),
+                            Some(Value::Object(fields)) => {
+                                self.collecting.push(decode(kind, fields)?);
+                            }
                             _ => return Err(format!("init of {plural} holds something else")),
                         }
                     }
@@ -170,7 +179,9 @@ impl Watcher {
                 let revision = raw.id.ok_or("an event has no revision")?;
                 let (name, fields) = envelope.into_iter().next().ok_or("an event is empty")?;
                 let kind = Kind::parse(&name).ok_or_else(|| format!("unknown type {name}"))?;
-                let Value::Object(fields) = fields else { return Err(format!("{name} is not an object")) };
+                let Value::Object(fields) = fields else {
+                    return Err(format!("{name} is not an object"));
+                };
                 // One revision may span several events, so this one may not be complete yet.
                 self.complete = self.complete.max(Some(revision.saturating_sub(1)));
                 if raw.name != "delete" {
@@ -178,7 +189,10 @@ impl Watcher {
                     object.revision = revision;
                     return Ok(Some(Event::Put(object, revision)));
                 }
-                let uuid = fields.get("uuid").and_then(Value::as_str).and_then(|t| Uuid::try_parse(t).ok());
+                let uuid = fields
+                    .get("uuid")
+                    .and_then(Value::as_str)
+                    .and_then(|t| Uuid::try_parse(t).ok());
                 let uuid = uuid.ok_or("a delete has no uuid")?;
                 Ok(Some(Event::Delete { kind, uuid, revision }))
             }

@@ -86,14 +86,20 @@ impl EmbeddedStore {
             match found {
                 Some(FORMAT) => {}
                 Some(found) => {
-                    return Err(StoreError::Format { path: path.display().to_string(), found, expected: FORMAT });
+                    return Err(StoreError::Format {
+                        path: path.display().to_string(),
+                        found,
+                        expected: FORMAT,
+                    });
                 }
                 None => {
                     meta.insert("format", FORMAT).map_err(|e| fail(e.into()))?;
                 }
             }
-            self.revision = meta.get("revision").map_err(|e| fail(e.into()))?.map_or(0, |g| g.value());
-            self.compacted = meta.get("compacted").map_err(|e| fail(e.into()))?.map_or(0, |g| g.value());
+            self.revision =
+                meta.get("revision").map_err(|e| fail(e.into()))?.map_or(0, |g| g.value());
+            self.compacted =
+                meta.get("compacted").map_err(|e| fail(e.into()))?.map_or(0, |g| g.value());
         }
         tx.commit().map_err(|e| fail(e.into()))
     }
@@ -105,7 +111,8 @@ impl EmbeddedStore {
         let corrupt =
             |reason: String| StoreError::Corrupt { path: path.display().to_string(), reason };
         let tx = db.begin_read().map_err(|e| fail(e.into()))?;
-        let mut state = State { revision: self.revision, compacted: self.compacted, ..State::default() };
+        let mut state =
+            State { revision: self.revision, compacted: self.compacted, ..State::default() };
         let objects = tx.open_table(OBJECTS).map_err(|e| fail(e.into()))?;
         for row in objects.iter().map_err(|e| fail(e.into()))? {
             let (key, value) = row.map_err(|e| fail(e.into()))?;
@@ -117,7 +124,9 @@ impl EmbeddedStore {
         let claims = tx.open_table(CLAIMS).map_err(|e| fail(e.into()))?;
         for row in claims.iter().map_err(|e| fail(e.into()))? {
             let (key, value) = row.map_err(|e| fail(e.into()))?;
-            state.claims.push(Claim { key: key.value().to_owned(), owner: Uuid::from_u128(value.value()) });
+            state
+                .claims
+                .push(Claim { key: key.value().to_owned(), owner: Uuid::from_u128(value.value()) });
         }
         let kv = tx.open_table(KV).map_err(|e| fail(e.into()))?;
         for row in kv.iter().map_err(|e| fail(e.into()))? {
@@ -127,8 +136,9 @@ impl EmbeddedStore {
         let log = tx.open_table(LOG).map_err(|e| fail(e.into()))?;
         for row in log.iter().map_err(|e| fail(e.into()))? {
             let (key, value) = row.map_err(|e| fail(e.into()))?;
-            let entries: Vec<LogEntry> = serde_json::from_slice(value.value())
-                .map_err(|e| corrupt(format!("log of revision {} cannot be read: {e}", key.value())))?;
+            let entries: Vec<LogEntry> = serde_json::from_slice(value.value()).map_err(|e| {
+                corrupt(format!("log of revision {} cannot be read: {e}", key.value()))
+            })?;
             let revision = key.value();
             state.log.extend(entries.into_iter().map(|entry| LogEntry { revision, ..entry }));
         }
@@ -150,7 +160,10 @@ impl EmbeddedStore {
             let mut meta = tx.open_table(META).map_err(|e| fail(e.into()))?;
             for one in group {
                 if one.revision != revision + 1 {
-                    return Err(StoreError::Revision { found: one.revision, expected: revision + 1 });
+                    return Err(StoreError::Revision {
+                        found: one.revision,
+                        expected: revision + 1,
+                    });
                 }
                 revision = one.revision;
                 for gone in &one.deletes {

@@ -8,19 +8,25 @@ use uuid::Uuid;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process holds the file.
-    #[error("the store {path} is in use by another process; stop it, or give this one its own data directory")]
+    #[error(
+        "the store {path} is in use by another process; stop it, or give this one its own data directory"
+    )]
     Locked {
         /// The file.
         path: String,
     },
     /// The file system is full.
-    #[error("no space left on the file system of {path}; free some and writes work again, nothing acknowledged was lost")]
+    #[error(
+        "no space left on the file system of {path}; free some and writes work again, nothing acknowledged was lost"
+    )]
     DiskFull {
         /// The file.
         path: String,
     },
     /// The file is not a Skein store, or is damaged.
-    #[error("the store {path} is damaged or not a Skein store ({reason}); restore it from a backup or move it away to start empty")]
+    #[error(
+        "the store {path} is damaged or not a Skein store ({reason}); restore it from a backup or move it away to start empty"
+    )]
     Corrupt {
         /// The file.
         path: String,
@@ -28,7 +34,9 @@ pub enum StoreError {
         reason: String,
     },
     /// The file was written by a version with another layout.
-    #[error("the store {path} has format {found}, this version reads format {expected}; use the version that wrote it")]
+    #[error(
+        "the store {path} has format {found}, this version reads format {expected}; use the version that wrote it"
+    )]
     Format {
         /// The file.
         path: String,
@@ -38,7 +46,9 @@ pub enum StoreError {
         expected: u64,
     },
     /// The operating system refused.
-    #[error("cannot {action} the store {path}: {source}; check that the directory exists and is writable")]
+    #[error(
+        "cannot {action} the store {path}: {source}; check that the directory exists and is writable"
+    )]
     Io {
         /// What was tried.
         action: &'static str,
@@ -88,7 +98,9 @@ impl StoreError {
         match error {
             redb::Error::DatabaseAlreadyOpen => Self::Locked { path },
             redb::Error::Io(source) => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { path },
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Self::DiskFull { path }
+                }
                 // redb reports a file without its magic number this way.
                 io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
                     Self::Corrupt { path, reason: source.to_string() }

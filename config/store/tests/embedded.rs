@@ -5,7 +5,9 @@ use std::{fs, path::Path, sync::Arc};
 
 use serde_json::{Map, json};
 use skein_model::{FqName, Kind, Object};
-use skein_store::{Claim, EmbeddedStore, LogOp, ObjectStore, Options, StoreError, Tombstone, Transaction};
+use skein_store::{
+    Claim, EmbeddedStore, LogOp, ObjectStore, Options, StoreError, Tombstone, Transaction,
+};
 use uuid::Uuid;
 
 fn open(path: &Path) -> EmbeddedStore {
@@ -73,9 +75,13 @@ fn everything_committed_is_there_after_opening_again() {
     assert_eq!(state.kv, [("b".to_owned(), "2".to_owned())]);
     let keys: Vec<&str> = state.claims.iter().map(|c| c.key.as_str()).collect();
     assert_eq!(keys, ["name/3", "name/5"]);
-    let log: Vec<(u64, LogOp, u128)> = state.log.iter().map(|e| (e.revision, e.op, e.uuid.as_u128())).collect();
+    let log: Vec<(u64, LogOp, u128)> =
+        state.log.iter().map(|e| (e.revision, e.op, e.uuid.as_u128())).collect();
     let (create, update, delete) = (LogOp::Create, LogOp::Update, LogOp::Delete);
-    assert_eq!(log, [(1, create, 9), (2, create, 3), (3, create, 5), (4, update, 3), (5, delete, 9)]);
+    assert_eq!(
+        log,
+        [(1, create, 9), (2, create, 3), (3, create, 5), (4, update, 3), (5, delete, 9)]
+    );
 }
 
 #[test]
@@ -111,7 +117,10 @@ fn revisions_follow_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(&dir.path().join("config.redb"));
     store.load().unwrap();
-    assert!(matches!(store.commit(&[create(2, 1)]).unwrap_err(), StoreError::Revision { found: 2, expected: 1 }));
+    assert!(matches!(
+        store.commit(&[create(2, 1)]).unwrap_err(),
+        StoreError::Revision { found: 2, expected: 1 }
+    ));
 }
 
 #[test]
@@ -146,7 +155,11 @@ fn a_second_process_is_told_that_the_store_is_in_use() {
 fn what_is_no_store_is_called_damaged() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.redb");
-    fs::write(&path, b"this was never a database, whatever its name says; it is a text of some length").unwrap();
+    fs::write(
+        &path,
+        b"this was never a database, whatever its name says; it is a text of some length",
+    )
+    .unwrap();
     let error = EmbeddedStore::open(&path, Options::default()).unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error:?}");
     let missing = dir.path().join("no/such/directory/config.redb");
@@ -175,7 +188,9 @@ fn damage_is_noticed_or_harmless() {
         match read {
             Ok(Ok(state)) => assert_eq!(state.objects.len(), 300, "cut at {cut}"),
             Ok(Err(_)) => noticed += 1,
-            Err(_) => panic!("cut at {cut}: the engine panics, which ends the daemon without a word"),
+            Err(_) => {
+                panic!("cut at {cut}: the engine panics, which ends the daemon without a word")
+            }
         }
     }
     assert!(noticed >= 4, "{noticed}");

@@ -137,11 +137,18 @@ impl SubnetPool {
 
     /// Hands out the best free address, or none if the pools are exhausted. `bound_to` are the pools of a vRouter,
     /// whose requests are served from those and nothing else.
-    pub fn allocate(&mut self, owner: Uuid, bound_to: Option<&[(IpAddr, IpAddr)]>) -> Option<IpAddr> {
+    pub fn allocate(
+        &mut self,
+        owner: Uuid,
+        bound_to: Option<&[(IpAddr, IpAddr)]>,
+    ) -> Option<IpAddr> {
         let from_start = self.spec.from_start;
         let unit = u128::from(self.spec.unit);
-        let order: Box<dyn Iterator<Item = &mut Bits>> =
-            if from_start { Box::new(self.ranges.iter_mut()) } else { Box::new(self.ranges.iter_mut().rev()) };
+        let order: Box<dyn Iterator<Item = &mut Bits>> = if from_start {
+            Box::new(self.ranges.iter_mut())
+        } else {
+            Box::new(self.ranges.iter_mut().rev())
+        };
         let like = self.spec.prefix.addr();
         let eligible = |range: &&mut Bits| match bound_to {
             None => !range.vrouter_specific,
@@ -255,7 +262,8 @@ impl SubnetPool {
 
     /// Network, broadcast, gateway and service address, without repetition.
     fn reserved(&self) -> Vec<u128> {
-        let mut reserved = vec![number(self.spec.prefix.network()), number(self.spec.prefix.broadcast())];
+        let mut reserved =
+            vec![number(self.spec.prefix.network()), number(self.spec.prefix.broadcast())];
         reserved.extend(self.spec.gateway.filter(|a| self.contains(*a)).map(number));
         reserved.extend(self.spec.service.filter(|a| self.contains(*a)).map(number));
         reserved.sort_unstable();
@@ -267,8 +275,12 @@ impl SubnetPool {
         let base = number(self.spec.prefix.network());
         let top = number(self.spec.prefix.broadcast());
         let unit = u128::from(self.spec.unit.max(1));
-        let mut spans: Vec<(u128, u128, bool)> =
-            self.spec.pools.iter().map(|p| (number(p.start), number(p.end), p.vrouter_specific)).collect();
+        let mut spans: Vec<(u128, u128, bool)> = self
+            .spec
+            .pools
+            .iter()
+            .map(|p| (number(p.start), number(p.end), p.vrouter_specific))
+            .collect();
         if spans.is_empty() {
             spans.push((base, top, false));
         }
@@ -278,14 +290,23 @@ impl SubnetPool {
             .filter_map(|(start, end, vrouter_specific)| {
                 let first = base + (start.max(base) - base).div_ceil(unit) * unit;
                 // Last unit that ends inside the pool; the top of the address space must not overflow.
-                let units = (end.min(top) - base).checked_add(1).map_or(u128::MAX / unit, |n| n / unit);
+                let units =
+                    (end.min(top) - base).checked_add(1).map_or(u128::MAX / unit, |n| n / unit);
                 let last = base + units.checked_sub(1)? * unit;
                 if last < first {
                     return None;
                 }
                 let count = ((last - first) / unit).saturating_add(1).min(TRACKED);
                 let words = vec![0; usize::try_from(count.div_ceil(64)).ok()?];
-                Some(Bits { first, last, words, count: u64::try_from(count).ok()?, hint: 0, span: (start, end), vrouter_specific })
+                Some(Bits {
+                    first,
+                    last,
+                    words,
+                    count: u64::try_from(count).ok()?,
+                    hint: 0,
+                    span: (start, end),
+                    vrouter_specific,
+                })
             })
             .collect();
         for n in self.reserved() {
@@ -302,7 +323,8 @@ impl SubnetPool {
         let from_start = self.spec.from_start;
         for range in &mut self.ranges {
             if (range.first..=range.last).contains(&n) {
-                let slot = if from_start { (n - range.first) / unit } else { (range.last - n) / unit };
+                let slot =
+                    if from_start { (n - range.first) / unit } else { (range.last - n) / unit };
                 if slot < u128::from(range.count) {
                     #[allow(clippy::cast_possible_truncation)] // less than count, a u64
                     range.set(slot as u64, used);
@@ -325,7 +347,9 @@ impl Bits {
     }
 
     fn set(&mut self, slot: u64, used: bool) {
-        let Some(word) = usize::try_from(slot / 64).ok().filter(|w| *w < self.words.len()) else { return };
+        let Some(word) = usize::try_from(slot / 64).ok().filter(|w| *w < self.words.len()) else {
+            return;
+        };
         let bit = 1u64 << (slot % 64);
         if used {
             self.words[word] |= bit;
@@ -382,7 +406,10 @@ mod tests {
     #[test]
     fn a_slash_64_hands_out_its_tracked_part_and_takes_any_address() {
         let mut pool = SubnetPool::new(spec("fd00::/64", false));
-        assert_eq!(pool.allocate(owner(0), None), Some("fd00::ffff:ffff:ffff:fffc".parse().unwrap()));
+        assert_eq!(
+            pool.allocate(owner(0), None),
+            Some("fd00::ffff:ffff:ffff:fffc".parse().unwrap())
+        );
         let far = "fd00::1234".parse().unwrap();
         assert_eq!(pool.take(far, owner(1)), Ok(Grant::Reserved));
         assert_eq!(pool.take(far, owner(2)), Err(Refusal::Taken(owner(1))));
@@ -404,11 +431,8 @@ mod tests {
 
     #[test]
     fn the_whole_ipv6_space_does_not_overflow() {
-        let mut pool = SubnetPool::new(SubnetSpec {
-            gateway: None,
-            service: None,
-            ..spec("::/0", true)
-        });
+        let mut pool =
+            SubnetPool::new(SubnetSpec { gateway: None, service: None, ..spec("::/0", true) });
         assert_eq!(pool.allocate(owner(0), None), Some("::1".parse().unwrap()));
     }
 

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use skein_model::{FqName, Kind, meta::Collection, validate};
 use uuid::Uuid;
 
-use super::{Body, Call, collection, discovery, empty, json as respond_json, kind_field, uuid_field, watch};
+use super::{
+    Body, Call, collection, discovery, empty, json as respond_json, kind_field, uuid_field, watch,
+};
 use crate::{
     error::{ApiError, ApiResult},
     plan::{Answer, ElementOp, ElementUpdate, RefIntent, Write},
@@ -28,7 +30,12 @@ pub(super) async fn serve(call: &mut Call<'_>, action: &str) -> ApiResult<Respon
         ("aaa-mode", &Method::GET | &Method::PUT) => return aaa_mode(call),
         ("multi-tenancy", &Method::GET) => return Ok(respond_json(&json!({"enabled": false}))),
         (_, &Method::POST) => {}
-        _ => return Err(ApiError { status: 405, message: format!("{method} is not offered on /{action}") }),
+        _ => {
+            return Err(ApiError {
+                status: 405,
+                message: format!("{method} is not offered on /{action}"),
+            });
+        }
     }
     if action == "list-bulk-collection" {
         return collection::bulk(call);
@@ -53,18 +60,24 @@ pub(super) async fn serve(call: &mut Call<'_>, action: &str) -> ApiResult<Respon
             if action == "chown" && body.get("owner").and_then(Value::as_str).is_none() {
                 return Err(ApiError::bad("owner: must be given"));
             }
-            let Value::Object(fields) = body else { return Err(ApiError::bad("the body must be an object")) };
+            let Value::Object(fields) = body else {
+                return Err(ApiError::bad("the body must be an object"));
+            };
             call.write(Write::Permissions(uuid, fields)).await?;
             Ok(respond_json(&json!({})))
         }
         "set-tag" => {
             let kind = kind_field(&body, "obj_type")?;
             let uuid = uuid_field(&body, "obj_uuid")?;
-            let Value::Object(fields) = body else { return Err(ApiError::bad("the body must be an object")) };
+            let Value::Object(fields) = body else {
+                return Err(ApiError::bad("the body must be an object"));
+            };
             call.write(Write::SetTag(kind, uuid, fields)).await?;
             Ok(respond_json(&json!({})))
         }
-        _ => Err(ApiError { status: 405, message: format!("{method} is not offered on /{action}") }),
+        _ => {
+            Err(ApiError { status: 405, message: format!("{method} is not offered on /{action}") })
+        }
     }
 }
 
@@ -89,8 +102,10 @@ fn name_to_id(call: &Call<'_>, body: &Value) -> ApiResult<Response<Body>> {
 fn id_to_name(call: &Call<'_>, body: &Value) -> ApiResult<Response<Body>> {
     let uuid = uuid_field(body, "uuid")?;
     let view = call.app.published.read();
-    let object =
-        view.graph.get(uuid).ok_or_else(|| ApiError::not_found(format!("no object has the uuid {uuid}")))?;
+    let object = view
+        .graph
+        .get(uuid)
+        .ok_or_else(|| ApiError::not_found(format!("no object has the uuid {uuid}")))?;
     Ok(respond_json(&json!({"fq_name": object.fq_name, "type": object.kind.name()})))
 }
 
@@ -98,11 +113,14 @@ async fn ref_update(call: &Call<'_>, body: &Value) -> ApiResult<Response<Body>> 
     let kind = kind_field(body, "type")?;
     let uuid = uuid_field(body, "uuid")?;
     let target = kind_field(body, "ref-type")?;
-    let operation = body.get("operation").and_then(Value::as_str).unwrap_or_default().to_ascii_uppercase();
+    let operation =
+        body.get("operation").and_then(Value::as_str).unwrap_or_default().to_ascii_uppercase();
     let add = match operation.as_str() {
         "ADD" => true,
         "DELETE" => false,
-        other => return Err(ApiError::bad(format!("operation: must be ADD or DELETE, got {other:?}"))),
+        other => {
+            return Err(ApiError::bad(format!("operation: must be ADD or DELETE, got {other:?}")));
+        }
     };
     let to = match body.get("ref-fq-name") {
         None | Some(Value::Null) => None,
@@ -115,10 +133,9 @@ async fn ref_update(call: &Call<'_>, body: &Value) -> ApiResult<Response<Body>> 
     if to.is_none() && target_uuid.is_none() {
         return Err(ApiError::bad("ref-uuid: give it or ref-fq-name"));
     }
-    let meta = kind
-        .meta()
-        .reference(target)
-        .ok_or_else(|| ApiError::not_found(format!("ref-type: a {kind} has no references to {target}")))?;
+    let meta = kind.meta().reference(target).ok_or_else(|| {
+        ApiError::not_found(format!("ref-type: a {kind} has no references to {target}"))
+    })?;
     let mut attr = body.get("attr").cloned().unwrap_or(Value::Null);
     validate::attribute(meta.field, meta.attr, &mut attr)?;
     let relax = body.get("relax_ref_for_delete").and_then(Value::as_bool).unwrap_or(false);
@@ -136,16 +153,22 @@ fn elements_get(call: &Call<'_>) -> ApiResult<Response<Body>> {
     let fields = call.query.list("fields").ok_or_else(|| ApiError::bad("fields: must be given"))?;
     let only = call.query.get("position");
     let view = call.app.published.read();
-    let object =
-        view.graph.get(uuid).ok_or_else(|| ApiError::not_found(format!("no object has the uuid {uuid}")))?;
+    let object = view
+        .graph
+        .get(uuid)
+        .ok_or_else(|| ApiError::not_found(format!("no object has the uuid {uuid}")))?;
     let mut answer = serde_json::Map::new();
     for field in fields {
         let property = object.kind.meta().property(&field);
         let list = property.and_then(|p| Some((p, crate::plan::list_field(p)?.1)));
         let Some((property, list)) = list else {
-            return Err(ApiError::bad(format!("fields: {field} is neither a list nor a map of {}", object.kind)));
+            return Err(ApiError::bad(format!(
+                "fields: {field} is neither a list nor a map of {}",
+                object.kind
+            )));
         };
-        let elements = object.properties.get(&field).and_then(|v| v.get(list)).and_then(Value::as_array);
+        let elements =
+            object.properties.get(&field).and_then(|v| v.get(list)).and_then(Value::as_array);
         let mut positioned: Vec<(String, &Value)> = elements
             .into_iter()
             .flatten()
@@ -162,7 +185,8 @@ fn elements_get(call: &Call<'_>) -> ApiResult<Response<Body>> {
             .filter(|(position, _)| only.is_none_or(|only| only == position))
             .collect();
         positioned.sort_by(|a, b| a.0.cmp(&b.0));
-        let list = positioned.into_iter().map(|(position, element)| json!([element, position])).collect();
+        let list =
+            positioned.into_iter().map(|(position, element)| json!([element, position])).collect();
         answer.insert(field, Value::Array(list));
     }
     Ok(respond_json(&Value::Object(answer)))
@@ -211,7 +235,8 @@ async fn key_value(call: &Call<'_>, mut body: Value) -> ApiResult<Response<Body>
     let operation = body.get("operation").and_then(Value::as_str).map(str::to_owned);
     let operation = operation.ok_or_else(|| ApiError::bad("operation: must be given"))?;
     let key = body.get("key").cloned().ok_or_else(|| ApiError::bad("key: must be given"))?;
-    let text = || key.as_str().map(str::to_owned).ok_or_else(|| ApiError::bad("key: must be a string"));
+    let text =
+        || key.as_str().map(str::to_owned).ok_or_else(|| ApiError::bad("key: must be a string"));
     match operation.as_str() {
         "STORE" => {
             let value = match body.get_mut("value").map(Value::take) {
@@ -230,15 +255,24 @@ async fn key_value(call: &Call<'_>, mut body: Value) -> ApiResult<Response<Body>
             let view = call.app.published.read();
             let value = match &key {
                 Value::Null => Value::Array(
-                    view.kv.iter().map(|(key, value)| json!({"key": key, "value": value})).collect(),
+                    view.kv
+                        .iter()
+                        .map(|(key, value)| json!({"key": key, "value": value}))
+                        .collect(),
                 ),
                 Value::Array(keys) => Value::Array(
-                    keys.iter().filter_map(Value::as_str).filter_map(|k| view.kv.get(k)).map(|v| json!(v)).collect(),
+                    keys.iter()
+                        .filter_map(Value::as_str)
+                        .filter_map(|k| view.kv.get(k))
+                        .map(|v| json!(v))
+                        .collect(),
                 ),
                 _ => {
                     let key = text()?;
                     let value = view.kv.get(&key);
-                    json!(value.ok_or_else(|| ApiError::not_found(format!("key: {key:?} is not stored")))?)
+                    json!(value.ok_or_else(|| ApiError::not_found(format!(
+                        "key: {key:?} is not stored"
+                    )))?)
                 }
             };
             Ok(respond_json(&json!({"value": value})))
@@ -268,7 +302,9 @@ fn aaa_mode(call: &mut Call<'_>) -> ApiResult<Response<Body>> {
         match body.get("aaa-mode").and_then(Value::as_str) {
             Some("no-auth") => {}
             Some(mode @ ("cloud-admin" | "rbac")) => {
-                return Err(ApiError::bad(format!("aaa-mode: {mode} needs keystone, which is not configured")));
+                return Err(ApiError::bad(format!(
+                    "aaa-mode: {mode} needs keystone, which is not configured"
+                )));
             }
             _ => return Err(ApiError::bad("aaa-mode: must be no-auth, cloud-admin or rbac")),
         }
@@ -277,7 +313,11 @@ fn aaa_mode(call: &mut Call<'_>) -> ApiResult<Response<Body>> {
 }
 
 /// Actions on one network.
-pub(super) async fn network(call: &mut Call<'_>, network: Uuid, action: &str) -> ApiResult<Response<Body>> {
+pub(super) async fn network(
+    call: &mut Call<'_>,
+    network: Uuid,
+    action: &str,
+) -> ApiResult<Response<Body>> {
     if !matches!(action, "ip-alloc" | "ip-free" | "subnet-ip-count") {
         return Err(ApiError::not_found(format!("a virtual-network has no action {action}")));
     }
@@ -305,7 +345,9 @@ pub(super) async fn network(call: &mut Call<'_>, network: Uuid, action: &str) ->
                 None => None,
                 Some("v4") => Some(4),
                 Some("v6") => Some(6),
-                Some(other) => return Err(ApiError::bad(format!("family: must be v4 or v6, got {other:?}"))),
+                Some(other) => {
+                    return Err(ApiError::bad(format!("family: must be v4 or v6, got {other:?}")));
+                }
             };
             let subnet = body.get("subnet").and_then(Value::as_str).map(str::to_owned);
             match call.write(Write::IpAlloc { network, count, subnet, family }).await? {
@@ -317,8 +359,9 @@ pub(super) async fn network(call: &mut Call<'_>, network: Uuid, action: &str) ->
             let addresses = strings("ip_addr")?
                 .iter()
                 .map(|text| {
-                    text.parse::<IpAddr>()
-                        .map_err(|_| ApiError::bad(format!("ip_addr: {text:?} is not an IP address")))
+                    text.parse::<IpAddr>().map_err(|_| {
+                        ApiError::bad(format!("ip_addr: {text:?} is not an IP address"))
+                    })
                 })
                 .collect::<ApiResult<Vec<_>>>()?;
             call.write(Write::IpFree { network, addresses }).await?;

@@ -33,10 +33,15 @@ pub(super) fn bulk(call: &mut Call<'_>) -> ApiResult<Response<Body>> {
             Value::Bool(true) => "true".to_owned(),
             Value::String(text) => text,
             Value::Number(number) => number.to_string(),
-            Value::Array(list) => {
-                list.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>().join(",")
+            Value::Array(list) => list
+                .iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+                .join(","),
+            Value::Object(_) => {
+                return Err(ApiError::bad(format!("{name}: must be a string, list or boolean")));
             }
-            Value::Object(_) => return Err(ApiError::bad(format!("{name}: must be a string, list or boolean"))),
         };
         call.query.set(&name, value);
     }
@@ -47,7 +52,8 @@ pub(super) fn bulk(call: &mut Call<'_>) -> ApiResult<Response<Body>> {
 pub(super) fn list(call: &mut Call<'_>, kind: Kind) -> ApiResult<Response<Body>> {
     let query = &call.query;
     let base = (!query.has("exclude_hrefs")).then_some(call.base.as_str());
-    let filters = query.get("filters").map(|text| parse_filters(kind, text)).transpose()?.unwrap_or_default();
+    let filters =
+        query.get("filters").map(|text| parse_filters(kind, text)).transpose()?.unwrap_or_default();
     let page = Page::of(query)?;
     let view = call.app.published.read();
     let mut found = select(&view, kind, query);
@@ -119,7 +125,9 @@ fn select(view: &View, kind: Kind, query: &Query) -> Vec<Arc<Object>> {
     let named = query.list("fq_names").map(|names| {
         // Names may be of one element with colons in it, such as route targets.
         let find = |text: &String| {
-            graph.by_name(kind, &FqName::parse(text)).or_else(|| graph.by_name(kind, &FqName::single(text)))
+            graph
+                .by_name(kind, &FqName::parse(text))
+                .or_else(|| graph.by_name(kind, &FqName::single(text)))
         };
         names.iter().filter_map(find).map(|o| o.uuid).collect::<HashSet<_>>()
     });
@@ -135,7 +143,11 @@ fn select(view: &View, kind: Kind, query: &Query) -> Vec<Arc<Object>> {
         all.filter(|o| seen.insert(o.uuid)).collect()
     } else if let Some(wanted) = &wanted {
         let mut seen = HashSet::new();
-        wanted.iter().filter(|u| seen.insert(**u)).filter_map(|u| graph.get_kind(kind, *u).cloned()).collect()
+        wanted
+            .iter()
+            .filter(|u| seen.insert(**u))
+            .filter_map(|u| graph.get_kind(kind, *u).cloned())
+            .collect()
     } else if let Some(named) = &named {
         let mut all: Vec<_> = named.iter().filter_map(|u| graph.get(*u).cloned()).collect();
         all.sort_by(|a, b| a.fq_name.cmp(&b.fq_name));
@@ -178,7 +190,9 @@ fn parse_filters(kind: Kind, text: &str) -> ApiResult<Filters> {
                 value.push_str(piece);
             }
             (None, None) => {
-                return Err(ApiError::bad(format!("filters: {piece:?} is not of the form property==value")));
+                return Err(ApiError::bad(format!(
+                    "filters: {piece:?} is not of the form property==value"
+                )));
             }
         }
     }
@@ -214,9 +228,8 @@ fn fits(own: &Value, wanted: &Value) -> bool {
         (Value::Object(own), Value::Object(wanted)) => {
             wanted.iter().all(|(name, value)| own.get(name) == Some(value))
         }
-        (Value::Object(_), Value::String(text)) => {
-            serde_json::from_str::<Value>(text).is_ok_and(|wanted| wanted.is_object() && fits(own, &wanted))
-        }
+        (Value::Object(_), Value::String(text)) => serde_json::from_str::<Value>(text)
+            .is_ok_and(|wanted| wanted.is_object() && fits(own, &wanted)),
         _ => own == wanted,
     }
 }
@@ -234,13 +247,12 @@ impl Page {
         }
         let limit = match query.get("page_limit") {
             None => PAGE,
-            Some(text) => text
-                .parse()
-                .ok()
-                .filter(|limit| *limit > 0)
-                .ok_or_else(|| ApiError::bad(format!("page_limit: must be a number above 0, got {text:?}")))?,
+            Some(text) => text.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| {
+                ApiError::bad(format!("page_limit: must be a number above 0, got {text:?}"))
+            })?,
         };
-        let after = query.get("page_marker").filter(|m| !matches!(*m, "" | "None")).map(str::to_owned);
+        let after =
+            query.get("page_marker").filter(|m| !matches!(*m, "" | "None")).map(str::to_owned);
         if let Some(marker) = &after
             && marker.rsplit(':').next().and_then(parse_uuid).is_none()
         {
@@ -250,11 +262,20 @@ impl Page {
     }
 
     /// Takes the next page and says where it ended.
-    fn cut(&self, mut found: Vec<Arc<Object>>, query: &Query) -> (Vec<Arc<Object>>, Option<String>) {
-        let anchored = ["parent_id", "parent_fq_name_str", "back_ref_id", "obj_uuids"].iter().any(|n| query.has(n));
-        let key = |o: &Object| if anchored { o.uuid.to_string() } else { format!("{}:{}", o.fq_name, o.uuid) };
+    fn cut(
+        &self,
+        mut found: Vec<Arc<Object>>,
+        query: &Query,
+    ) -> (Vec<Arc<Object>>, Option<String>) {
+        let anchored = ["parent_id", "parent_fq_name_str", "back_ref_id", "obj_uuids"]
+            .iter()
+            .any(|n| query.has(n));
+        let key = |o: &Object| {
+            if anchored { o.uuid.to_string() } else { format!("{}:{}", o.fq_name, o.uuid) }
+        };
         found.sort_by_cached_key(|o| key(o));
-        let from = self.after.as_ref().map_or(0, |after| found.partition_point(|o| key(o) <= *after));
+        let from =
+            self.after.as_ref().map_or(0, |after| found.partition_point(|o| key(o) <= *after));
         let more = found.len() > from + self.limit;
         let page: Vec<_> = found.into_iter().skip(from).take(self.limit).collect();
         let marker = page.last().filter(|_| more).map(|last| key(last));

@@ -30,9 +30,7 @@ pub(super) const ACTIONS: [(&str, &str, &str); 18] = [
 
 /// Every link of the API, built on the URL that the client used.
 pub(super) fn document(base: &str) -> Response<Body> {
-    let link = |rel: &str, uri: &str, name: &str, method: Value| {
-        json!({"link": {"rel": rel, "href": format!("{base}{uri}"), "name": name, "method": method}})
-    };
+    let link = |rel: &str, uri: &str, name: &str, method: Value| json!({"link": {"rel": rel, "href": format!("{base}{uri}"), "name": name, "method": method}});
     let mut links = vec![
         link("documentation", "/documentation/index.html", "documentation", json!("GET")),
         link("root", "/config-root", "config-root", Value::Null),

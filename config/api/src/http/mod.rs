@@ -88,20 +88,24 @@ impl Call<'_> {
     }
 
     fn need_body(&mut self) -> ApiResult<Value> {
-        self.body
-            .take()
-            .ok_or_else(|| ApiError::bad("the request needs a JSON body with Content-Type: application/json"))
+        self.body.take().ok_or_else(|| {
+            ApiError::bad("the request needs a JSON body with Content-Type: application/json")
+        })
     }
 }
 
 /// Answers one request; every failure becomes a status and a sentence.
-pub(crate) async fn serve(app: Arc<App>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+pub(crate) async fn serve(
+    app: Arc<App>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let started = Instant::now();
     let method = method_name(request.method());
     let (resource, result) = dispatch(&app, request).await;
     let response = result.unwrap_or_else(|error| {
         debug!(method, resource, status = error.status, error = %error.message, "refused");
-        let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = respond(status, "text/plain; charset=utf-8", error.message);
         if error.status == 413 {
             // The rest of the body is not wanted.
@@ -124,7 +128,10 @@ fn method_name(method: &Method) -> &'static str {
 }
 
 /// Splits the path into what is asked for. Labels never carry identifiers.
-async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> (&'static str, ApiResult<Response<Body>>) {
+async fn dispatch(
+    app: &Arc<App>,
+    request: Request<Incoming>,
+) -> (&'static str, ApiResult<Response<Body>>) {
     let path = request.uri().path().to_owned();
     let mut segments = path.trim_matches('/').split('/');
     let first = segments.next().unwrap_or_default();
@@ -155,7 +162,8 @@ async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> (&'static str, 
         Err(error) => return (resource, Err(error)),
     };
     let method = call.head.method.clone();
-    let wrong_method = || ApiError { status: 405, message: format!("{method} is not offered on {path}") };
+    let wrong_method =
+        || ApiError { status: 405, message: format!("{method} is not offered on {path}") };
     let result = match (rest.as_slice(), object, collection) {
         ([], None, None) if first.is_empty() => match method {
             Method::GET => Ok(discovery::document(&call.base)),
@@ -176,10 +184,12 @@ async fn dispatch(app: &Arc<App>, request: Request<Incoming>) -> (&'static str, 
                 _ => Err(wrong_method()),
             },
         },
-        ([id, action], Some(Kind::VIRTUAL_NETWORK), _) if method == Method::POST => match parse_uuid(id) {
-            None => Err(ApiError::not_found(format!("no virtual-network has the uuid {id:?}"))),
-            Some(uuid) => actions::network(&mut call, uuid, action).await,
-        },
+        ([id, action], Some(Kind::VIRTUAL_NETWORK), _) if method == Method::POST => {
+            match parse_uuid(id) {
+                None => Err(ApiError::not_found(format!("no virtual-network has the uuid {id:?}"))),
+                Some(uuid) => actions::network(&mut call, uuid, action).await,
+            }
+        }
         ([], None, None) => actions::serve(&mut call, resource).await,
         _ => Err(ApiError::not_found(format!("{path}: there is no such resource"))),
     };
@@ -199,11 +209,10 @@ async fn read<'a>(app: &'a Arc<App>, request: Request<Incoming>) -> ApiResult<Ca
         discard(body).await;
         return Err(too_large());
     }
-    let is_json = head
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|t| t.to_str().ok())
-        .is_some_and(|t| t.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json"));
+    let is_json =
+        head.headers.get(header::CONTENT_TYPE).and_then(|t| t.to_str().ok()).is_some_and(|t| {
+            t.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+        });
     let bytes = collect(body, limit).await?.ok_or_else(too_large)?;
     let body = if is_json && !bytes.is_empty() {
         let value = serde_json::from_slice(&bytes)
@@ -273,7 +282,11 @@ fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Re
 
 fn json(value: &Value) -> Response<Body> {
     // A Value always encodes.
-    respond(StatusCode::OK, "application/json; charset=UTF-8", serde_json::to_vec(value).unwrap_or_default())
+    respond(
+        StatusCode::OK,
+        "application/json; charset=UTF-8",
+        serde_json::to_vec(value).unwrap_or_default(),
+    )
 }
 
 fn text(body: &'static str) -> Response<Body> {
@@ -299,5 +312,6 @@ fn kind_field(body: &Value, name: &str) -> ApiResult<Kind> {
         .get(name)
         .and_then(Value::as_str)
         .ok_or_else(|| ApiError::bad(format!("{name}: must be given")))?;
-    Kind::parse(text).ok_or_else(|| ApiError::not_found(format!("{name}: there is no type {text:?}")))
+    Kind::parse(text)
+        .ok_or_else(|| ApiError::not_found(format!("{name}: there is no type {text:?}")))
 }

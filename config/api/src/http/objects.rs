@@ -50,7 +50,8 @@ pub(super) fn read(call: &Call<'_>, kind: Kind, uuid: Uuid) -> ApiResult<Respons
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         return Ok(response);
     }
-    let mut response = respond_json(&json!({ kind.name(): present::full(&view.graph, object, &shape) }));
+    let mut response =
+        respond_json(&json!({ kind.name(): present::full(&view.graph, object, &shape) }));
     if let Some(tag) = tag {
         response.headers_mut().insert(header::ETAG, tag);
     }
@@ -58,7 +59,11 @@ pub(super) fn read(call: &Call<'_>, kind: Kind, uuid: Uuid) -> ApiResult<Respons
 }
 
 /// `PUT /<type>/<uuid>`
-pub(super) async fn update(call: &mut Call<'_>, kind: Kind, uuid: Uuid) -> ApiResult<Response<Body>> {
+pub(super) async fn update(
+    call: &mut Call<'_>,
+    kind: Kind,
+    uuid: Uuid,
+) -> ApiResult<Response<Body>> {
     if call.app.published.read().graph.get_kind(kind, uuid).is_none() {
         return Err(ApiError::not_found(format!("no {kind} has the uuid {uuid}")));
     }

@@ -34,7 +34,9 @@ impl Query {
 
     /// A comma list; none if the parameter is absent.
     pub(super) fn list(&self, name: &str) -> Option<Vec<String>> {
-        self.get(name).map(|v| v.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect())
+        self.get(name).map(|v| {
+            v.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect()
+        })
     }
 }
 

@@ -47,11 +47,9 @@ struct Selection {
 
 impl Selection {
     fn of(call: &Call<'_>) -> ApiResult<Self> {
-        let types = call
-            .query
-            .get("resource_type")
-            .filter(|t| !t.is_empty())
-            .ok_or_else(|| ApiError::bad("resource_type: must be given, a comma list of types or *"))?;
+        let types = call.query.get("resource_type").filter(|t| !t.is_empty()).ok_or_else(|| {
+            ApiError::bad("resource_type: must be given, a comma list of types or *")
+        })?;
         let fields = |kind: Kind| call.query.list(&format!("{}_fields", kind.snake()));
         let mut kinds = Vec::new();
         let all = types == "*";
@@ -59,8 +57,9 @@ impl Selection {
             kinds.extend(Kind::all().map(|kind| (kind, fields(kind))));
         } else {
             for name in types.split(',') {
-                let kind = Kind::parse(name)
-                    .ok_or_else(|| ApiError::not_found(format!("resource_type: there is no type {name:?}")))?;
+                let kind = Kind::parse(name).ok_or_else(|| {
+                    ApiError::not_found(format!("resource_type: there is no type {name:?}"))
+                })?;
                 kinds.push((kind, fields(kind)));
             }
         }
@@ -149,7 +148,9 @@ async fn feed(
             }
         };
         let Some((text, up_to, is_empty)) = batch else {
-            let _ = sender.send(event("stop", position, &json!({"error": "fell behind the log; list again"}))).await;
+            let _ = sender
+                .send(event("stop", position, &json!({"error": "fell behind the log; list again"})))
+                .await;
             return End::Stopped;
         };
         position = up_to;
@@ -176,7 +177,11 @@ async fn feed(
 }
 
 /// One `init` event per type, all as of one revision.
-async fn snapshot(app: &App, selection: &Selection, sender: &mpsc::Sender<Bytes>) -> Result<u64, End> {
+async fn snapshot(
+    app: &App,
+    selection: &Selection,
+    sender: &mpsc::Sender<Bytes>,
+) -> Result<u64, End> {
     let (revision, lists) = {
         let view = app.published.read();
         let lists: Vec<(Kind, Vec<Arc<Object>>)> = selection

@@ -17,7 +17,10 @@ pub(super) fn create(draft: &mut Draft<'_>, mut intake: Intake) -> ApiResult<Arc
     names::check_characters(kind, &parts)?;
     let fq_name = FqName::new(&parts).ok_or_else(|| ApiError::bad("fq_name: must be given"))?;
     if let Some(existing) = draft.by_name(kind, &fq_name) {
-        return Err(ApiError::conflict(format!("fq_name: {kind} {fq_name} exists with uuid {}", existing.uuid)));
+        return Err(ApiError::conflict(format!(
+            "fq_name: {kind} {fq_name} exists with uuid {}",
+            existing.uuid
+        )));
     }
     let parent = names::find_parent(draft, kind, &parts, intake.parent_type.as_deref())?;
     let uuid = match &intake.uuid {
@@ -48,7 +51,11 @@ pub(super) fn create(draft: &mut Draft<'_>, mut intake: Intake) -> ApiResult<Arc
         let resolved = resolve_all(draft, meta.field, meta.target, intents)?;
         object.references.extend(resolved);
     }
-    let has_name = object.properties.get("display_name").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
+    let has_name = object
+        .properties
+        .get("display_name")
+        .and_then(Value::as_str)
+        .is_some_and(|n| !n.is_empty());
     if !has_name {
         object.properties.insert("display_name".into(), Value::String(object.name().to_owned()));
     }

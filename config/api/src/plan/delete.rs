@@ -22,10 +22,16 @@ pub(super) fn delete(draft: &mut Draft<'_>, kind: Kind, uuid: Uuid) -> ApiResult
     }
     let sources = draft.back_references(uuid);
     let gone: Vec<Uuid> = children.iter().map(|child| child.uuid).collect();
-    let blocking: Vec<_> =
-        sources.iter().filter(|from| !gone.contains(&from.uuid) && blocks(from, &object)).cloned().collect();
+    let blocking: Vec<_> = sources
+        .iter()
+        .filter(|from| !gone.contains(&from.uuid) && blocks(from, &object))
+        .cloned()
+        .collect();
     if !blocking.is_empty() {
-        return Err(ApiError::conflict(format!("Back-References from {} still exist", hrefs(&blocking))));
+        return Err(ApiError::conflict(format!(
+            "Back-References from {} still exist",
+            hrefs(&blocking)
+        )));
     }
     for child in children {
         remove_with_children(draft, &child)?;
@@ -68,14 +74,18 @@ fn blocks(from: &Object, target: &Object) -> bool {
     from.references.iter().filter(|r| r.uuid == target.uuid).any(|reference| {
         let meta = from.kind.meta().reference(target.kind);
         // The peer of a symmetric reference holds one only because the deleted object does.
-        let own = meta.is_some_and(|m| m.symmetric) && target.references.iter().any(|r| r.uuid == from.uuid);
+        let own = meta.is_some_and(|m| m.symmetric)
+            && target.references.iter().any(|r| r.uuid == from.uuid);
         !reference.relaxed && !own && !meta.is_some_and(|m| m.derived)
     })
 }
 
 fn hrefs(objects: &[Arc<Object>]) -> String {
-    let mut text: Vec<String> =
-        objects.iter().take(NAMED).map(|o| format!("/{}/{} ({})", o.kind, o.uuid, o.fq_name)).collect();
+    let mut text: Vec<String> = objects
+        .iter()
+        .take(NAMED)
+        .map(|o| format!("/{}/{} ({})", o.kind, o.uuid, o.fq_name))
+        .collect();
     if objects.len() > NAMED {
         text.push(format!("and {} more", objects.len() - NAMED));
     }

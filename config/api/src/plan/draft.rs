@@ -289,7 +289,10 @@ impl<'a> Draft<'a> {
     /// Whether nothing would be written.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty() && self.claims.is_empty() && self.releases.is_empty() && self.kv.is_empty()
+        self.order.is_empty()
+            && self.claims.is_empty()
+            && self.releases.is_empty()
+            && self.kv.is_empty()
     }
 
     /// Turns the draft into a write at the next revision and applies it to the head. None if nothing changed.
@@ -362,7 +365,12 @@ impl Drop for Draft<'_> {
 /// A reference without attributes.
 #[must_use]
 pub(super) fn plain_reference(target: &Object) -> Reference {
-    Reference { kind: target.kind, uuid: target.uuid, attr: serde_json::Value::Null, relaxed: false }
+    Reference {
+        kind: target.kind,
+        uuid: target.uuid,
+        attr: serde_json::Value::Null,
+        relaxed: false,
+    }
 }
 
 fn name_key(kind: Kind, name: &FqName) -> String {

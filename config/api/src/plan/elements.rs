@@ -24,16 +24,24 @@ pub(crate) fn list_field(property: &PropertyMeta) -> Option<(&'static StructMeta
 }
 
 /// Applies the updates in order.
-pub(super) fn update_elements(draft: &mut Draft<'_>, uuid: Uuid, updates: &[ElementUpdate]) -> ApiResult<Arc<Object>> {
-    let old = draft.get(uuid).ok_or_else(|| ApiError::not_found(format!("uuid: no object has the uuid {uuid}")))?;
+pub(super) fn update_elements(
+    draft: &mut Draft<'_>,
+    uuid: Uuid,
+    updates: &[ElementUpdate],
+) -> ApiResult<Arc<Object>> {
+    let old = draft
+        .get(uuid)
+        .ok_or_else(|| ApiError::not_found(format!("uuid: no object has the uuid {uuid}")))?;
     let mut new = Object::clone(&old);
     for one in updates {
         let property = old.kind.meta().property(&one.field).ok_or_else(|| {
             ApiError::bad(format!("field: a {} has no property {:?}", old.kind, one.field))
         })?;
-        let (_, list) = list_field(property)
-            .ok_or_else(|| ApiError::bad(format!("field: {} is neither a list nor a map", one.field)))?;
-        let value = new.properties.entry(one.field.clone()).or_insert_with(|| Value::Object(Map::new()));
+        let (_, list) = list_field(property).ok_or_else(|| {
+            ApiError::bad(format!("field: {} is neither a list nor a map", one.field))
+        })?;
+        let value =
+            new.properties.entry(one.field.clone()).or_insert_with(|| Value::Object(Map::new()));
         if !value.is_object() {
             *value = Value::Object(Map::new());
         }
@@ -52,18 +60,23 @@ pub(super) fn update_elements(draft: &mut Draft<'_>, uuid: Uuid, updates: &[Elem
 fn apply(property: &PropertyMeta, elements: &mut Vec<Value>, one: &ElementUpdate) -> ApiResult<()> {
     let field = property.name;
     let value = || {
-        one.value.clone().filter(|v| !v.is_null()).ok_or_else(|| ApiError::bad(format!("{field}: value must be given")))
+        one.value
+            .clone()
+            .filter(|v| !v.is_null())
+            .ok_or_else(|| ApiError::bad(format!("{field}: value must be given")))
     };
     let position = || {
-        one.position.clone().ok_or_else(|| ApiError::bad(format!("{field}: position must be given")))
+        one.position
+            .clone()
+            .ok_or_else(|| ApiError::bad(format!("{field}: position must be given")))
     };
     match (property.collection, one.operation) {
         (Collection::List, ElementOp::Add) => elements.push(value()?),
         (Collection::List, ElementOp::Modify | ElementOp::Delete) => {
             let position = position()?;
-            let at = position.parse::<usize>().ok().filter(|at| *at < elements.len()).ok_or_else(|| {
-                ApiError::bad(format!("{field}: there is no element at position {position}"))
-            })?;
+            let at = position.parse::<usize>().ok().filter(|at| *at < elements.len()).ok_or_else(
+                || ApiError::bad(format!("{field}: there is no element at position {position}")),
+            )?;
             if one.operation == ElementOp::Modify {
                 elements[at] = value()?;
             } else {
@@ -72,8 +85,13 @@ fn apply(property: &PropertyMeta, elements: &mut Vec<Value>, one: &ElementUpdate
         }
         (Collection::Map { key }, ElementOp::Set) => {
             let value = value()?;
-            let name = value.get(key).and_then(Value::as_str).map(str::to_owned).or_else(|| one.position.clone());
-            let name = name.ok_or_else(|| ApiError::bad(format!("{field}: the element has no {key:?}")))?;
+            let name = value
+                .get(key)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+                .or_else(|| one.position.clone());
+            let name =
+                name.ok_or_else(|| ApiError::bad(format!("{field}: the element has no {key:?}")))?;
             match elements.iter_mut().find(|e| e.get(key).and_then(Value::as_str) == Some(&name)) {
                 Some(existing) => *existing = value,
                 None => elements.push(value),
@@ -89,7 +107,9 @@ fn apply(property: &PropertyMeta, elements: &mut Vec<Value>, one: &ElementUpdate
         (Collection::Map { .. }, _) => {
             return Err(ApiError::bad(format!("{field}: a map takes set and delete")));
         }
-        (Collection::None, _) => return Err(ApiError::bad(format!("{field}: is neither a list nor a map"))),
+        (Collection::None, _) => {
+            return Err(ApiError::bad(format!("{field}: is neither a list nor a map")));
+        }
     }
     Ok(())
 }

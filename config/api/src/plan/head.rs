@@ -80,7 +80,9 @@ impl Head {
                 Ok(space) => {
                     head.spaces.insert(owner.uuid, space);
                 }
-                Err(error) => warn!(%error, network = %owner.fq_name, "stored subnets are not usable"),
+                Err(error) => {
+                    warn!(%error, network = %owner.fq_name, "stored subnets are not usable");
+                }
             }
         }
         for claim in &state.claims {

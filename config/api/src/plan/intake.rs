@@ -46,7 +46,9 @@ impl Intake {
     /// 400 with the field and the reason.
     pub fn parse(kind: Kind, envelope: Value) -> ApiResult<Self> {
         let Value::Object(mut envelope) = envelope else {
-            return Err(ApiError::bad(format!("the body must be a JSON object {{\"{kind}\": {{...}}}}")));
+            return Err(ApiError::bad(format!(
+                "the body must be a JSON object {{\"{kind}\": {{...}}}}"
+            )));
         };
         let body = envelope.remove(kind.name()).or_else(|| envelope.remove(kind.snake()));
         match body {
@@ -100,7 +102,10 @@ impl Intake {
     /// The references named for one target type.
     #[must_use]
     pub fn references_to(&self, kind: Kind) -> Option<&[RefIntent]> {
-        self.references.iter().find(|(meta, _)| meta.target == kind).map(|(_, intents)| intents.as_slice())
+        self.references
+            .iter()
+            .find(|(meta, _)| meta.target == kind)
+            .map(|(_, intents)| intents.as_slice())
     }
 }
 
@@ -130,21 +135,33 @@ fn intents(reference: &'static ReferenceMeta, value: Value) -> ApiResult<Vec<Ref
     let list = match value {
         Value::Null => return Ok(Vec::new()),
         Value::Array(list) => list,
-        _ => return Err(ApiError::bad(format!("{}: must be a list of references", reference.field))),
+        _ => {
+            return Err(ApiError::bad(format!(
+                "{}: must be a list of references",
+                reference.field
+            )));
+        }
     };
     list.into_iter()
         .enumerate()
         .map(|(at, one)| {
             let field = || format!("{}[{at}]", reference.field);
             let Value::Object(mut one) = one else {
-                return Err(ApiError::bad(format!("{}: must be an object with \"to\" or \"uuid\"", field())));
+                return Err(ApiError::bad(format!(
+                    "{}: must be an object with \"to\" or \"uuid\"",
+                    field()
+                )));
             };
             let mut attr = one.remove("attr").unwrap_or(Value::Null);
             validate::attribute(&field(), reference.attr, &mut attr)?;
             let to = names(&format!("{}.to", field()), one.remove("to").unwrap_or(Value::Null))?;
-            let uuid = text(&format!("{}.uuid", field()), one.remove("uuid").unwrap_or(Value::Null))?;
+            let uuid =
+                text(&format!("{}.uuid", field()), one.remove("uuid").unwrap_or(Value::Null))?;
             if to.is_none() && uuid.is_none() {
-                return Err(ApiError::bad(format!("{}: names no target, give \"to\" or \"uuid\"", field())));
+                return Err(ApiError::bad(format!(
+                    "{}: names no target, give \"to\" or \"uuid\"",
+                    field()
+                )));
             }
             Ok(RefIntent { to, uuid, attr })
         })

@@ -34,7 +34,9 @@ pub(super) fn check_characters(kind: Kind, parts: &[String]) -> ApiResult<()> {
         }
     }
     if kind != Kind::ROUTE_TARGET && last.contains(':') {
-        return Err(ApiError::bad(format!("fq_name: the last element {last:?} must not contain \":\"")));
+        return Err(ApiError::bad(format!(
+            "fq_name: the last element {last:?} must not contain \":\""
+        )));
     }
     Ok(())
 }
@@ -58,9 +60,15 @@ pub(super) fn find_parent(
     let parent = match parent_type.map(|t| t.replace('_', "-")) {
         Some(name) if name == "config-root" && meta.root_allowed => None,
         Some(name) => {
-            let parent = meta.parents.iter().find(|p| p.name().eq_ignore_ascii_case(&name)).ok_or_else(|| {
-                ApiError::bad(format!("parent_type: a {kind} cannot be under {name}, allowed are {}", allowed()))
-            })?;
+            let parent =
+                meta.parents.iter().find(|p| p.name().eq_ignore_ascii_case(&name)).ok_or_else(
+                    || {
+                        ApiError::bad(format!(
+                            "parent_type: a {kind} cannot be under {name}, allowed are {}",
+                            allowed()
+                        ))
+                    },
+                )?;
             Some(*parent)
         }
         None if meta.root_allowed => None,
@@ -80,7 +88,9 @@ pub(super) fn find_parent(
         };
     };
     let front = FqName::new(&parts[..parts.len() - 1]).ok_or_else(|| {
-        ApiError::bad(format!("fq_name: a {kind} under a {parent_kind} starts with the parent's name"))
+        ApiError::bad(format!(
+            "fq_name: a {kind} under a {parent_kind} starts with the parent's name"
+        ))
     })?;
     let parent = draft.by_name(parent_kind, &front).ok_or_else(|| {
         ApiError::not_found(format!("fq_name: the parent {parent_kind} {front} does not exist"))
@@ -89,21 +99,28 @@ pub(super) fn find_parent(
 }
 
 /// Finds the target of a reference by uuid, by name, or by both if they agree.
-pub(super) fn resolve(draft: &Draft<'_>, field: &str, kind: Kind, intent: &RefIntent) -> ApiResult<Uuid> {
+pub(super) fn resolve(
+    draft: &Draft<'_>,
+    field: &str,
+    kind: Kind,
+    intent: &RefIntent,
+) -> ApiResult<Uuid> {
     let by_uuid = match &intent.uuid {
         Some(text) => {
             let uuid = parse_uuid(text)
                 .ok_or_else(|| ApiError::bad(format!("{field}.uuid: {text:?} is not a uuid")))?;
-            let found = draft.get(uuid).filter(|o| o.kind == kind).ok_or_else(|| {
-                ApiError::bad(format!("{field}: no {kind} has the uuid {uuid}"))
-            })?;
+            let found = draft
+                .get(uuid)
+                .filter(|o| o.kind == kind)
+                .ok_or_else(|| ApiError::bad(format!("{field}: no {kind} has the uuid {uuid}")))?;
             Some(found)
         }
         None => None,
     };
     let by_name = match &intent.to {
         Some(parts) => {
-            let name = FqName::new(parts).ok_or_else(|| ApiError::bad(format!("{field}.to: is empty")))?;
+            let name =
+                FqName::new(parts).ok_or_else(|| ApiError::bad(format!("{field}.to: is empty")))?;
             let found = draft
                 .by_name(kind, &name)
                 .ok_or_else(|| ApiError::bad(format!("{field}: no {kind} is called {name}")))?;
@@ -117,6 +134,8 @@ pub(super) fn resolve(draft: &Draft<'_>, field: &str, kind: Kind, intent: &RefIn
             a.fq_name, b.fq_name
         ))),
         (Some(found), _) | (None, Some(found)) => Ok(found.uuid),
-        (None, None) => Err(ApiError::bad(format!("{field}: names no target, give \"to\" or \"uuid\""))),
+        (None, None) => {
+            Err(ApiError::bad(format!("{field}: names no target, give \"to\" or \"uuid\"")))
+        }
     }
 }

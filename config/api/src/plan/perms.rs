@@ -34,7 +34,9 @@ pub(super) fn fill_new(draft: &Draft<'_>, object: &mut Object) -> ApiResult<()> 
     let mut perms2 = take_map(object, "perms2");
     let owner = if object.kind == Kind::PROJECT {
         object.uuid.simple().to_string()
-    } else if let Some(owner) = perms2.get("owner").and_then(Value::as_str).filter(|o| !o.is_empty() && *o != "None") {
+    } else if let Some(owner) =
+        perms2.get("owner").and_then(Value::as_str).filter(|o| !o.is_empty() && *o != "None")
+    {
         owner.to_owned()
     } else {
         owner_from_parent(draft, object)
@@ -49,7 +51,9 @@ pub(super) fn fill_new(draft: &Draft<'_>, object: &mut Object) -> ApiResult<()> 
     if let Value::Array(share) = share {
         let automatic = match object.kind {
             Kind::DOMAIN => Some((object.uuid, 6)),
-            Kind::SERVICE_TEMPLATE | Kind::VIRTUAL_DNS => object.parent.map(|(_, domain)| (domain, 5)),
+            Kind::SERVICE_TEMPLATE | Kind::VIRTUAL_DNS => {
+                object.parent.map(|(_, domain)| (domain, 5))
+            }
             _ => None,
         };
         if let Some((domain, access)) = automatic {
@@ -69,7 +73,9 @@ fn owner_from_parent(draft: &Draft<'_>, object: &Object) -> String {
         Some((Kind::DOMAIN, _)) | None => caller(),
         Some((_, parent)) => draft
             .get(parent)
-            .and_then(|parent| Some(parent.properties.get("perms2")?.get("owner")?.as_str()?.to_owned()))
+            .and_then(|parent| {
+                Some(parent.properties.get("perms2")?.get("owner")?.as_str()?.to_owned())
+            })
             .unwrap_or_else(caller),
     }
 }
@@ -84,7 +90,12 @@ pub(super) fn merge(object: &mut Object, properties: &mut Map<String, Value>) ->
             match sent.get(field) {
                 Some(Value::Object(inner)) => {
                     if let Some(Value::Object(own)) = own.get_mut(field) {
-                        own.extend(inner.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone())));
+                        own.extend(
+                            inner
+                                .iter()
+                                .filter(|(_, v)| !v.is_null())
+                                .map(|(k, v)| (k.clone(), v.clone())),
+                        );
                     }
                 }
                 Some(value) => {

@@ -60,7 +60,10 @@ pub(super) fn relax(draft: &mut Draft<'_>, holder: Uuid, target: Uuid) -> ApiRes
         .ok_or_else(|| ApiError::not_found(format!("uuid: no object has the uuid {holder}")))?;
     let mut new = Object::clone(&old);
     let reference = new.references.iter_mut().find(|r| r.uuid == target).ok_or_else(|| {
-        ApiError::not_found(format!("ref-uuid: {} {} does not refer to {target}", old.kind, old.fq_name))
+        ApiError::not_found(format!(
+            "ref-uuid: {} {} does not refer to {target}",
+            old.kind, old.fq_name
+        ))
     })?;
     if reference.relaxed {
         return Ok(old);
@@ -70,10 +73,19 @@ pub(super) fn relax(draft: &mut Draft<'_>, holder: Uuid, target: Uuid) -> ApiRes
 }
 
 /// Brings the peers of symmetric references in step with the object.
-pub(super) fn mirror(draft: &mut Draft<'_>, old: Option<&Arc<Object>>, new: &Arc<Object>) -> ApiResult<()> {
-    let Some(meta) = new.kind.meta().reference(new.kind).filter(|m| m.symmetric) else { return Ok(()) };
+pub(super) fn mirror(
+    draft: &mut Draft<'_>,
+    old: Option<&Arc<Object>>,
+    new: &Arc<Object>,
+) -> ApiResult<()> {
+    let Some(meta) = new.kind.meta().reference(new.kind).filter(|m| m.symmetric) else {
+        return Ok(());
+    };
     if let Some(own) = new.references.iter().find(|r| r.uuid == new.uuid) {
-        return Err(ApiError::bad(format!("{}: an object cannot refer to itself ({})", meta.field, own.uuid)));
+        return Err(ApiError::bad(format!(
+            "{}: an object cannot refer to itself ({})",
+            meta.field, own.uuid
+        )));
     }
     let before: Vec<&Reference> = old.iter().flat_map(|o| o.references_to(new.kind)).collect();
     for reference in new.references_to(new.kind) {

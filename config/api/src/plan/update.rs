@@ -9,7 +9,11 @@ use super::{Draft, Intake, create::resolve_all, perms, references, rules};
 use crate::error::{ApiError, ApiResult};
 
 /// Applies an update body.
-pub(super) fn update(draft: &mut Draft<'_>, uuid: Uuid, mut intake: Intake) -> ApiResult<Arc<Object>> {
+pub(super) fn update(
+    draft: &mut Draft<'_>,
+    uuid: Uuid,
+    mut intake: Intake,
+) -> ApiResult<Arc<Object>> {
     let kind = intake.kind;
     let old = draft.need(kind, uuid)?;
     check_identity(&old, &intake)?;
@@ -24,7 +28,8 @@ pub(super) fn update(draft: &mut Draft<'_>, uuid: Uuid, mut intake: Intake) -> A
     for (meta, intents) in &intake.references {
         let mut wanted = resolve_all(draft, meta.field, meta.target, intents)?;
         for reference in &mut wanted {
-            reference.relaxed = old.references.iter().any(|r| r.uuid == reference.uuid && r.relaxed);
+            reference.relaxed =
+                old.references.iter().any(|r| r.uuid == reference.uuid && r.relaxed);
         }
         // Kept references stay where they are, so that the order of links (and of subnets) is stable.
         let mut merged = Vec::with_capacity(new.references.len() + wanted.len());
@@ -42,7 +47,11 @@ pub(super) fn update(draft: &mut Draft<'_>, uuid: Uuid, mut intake: Intake) -> A
 }
 
 /// Runs the type's rules over a changed object and stores it, if it changed.
-pub(super) fn store(draft: &mut Draft<'_>, old: &Arc<Object>, mut new: Object) -> ApiResult<Arc<Object>> {
+pub(super) fn store(
+    draft: &mut Draft<'_>,
+    old: &Arc<Object>,
+    mut new: Object,
+) -> ApiResult<Arc<Object>> {
     rules::on_update(draft, old, &mut new)?;
     if new.properties == old.properties && new.references == old.references {
         return Ok(Arc::clone(old));

@@ -135,21 +135,27 @@ pub fn apply(draft: &mut Draft<'_>, write: Write) -> ApiResult<Answer> {
         Write::Update(uuid, intake) => update::update(draft, uuid, intake).map(Answer::Object),
         Write::Delete(kind, uuid) => delete::delete(draft, kind, uuid).map(Answer::Object),
         Write::RefUpdate { kind, uuid, target, intent, add, relax } => {
-            references::ref_update(draft, kind, uuid, target, &intent, add, relax).map(Answer::Object)
+            references::ref_update(draft, kind, uuid, target, &intent, add, relax)
+                .map(Answer::Object)
         }
-        Write::Relax { holder, target } => references::relax(draft, holder, target).map(Answer::Object),
+        Write::Relax { holder, target } => {
+            references::relax(draft, holder, target).map(Answer::Object)
+        }
         Write::Elements(uuid, updates) => {
             elements::update_elements(draft, uuid, &updates).map(Answer::Object)
         }
         Write::Kv(key, value) => {
             if value.is_none() && !draft.head.kv.contains_key(&key) {
-                return Err(crate::error::ApiError::not_found(format!("key: {key:?} is not stored")));
+                return Err(crate::error::ApiError::not_found(format!(
+                    "key: {key:?} is not stored"
+                )));
             }
             draft.kv(key, value);
             Ok(Answer::Done)
         }
         Write::IpAlloc { network, count, subnet, family } => {
-            rules::address::reserve(draft, network, count, subnet.as_deref(), family).map(Answer::Addresses)
+            rules::address::reserve(draft, network, count, subnet.as_deref(), family)
+                .map(Answer::Addresses)
         }
         Write::IpFree { network, addresses } => {
             rules::address::unreserve(draft, network, &addresses)?;

@@ -1,5 +1,11 @@
 //! A server of its own for each test, and short ways to talk to it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test fails by panicking
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::needless_pass_by_value
+)] // a test fails by panicking
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 use std::{net::SocketAddr, path::Path};
@@ -82,11 +88,19 @@ impl Fixture {
     }
 
     /// An address of a network, with extra fields.
-    pub async fn address(&self, name: &str, network: Uuid, extra: Value) -> Result<String, (u16, String)> {
+    pub async fn address(
+        &self,
+        name: &str,
+        network: Uuid,
+        extra: Value,
+    ) -> Result<String, (u16, String)> {
         let mut fields = json!({"fq_name": [name], "virtual_network_refs": [{"uuid": network}]});
         fields.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         let uuid = self.create(Kind::INSTANCE_IP, fields).await?;
-        Ok(self.read(Kind::INSTANCE_IP, uuid).await["instance_ip_address"].as_str().unwrap().to_owned())
+        Ok(self.read(Kind::INSTANCE_IP, uuid).await["instance_ip_address"]
+            .as_str()
+            .unwrap()
+            .to_owned())
     }
 }
 

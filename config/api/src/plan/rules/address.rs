@@ -47,16 +47,23 @@ fn candidates(draft: &Draft<'_>, network: &Object, flat_first: bool) -> Vec<Cand
     let mut found = Vec::new();
     for link in network.references_to(Kind::NETWORK_IPAM) {
         if draft.get(link.uuid).is_some_and(|ipam| is_flat(&ipam)) {
-            let on_link = link.attr.get("ipam_subnets").and_then(|l| l.get(0)).and_then(|e| e.get("subnet_uuid"));
+            let on_link = link
+                .attr
+                .get("ipam_subnets")
+                .and_then(|l| l.get(0))
+                .and_then(|e| e.get("subnet_uuid"));
             let on_link = on_link.and_then(Value::as_str).unwrap_or_default();
-            found.extend(draft.space(link.uuid).iter().enumerate().map(|(index, subnet)| Candidate {
-                space: link.uuid,
-                index,
-                flat: true,
-                uuids: [subnet.uuid.clone(), on_link.to_owned()],
+            found.extend(draft.space(link.uuid).iter().enumerate().map(|(index, subnet)| {
+                Candidate {
+                    space: link.uuid,
+                    index,
+                    flat: true,
+                    uuids: [subnet.uuid.clone(), on_link.to_owned()],
+                }
             }));
         } else {
-            let own = draft.space(network.uuid).iter().enumerate().filter(|(_, s)| s.ipam == link.uuid);
+            let own =
+                draft.space(network.uuid).iter().enumerate().filter(|(_, s)| s.ipam == link.uuid);
             found.extend(own.map(|(index, subnet)| Candidate {
                 space: network.uuid,
                 index,
@@ -65,7 +72,8 @@ fn candidates(draft: &Draft<'_>, network: &Object, flat_first: bool) -> Vec<Cand
             }));
         }
     }
-    let mode = string(network, "address_allocation_mode").unwrap_or("user-defined-subnet-preferred");
+    let mode =
+        string(network, "address_allocation_mode").unwrap_or("user-defined-subnet-preferred");
     match mode {
         "user-defined-subnet-only" => found.retain(|c| !c.flat),
         "flat-subnet-only" => found.retain(|c| c.flat),
@@ -91,7 +99,10 @@ fn give(
     }
     if let Some(is_v4) = wish.is_v4 {
         candidates.retain(|c| {
-            draft.space(c.space).get(c.index).is_some_and(|s| s.pool.spec().prefix.addr().is_ipv4() == is_v4)
+            draft
+                .space(c.space)
+                .get(c.index)
+                .is_some_and(|s| s.pool.spec().prefix.addr().is_ipv4() == is_v4)
         });
     }
     if candidates.is_empty() {
@@ -114,7 +125,9 @@ fn give(
             }
             None => {
                 let bound_to = wish.bound_to.as_deref();
-                if let Some(address) = draft.allocate_address(candidate.space, candidate.index, owner, bound_to) {
+                if let Some(address) =
+                    draft.allocate_address(candidate.space, candidate.index, owner, bound_to)
+                {
                     return Ok(Given { address, subnet_uuid, prefix, grant: Grant::Reserved });
                 }
             }
@@ -129,17 +142,18 @@ fn give(
 fn explain(draft: &Draft<'_>, wanted: IpAddr, prefix: ipnet::IpNet, refusal: Refusal) -> ApiError {
     match refusal {
         Refusal::Taken(holder) => {
-            let holder = draft
-                .get(holder)
-                .map_or_else(|| "a reservation".to_owned(), |o| format!("{} {}", o.kind, o.fq_name));
+            let holder = draft.get(holder).map_or_else(
+                || "a reservation".to_owned(),
+                |o| format!("{} {}", o.kind, o.fq_name),
+            );
             ApiError::conflict(format!("the address {wanted} is in use by {holder}"))
         }
-        Refusal::Reserved => {
-            ApiError::bad(format!("the address {wanted} is, or shares its unit with, a reserved address of {prefix}"))
-        }
-        Refusal::Misaligned => {
-            ApiError::bad(format!("the address {wanted} does not start an allocation unit of {prefix}"))
-        }
+        Refusal::Reserved => ApiError::bad(format!(
+            "the address {wanted} is, or shares its unit with, a reserved address of {prefix}"
+        )),
+        Refusal::Misaligned => ApiError::bad(format!(
+            "the address {wanted} does not start an allocation unit of {prefix}"
+        )),
         Refusal::Outside => ApiError::bad(format!("the address {wanted} is not in {prefix}")),
     }
 }
@@ -147,7 +161,8 @@ fn explain(draft: &Draft<'_>, wanted: IpAddr, prefix: ipnet::IpNet, refusal: Ref
 fn parse_address(object: &Object, field: &str) -> ApiResult<Option<IpAddr>> {
     string(object, field)
         .map(|text| {
-            text.parse().map_err(|_| ApiError::bad(format!("{field}: {text:?} is not an IP address")))
+            text.parse()
+                .map_err(|_| ApiError::bad(format!("{field}: {text:?} is not an IP address")))
         })
         .transpose()
 }
@@ -174,7 +189,8 @@ fn is_fabric(network: &Object) -> bool {
 /// Gives a new instance-ip its address.
 pub(super) fn instance_ip_on_create(draft: &mut Draft<'_>, ip: &mut Object) -> ApiResult<()> {
     let address = parse_address(ip, "instance_ip_address")?;
-    let mut wish = Wish { address, is_v4: family(ip, "instance_ip_family", address)?, ..Wish::default() };
+    let mut wish =
+        Wish { address, is_v4: family(ip, "instance_ip_family", address)?, ..Wish::default() };
     let subnet = string(ip, "subnet_uuid").map(str::to_owned);
     wish.subnet = subnet.as_deref();
     let one = |kind: Kind| -> ApiResult<Option<Uuid>> {
@@ -209,7 +225,8 @@ pub(super) fn instance_ip_on_create(draft: &mut Draft<'_>, ip: &mut Object) -> A
                     "instance_ip_address: {wanted} cannot be asked for from an IPAM or a vRouter"
                 )));
             }
-            let (ipam, bound_to) = if router.is_some() { router_pools(draft, ipam)? } else { (ipam, None) };
+            let (ipam, bound_to) =
+                if router.is_some() { router_pools(draft, ipam)? } else { (ipam, None) };
             wish.bound_to = bound_to;
             let ipam = draft.need(Kind::NETWORK_IPAM, ipam)?;
             let all = draft.space(ipam.uuid).iter().enumerate().map(|(index, subnet)| Candidate {
@@ -262,8 +279,14 @@ fn router_pools(draft: &Draft<'_>, router: Uuid) -> ApiResult<RouterPools> {
 }
 
 /// The gateway's address is only for ports that belong to no VM: routers and the like.
-fn check_gateway(draft: &Draft<'_>, ip: &Object, network: &Object, address: IpAddr) -> ApiResult<()> {
-    let is_gateway = draft.space(network.uuid).iter().any(|s| s.pool.spec().gateway == Some(address));
+fn check_gateway(
+    draft: &Draft<'_>,
+    ip: &Object,
+    network: &Object,
+    address: IpAddr,
+) -> ApiResult<()> {
+    let is_gateway =
+        draft.space(network.uuid).iter().any(|s| s.pool.spec().gateway == Some(address));
     for port in ip.references_to(Kind::VIRTUAL_MACHINE_INTERFACE) {
         let port = draft.need(Kind::VIRTUAL_MACHINE_INTERFACE, port.uuid)?;
         if is_gateway && port.reference_to(Kind::VIRTUAL_MACHINE).is_some() {
@@ -279,12 +302,16 @@ fn check_gateway(draft: &Draft<'_>, ip: &Object, network: &Object, address: IpAd
 /// Fields that cannot change once an address was given.
 fn unchanged(old: &Object, new: &mut Object, fields: &[&str]) -> ApiResult<()> {
     for field in fields {
-        let (Some(before), after) = (old.properties.get(*field), new.properties.get(*field)) else { continue };
+        let (Some(before), after) = (old.properties.get(*field), new.properties.get(*field)) else {
+            continue;
+        };
         match after {
             Some(after) if after == before || same_address(before, after) => {}
             None | Some(Value::Null) => {}
             Some(after) => {
-                return Err(ApiError::bad(format!("{field}: cannot change from {before} to {after}")));
+                return Err(ApiError::bad(format!(
+                    "{field}: cannot change from {before} to {after}"
+                )));
             }
         }
         new.properties.insert((*field).to_owned(), before.clone());
@@ -299,7 +326,11 @@ fn same_address(a: &Value, b: &Value) -> bool {
 
 /// An instance-ip keeps its address, its subnet and its network.
 pub(super) fn instance_ip_on_update(old: &Object, new: &mut Object) -> ApiResult<()> {
-    unchanged(old, new, &["instance_ip_address", "instance_ip_family", "subnet_uuid", "instance_ip_subnet"])?;
+    unchanged(
+        old,
+        new,
+        &["instance_ip_address", "instance_ip_family", "subnet_uuid", "instance_ip_subnet"],
+    )?;
     for kind in [Kind::VIRTUAL_NETWORK, Kind::NETWORK_IPAM, Kind::VIRTUAL_ROUTER] {
         let target = |o: &Object| o.reference_to(kind).map(|r| r.uuid);
         if target(old) != target(new) && string(old, "instance_ip_address").is_some() {
@@ -314,18 +345,17 @@ pub(super) fn instance_ip_on_update(old: &Object, new: &mut Object) -> ApiResult
 
 /// Gives an instance-ip's address back.
 pub(super) fn instance_ip_on_delete(draft: &mut Draft<'_>, ip: &Object) {
-    let Some(address) = string(ip, "instance_ip_address").and_then(|a| a.parse().ok()) else { return };
+    let Some(address) = string(ip, "instance_ip_address").and_then(|a| a.parse().ok()) else {
+        return;
+    };
     let mut spaces: Vec<Uuid> = Vec::new();
     for reference in &ip.references {
         match reference.kind {
             Kind::VIRTUAL_NETWORK => spaces.extend(spaces_of(draft, reference.uuid)),
             Kind::NETWORK_IPAM => spaces.push(reference.uuid),
-            Kind::VIRTUAL_ROUTER => spaces.extend(
-                draft
-                    .get(reference.uuid)
-                    .iter()
-                    .flat_map(|r| r.references_to(Kind::NETWORK_IPAM).map(|l| l.uuid).collect::<Vec<_>>()),
-            ),
+            Kind::VIRTUAL_ROUTER => spaces.extend(draft.get(reference.uuid).iter().flat_map(|r| {
+                r.references_to(Kind::NETWORK_IPAM).map(|l| l.uuid).collect::<Vec<_>>()
+            })),
             _ => {}
         }
     }
@@ -334,7 +364,9 @@ pub(super) fn instance_ip_on_delete(draft: &mut Draft<'_>, ip: &Object) {
 
 fn spaces_of(draft: &Draft<'_>, network: Uuid) -> Vec<Uuid> {
     let ipams = draft.get(network);
-    let ipams = ipams.iter().flat_map(|n| n.references_to(Kind::NETWORK_IPAM).map(|r| r.uuid).collect::<Vec<_>>());
+    let ipams = ipams
+        .iter()
+        .flat_map(|n| n.references_to(Kind::NETWORK_IPAM).map(|r| r.uuid).collect::<Vec<_>>());
     std::iter::once(network).chain(ipams).collect()
 }
 
@@ -449,7 +481,10 @@ pub(crate) fn reserve(
     if let Some(subnet) = subnet
         && !all.iter().any(|c| c.uuids.iter().any(|u| u == subnet))
     {
-        return Err(ApiError::not_found(format!("subnet: network {} has no subnet {subnet}", network.fq_name)));
+        return Err(ApiError::not_found(format!(
+            "subnet: network {} has no subnet {subnet}",
+            network.fq_name
+        )));
     }
     if all.is_empty() {
         return Err(ApiError::not_found(format!("network {} has no subnets", network.fq_name)));
@@ -466,7 +501,11 @@ pub(crate) fn reserve(
 }
 
 /// `ip-free`: gives bare reservations back; addresses of objects stay.
-pub(crate) fn unreserve(draft: &mut Draft<'_>, network: Uuid, addresses: &[IpAddr]) -> ApiResult<()> {
+pub(crate) fn unreserve(
+    draft: &mut Draft<'_>,
+    network: Uuid,
+    addresses: &[IpAddr],
+) -> ApiResult<()> {
     draft.need(Kind::VIRTUAL_NETWORK, network)?;
     let spaces = spaces_of(draft, network);
     for address in addresses {

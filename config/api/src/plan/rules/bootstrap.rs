@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 use skein_model::{FqName, Kind};
 
-use super::{super::{Intake, create}, network, tag};
+use super::{
+    super::{Intake, create},
+    network, tag,
+};
 use crate::{
     error::{ApiError, ApiResult},
     plan::Draft,
@@ -19,14 +22,24 @@ pub fn bootstrap(draft: &mut Draft<'_>) -> ApiResult<()> {
     let below = |name: &'static str| [project[0], project[1], name];
     let system = "default-global-system-config";
 
-    ensure(draft, Kind::GLOBAL_SYSTEM_CONFIG, &[system], json!({
-        "autonomous_system": 64512, "config_version": "1.0", "enable_4byte_as": false,
-        "ibgp_auto_mesh": true,
-    }))?;
-    ensure(draft, Kind::GLOBAL_VROUTER_CONFIG, &[system, "default-global-vrouter-config"], json!({
-        "parent_type": "global-system-config",
-        "encapsulation_priorities": {"encapsulation": ["VXLAN", "MPLSoUDP", "MPLSoGRE"]},
-    }))?;
+    ensure(
+        draft,
+        Kind::GLOBAL_SYSTEM_CONFIG,
+        &[system],
+        json!({
+            "autonomous_system": 64512, "config_version": "1.0", "enable_4byte_as": false,
+            "ibgp_auto_mesh": true,
+        }),
+    )?;
+    ensure(
+        draft,
+        Kind::GLOBAL_VROUTER_CONFIG,
+        &[system, "default-global-vrouter-config"],
+        json!({
+            "parent_type": "global-system-config",
+            "encapsulation_priorities": {"encapsulation": ["VXLAN", "MPLSoUDP", "MPLSoGRE"]},
+        }),
+    )?;
     ensure(draft, Kind::GLOBAL_QOS_CONFIG, &[system, "default-global-qos-config"], json!({}))?;
     ensure(draft, Kind::DOMAIN, &[domain], json!({}))?;
     for (name, _) in tag::PREDEFINED {
@@ -44,20 +57,41 @@ pub fn bootstrap(draft: &mut Draft<'_>) -> ApiResult<()> {
     )?;
     ensure(draft, Kind::PROJECT, &project, json!({}))?;
     ensure(draft, Kind::FABRIC, &[system, "default-fabric"], json!({}))?;
-    ensure(draft, Kind::DISCOVERY_SERVICE_ASSIGNMENT, &["default-discovery-service-assignment"], json!({}))?;
-    let shared = json!({"owner": "cloud-admin", "owner_access": 7, "global_access": 5, "share": []});
+    ensure(
+        draft,
+        Kind::DISCOVERY_SERVICE_ASSIGNMENT,
+        &["default-discovery-service-assignment"],
+        json!({}),
+    )?;
+    let shared =
+        json!({"owner": "cloud-admin", "owner_access": 7, "global_access": 5, "share": []});
     ensure(draft, Kind::NETWORK_IPAM, &below("default-network-ipam"), json!({"perms2": shared}))?;
-    ensure(draft, Kind::NETWORK_IPAM, &below("service-chain-flat-ipam"), json!({
-        "ipam_subnet_method": "flat-subnet",
-        "ipam_subnets": {"subnets": [
-            {"subnet": {"ip_prefix": "0.0.0.0", "ip_prefix_len": 8}},
-            {"subnet": {"ip_prefix": "::ffff:0:0", "ip_prefix_len": 104}},
-        ]},
-    }))?;
-    ensure(draft, Kind::SECURITY_GROUP, &below("__no_rule__"), json!({
-        "perms2": shared, "security_group_entries": {"policy_rule": []},
-    }))?;
-    ensure(draft, Kind::VIRTUAL_NETWORK, &below("ip-fabric"), json!({"is_provider_network": true}))?;
+    ensure(
+        draft,
+        Kind::NETWORK_IPAM,
+        &below("service-chain-flat-ipam"),
+        json!({
+            "ipam_subnet_method": "flat-subnet",
+            "ipam_subnets": {"subnets": [
+                {"subnet": {"ip_prefix": "0.0.0.0", "ip_prefix_len": 8}},
+                {"subnet": {"ip_prefix": "::ffff:0:0", "ip_prefix_len": 104}},
+            ]},
+        }),
+    )?;
+    ensure(
+        draft,
+        Kind::SECURITY_GROUP,
+        &below("__no_rule__"),
+        json!({
+            "perms2": shared, "security_group_entries": {"policy_rule": []},
+        }),
+    )?;
+    ensure(
+        draft,
+        Kind::VIRTUAL_NETWORK,
+        &below("ip-fabric"),
+        json!({"is_provider_network": true}),
+    )?;
     ensure(draft, Kind::VIRTUAL_NETWORK, &below("__link_local__"), json!({}))?;
     ensure(draft, Kind::VIRTUAL_NETWORK, &below("dci-network"), json!({}))?;
     ensure(draft, Kind::VIRTUAL_NETWORK, &below("default-virtual-network"), json!({}))?;

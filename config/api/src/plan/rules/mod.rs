@@ -83,7 +83,11 @@ pub(super) fn on_update(draft: &mut Draft<'_>, old: &Object, new: &mut Object) -
 }
 
 /// Brings what hangs on a changed object in step.
-pub(super) fn after_update(draft: &mut Draft<'_>, _old: &Object, new: &Arc<Object>) -> ApiResult<()> {
+pub(super) fn after_update(
+    draft: &mut Draft<'_>,
+    _old: &Object,
+    new: &Arc<Object>,
+) -> ApiResult<()> {
     match new.kind {
         Kind::VIRTUAL_NETWORK => network::sync_route_targets(draft, new),
         _ => Ok(()),
@@ -132,8 +136,11 @@ pub(super) fn check_quota(draft: &Draft<'_>, object: &Object) -> ApiResult<()> {
         return Ok(());
     }
     let Some(project) = project_of(draft, object) else { return Ok(()) };
-    let Some(quota) = project.properties.get("quota").and_then(Value::as_object) else { return Ok(()) };
-    let limit = quota.get(object.kind.snake()).or_else(|| quota.get("defaults")).and_then(Value::as_i64);
+    let Some(quota) = project.properties.get("quota").and_then(Value::as_object) else {
+        return Ok(());
+    };
+    let limit =
+        quota.get(object.kind.snake()).or_else(|| quota.get("defaults")).and_then(Value::as_i64);
     let Some(limit) = limit.filter(|limit| *limit >= 0) else { return Ok(()) };
     let counted = draft
         .head
@@ -153,7 +160,12 @@ pub(super) fn check_quota(draft: &Draft<'_>, object: &Object) -> ApiResult<()> {
 }
 
 fn user_visible(object: &Object) -> bool {
-    object.properties.get("id_perms").and_then(|p| p.get("user_visible")).and_then(Value::as_bool).unwrap_or(true)
+    object
+        .properties
+        .get("id_perms")
+        .and_then(|p| p.get("user_visible"))
+        .and_then(Value::as_bool)
+        .unwrap_or(true)
 }
 
 /// The project an object counts for: its first project reference, its parent, or the grandparent of pool members.
@@ -165,18 +177,30 @@ fn project_of(draft: &Draft<'_>, object: &Object) -> Option<Arc<Object>> {
         (Kind::PROJECT, uuid) => draft.get(uuid),
         (_, uuid) if matches!(object.kind, Kind::LOADBALANCER_MEMBER | Kind::FLOATING_IP_POOL) => {
             let parent = draft.get(uuid)?;
-            parent.parent.filter(|(kind, _)| *kind == Kind::PROJECT).and_then(|(_, uuid)| draft.get(uuid))
+            parent
+                .parent
+                .filter(|(kind, _)| *kind == Kind::PROJECT)
+                .and_then(|(_, uuid)| draft.get(uuid))
         }
         _ => None,
     }
 }
 
 /// `chown` and `chmod`.
-pub(super) fn permissions(draft: &mut Draft<'_>, uuid: Uuid, request: &Map<String, Value>) -> ApiResult<Arc<Object>> {
-    let old = draft.get(uuid).ok_or_else(|| ApiError::not_found(format!("uuid: no object has the uuid {uuid}")))?;
+pub(super) fn permissions(
+    draft: &mut Draft<'_>,
+    uuid: Uuid,
+    request: &Map<String, Value>,
+) -> ApiResult<Arc<Object>> {
+    let old = draft
+        .get(uuid)
+        .ok_or_else(|| ApiError::not_found(format!("uuid: no object has the uuid {uuid}")))?;
     let mut new = Object::clone(&old);
     let access = |field: &str, value: &Value| {
-        value.as_u64().filter(|a| *a <= 7).ok_or_else(|| ApiError::bad(format!("{field}: must be 0 to 7")))
+        value
+            .as_u64()
+            .filter(|a| *a <= 7)
+            .ok_or_else(|| ApiError::bad(format!("{field}: must be 0 to 7")))
     };
     let mut global = None;
     if let Some(Value::Object(perms)) = new.properties.get_mut("perms2") {
@@ -200,11 +224,17 @@ pub(super) fn permissions(draft: &mut Draft<'_>, uuid: Uuid, request: &Map<Strin
             let list = share.as_array().ok_or_else(|| ApiError::bad("share: must be a list"))?;
             for (at, entry) in list.iter().enumerate() {
                 let tenant = entry.get("tenant").and_then(Value::as_str).unwrap_or_default();
-                let id = tenant.strip_prefix("tenant:").or_else(|| tenant.strip_prefix("domain:")).unwrap_or(tenant);
+                let id = tenant
+                    .strip_prefix("tenant:")
+                    .or_else(|| tenant.strip_prefix("domain:"))
+                    .unwrap_or(tenant);
                 if names::parse_uuid(id).is_none() {
                     return Err(ApiError::bad(format!("share[{at}].tenant: must be a uuid")));
                 }
-                access(&format!("share[{at}].tenant_access"), entry.get("tenant_access").unwrap_or(&Value::Null))?;
+                access(
+                    &format!("share[{at}].tenant_access"),
+                    entry.get("tenant_access").unwrap_or(&Value::Null),
+                )?;
             }
             perms.insert("share".into(), share.clone());
         }

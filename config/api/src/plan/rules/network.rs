@@ -25,7 +25,8 @@ fn derived_uuid(parent: Option<Uuid>, name: &str) -> Uuid {
 }
 
 fn vxlan_id(network: &Object) -> Option<u64> {
-    let id = network.properties.get("virtual_network_properties")?.get("vxlan_network_identifier")?;
+    let id =
+        network.properties.get("virtual_network_properties")?.get("vxlan_network_identifier")?;
     id.as_u64().filter(|id| *id != 0)
 }
 
@@ -49,7 +50,9 @@ pub(super) fn on_create(draft: &mut Draft<'_>, network: &mut Object) -> ApiResul
         (7, None) => {
             network.properties.insert("is_shared".into(), json!(true));
         }
-        (0, None) if flag(network, "router_external") == Some(true) => set_global_access(network, 5),
+        (0, None) if flag(network, "router_external") == Some(true) => {
+            set_global_access(network, 5);
+        }
         _ => {}
     }
     subnets::fill_links(draft, network, None)?;
@@ -57,7 +60,11 @@ pub(super) fn on_create(draft: &mut Draft<'_>, network: &mut Object) -> ApiResul
 }
 
 /// Checks a changed network.
-pub(super) fn on_update(draft: &mut Draft<'_>, old: &Object, network: &mut Object) -> ApiResult<()> {
+pub(super) fn on_update(
+    draft: &mut Draft<'_>,
+    old: &Object,
+    network: &mut Object,
+) -> ApiResult<()> {
     let id = |o: &Object| integer(o, "virtual_network_network_id");
     match (id(old), id(network)) {
         (Some(before), Some(after)) if before != after => {
@@ -74,7 +81,9 @@ pub(super) fn on_update(draft: &mut Draft<'_>, old: &Object, network: &mut Objec
         claim_vxlan_id(draft, Some(old), network)?;
     }
     check_route_targets(draft, network)?;
-    if flag(old, "is_provider_network") == Some(true) && flag(network, "is_provider_network") != Some(true) {
+    if flag(old, "is_provider_network") == Some(true)
+        && flag(network, "is_provider_network") != Some(true)
+    {
         return Err(ApiError::bad("is_provider_network: cannot be cleared"));
     }
     check_provider(draft, network)?;
@@ -107,14 +116,21 @@ fn set_global_access(object: &mut Object, access: u64) {
 
 /// Keeps `is_shared`, `router_external` and `perms2.global_access` in step: spec section 8.
 fn share_in_step(old: &Object, network: &mut Object) -> ApiResult<()> {
-    let changed = |name: &str| flag(old, name).unwrap_or(false) != flag(network, name).unwrap_or(false);
+    let changed =
+        |name: &str| flag(old, name).unwrap_or(false) != flag(network, name).unwrap_or(false);
     let (shared, external) = (changed("is_shared"), changed("router_external"));
     let access = global_access(network);
     if access == global_access(old) {
         if shared {
-            set_global_access(network, if flag(network, "is_shared") == Some(true) { 7 } else { 0 });
+            set_global_access(
+                network,
+                if flag(network, "is_shared") == Some(true) { 7 } else { 0 },
+            );
         } else if external {
-            set_global_access(network, if flag(network, "router_external") == Some(true) { 5 } else { 0 });
+            set_global_access(
+                network,
+                if flag(network, "router_external") == Some(true) { 5 } else { 0 },
+            );
         }
     } else if shared && (access == 7) != (flag(network, "is_shared") == Some(true)) {
         return Err(ApiError::bad("is_shared: contradicts perms2.global_access"));
@@ -133,7 +149,8 @@ fn claim_vxlan_id(draft: &mut Draft<'_>, old: Option<&Object>, network: &Object)
     }
     let Some(wanted) = wanted else { return Ok(()) };
     draft.take_number(IDS, wanted, network.uuid).map_err(|holder| {
-        let holder = draft.get(holder).map_or_else(|| holder.to_string(), |o| o.fq_name.to_string());
+        let holder =
+            draft.get(holder).map_or_else(|| holder.to_string(), |o| o.fq_name.to_string());
         ApiError::bad(format!(
             "virtual_network_properties.vxlan_network_identifier: {wanted} is in use by {holder}"
         ))
@@ -143,10 +160,18 @@ fn claim_vxlan_id(draft: &mut Draft<'_>, old: Option<&Object>, network: &Object)
 /// Provider networks are linked to by others, one each, and not among themselves.
 fn check_provider(draft: &Draft<'_>, network: &Object) -> ApiResult<()> {
     let is_provider = flag(network, "is_provider_network") == Some(true);
-    if network.properties.get("provider_properties").is_some_and(|p| p.as_object().is_some_and(|p| !p.is_empty())) {
-        let given = |name: &str| network.properties["provider_properties"].get(name).is_some_and(|v| !v.is_null());
+    if network
+        .properties
+        .get("provider_properties")
+        .is_some_and(|p| p.as_object().is_some_and(|p| !p.is_empty()))
+    {
+        let given = |name: &str| {
+            network.properties["provider_properties"].get(name).is_some_and(|v| !v.is_null())
+        };
         if !(given("segmentation_id") && given("physical_network")) {
-            return Err(ApiError::bad("provider_properties: needs segmentation_id and physical_network"));
+            return Err(ApiError::bad(
+                "provider_properties: needs segmentation_id and physical_network",
+            ));
         }
     }
     let mut providers = 0;
@@ -155,7 +180,9 @@ fn check_provider(draft: &Draft<'_>, network: &Object) -> ApiResult<()> {
         if flag(&other, "is_provider_network") == Some(true) {
             providers += 1;
             if is_provider {
-                return Err(ApiError::bad("virtual_network_refs: provider networks do not link to each other"));
+                return Err(ApiError::bad(
+                    "virtual_network_refs: provider networks do not link to each other",
+                ));
             }
         }
     }
@@ -172,7 +199,8 @@ const LISTS: [(&str, Option<&str>); 3] = [
 ];
 
 fn targets_in<'a>(network: &'a Object, list: &str) -> impl Iterator<Item = &'a str> {
-    let found = network.properties.get(list).and_then(|l| l.get("route_target")).and_then(Value::as_array);
+    let found =
+        network.properties.get(list).and_then(|l| l.get("route_target")).and_then(Value::as_array);
     found.into_iter().flatten().filter_map(Value::as_str)
 }
 
@@ -288,9 +316,13 @@ fn held_numbers(draft: &Draft<'_>, instance: &Object) -> Vec<(&'static str, u64)
     let mut held = Vec::new();
     for reference in instance.references_to(Kind::ROUTE_TARGET) {
         let Some(target) = draft.get(reference.uuid) else { continue };
-        let Some(number) = target.name().rsplit(':').next().and_then(|n| n.parse().ok()) else { continue };
+        let Some(number) = target.name().rsplit(':').next().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
         for space in ["route-target", "route-target-4byte"] {
-            if draft.head.numbers.get(space).and_then(|pool| pool.owner(number)) == Some(instance.uuid) {
+            if draft.head.numbers.get(space).and_then(|pool| pool.owner(number))
+                == Some(instance.uuid)
+            {
                 held.push((space, number));
             }
         }
@@ -364,7 +396,10 @@ pub(super) fn drop_orphan_targets(draft: &mut Draft<'_>, instance: &Object) -> A
 /// The networks that the system stands on stay.
 pub(super) fn before_delete(draft: &Draft<'_>, network: &Object) -> ApiResult<()> {
     if is_fabric(network) && !draft.caller.system {
-        return Err(ApiError::conflict(format!("{} is a network of the system and stays", network.fq_name)));
+        return Err(ApiError::conflict(format!(
+            "{} is a network of the system and stays",
+            network.fq_name
+        )));
     }
     Ok(())
 }
@@ -381,23 +416,32 @@ pub(super) fn on_delete(draft: &mut Draft<'_>, network: &Object) {
 }
 
 /// A routing instance made by a user (a service's, say) has a route target of its own.
-pub(super) fn routing_instance_on_create(draft: &mut Draft<'_>, instance: &mut Object) -> ApiResult<()> {
+pub(super) fn routing_instance_on_create(
+    draft: &mut Draft<'_>,
+    instance: &mut Object,
+) -> ApiResult<()> {
     if flag(instance, "routing_instance_is_default") == Some(true) && !draft.caller.system {
-        return Err(ApiError::conflict("routing_instance_is_default: the default instance is the server's"));
+        return Err(ApiError::conflict(
+            "routing_instance_is_default: the default instance is the server's",
+        ));
     }
     give_route_target(draft, instance)
 }
 
 /// The default flag stays, and so does an automatic route target.
-pub(super) fn routing_instance_on_update(draft: &Draft<'_>, old: &Object, new: &mut Object) -> ApiResult<()> {
+pub(super) fn routing_instance_on_update(
+    draft: &Draft<'_>,
+    old: &Object,
+    new: &mut Object,
+) -> ApiResult<()> {
     let is_default = |o: &Object| flag(o, "routing_instance_is_default").unwrap_or(false);
     if is_default(old) != is_default(new) {
         return Err(ApiError::conflict("routing_instance_is_default: cannot change"));
     }
     for reference in old.references_to(Kind::ROUTE_TARGET) {
-        let number = draft
-            .get(reference.uuid)
-            .and_then(|target| target.name().rsplit(':').next().and_then(|n| n.parse::<u64>().ok()));
+        let number = draft.get(reference.uuid).and_then(|target| {
+            target.name().rsplit(':').next().and_then(|n| n.parse::<u64>().ok())
+        });
         let automatic = held_numbers(draft, old).iter().any(|(_, n)| Some(*n) == number);
         if automatic && !new.references.iter().any(|r| r.uuid == reference.uuid) {
             new.references.push(reference.clone());
@@ -407,7 +451,10 @@ pub(super) fn routing_instance_on_update(draft: &Draft<'_>, old: &Object, new: &
 }
 
 /// The default instance goes with its network only.
-pub(super) fn routing_instance_before_delete(draft: &Draft<'_>, instance: &Object) -> ApiResult<()> {
+pub(super) fn routing_instance_before_delete(
+    draft: &Draft<'_>,
+    instance: &Object,
+) -> ApiResult<()> {
     if flag(instance, "routing_instance_is_default") == Some(true) && !draft.caller.system {
         return Err(ApiError::conflict(format!(
             "{} is the default routing instance of its network and goes with it",

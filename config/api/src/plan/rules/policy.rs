@@ -55,7 +55,9 @@ fn common(field: &str, rules: &mut [Value]) -> ApiResult<()> {
                     && start > end
                     && end != -1
                 {
-                    return Err(ApiError::bad(format!("{field}.{side}[{n}]: starts at {start} above its end {end}")));
+                    return Err(ApiError::bad(format!(
+                        "{field}.{side}[{n}]: starts at {start} above its end {end}"
+                    )));
                 }
             }
         }
@@ -81,7 +83,9 @@ fn common(field: &str, rules: &mut [Value]) -> ApiResult<()> {
     let mut seen = std::collections::HashMap::<String, usize>::with_capacity(rules.len());
     for (at, rule) in rules.iter().enumerate() {
         if let Some(first) = seen.insert(bare(rule).to_string(), at) {
-            return Err(ApiError::conflict(format!("{field}[{at}]: is the same rule as {field}[{first}]")));
+            return Err(ApiError::conflict(format!(
+                "{field}[{at}]: is the same rule as {field}[{first}]"
+            )));
         }
     }
     Ok(())
@@ -110,13 +114,16 @@ pub(super) fn network_policy(policy: &mut Object) -> ApiResult<()> {
     for (at, rule) in rules.iter().enumerate() {
         let action = rule.get("action_list");
         let has_action = action.and_then(Value::as_object).is_some_and(|a| {
-            a.values().any(|v| !matches!(v, Value::Null | Value::Bool(false)) && v.as_str() != Some(""))
+            a.values()
+                .any(|v| !matches!(v, Value::Null | Value::Bool(false)) && v.as_str() != Some(""))
         });
         if !has_action {
             return Err(ApiError::bad(format!("{field}[{at}].action_list: must say what to do")));
         }
         for side in ["src_addresses", "dst_addresses"] {
-            if let Some(n) = list(rule, side).iter().position(|a| text(a, "security_group").is_some()) {
+            if let Some(n) =
+                list(rule, side).iter().position(|a| text(a, "security_group").is_some())
+            {
                 return Err(ApiError::bad(format!(
                     "{field}[{at}].{side}[{n}].security_group: is for security groups, not for network policies"
                 )));
@@ -132,7 +139,9 @@ fn security_group_rules(group: &mut Object) -> ApiResult<()> {
     common(field, rules)?;
     for (at, rule) in rules.iter().enumerate() {
         let sides = ["src_addresses", "dst_addresses"];
-        let local = |side: &&str| list(rule, side).iter().any(|a| text(a, "security_group") == Some("local"));
+        let local = |side: &&str| {
+            list(rule, side).iter().any(|a| text(a, "security_group") == Some("local"))
+        };
         if !sides.iter().any(local) {
             return Err(ApiError::bad(format!(
                 "{field}[{at}]: one side must be the address {{\"security_group\": \"local\"}}"
@@ -143,7 +152,9 @@ fn security_group_rules(group: &mut Object) -> ApiResult<()> {
             for (n, address) in list(rule, side).iter().enumerate() {
                 let single = address.get("subnet").filter(|s| !s.is_null()).into_iter();
                 for subnet in single.chain(list(address, "subnet_list")) {
-                    let Some(ip) = text(subnet, "ip_prefix").and_then(|p| p.parse::<std::net::IpAddr>().ok()) else {
+                    let Some(ip) =
+                        text(subnet, "ip_prefix").and_then(|p| p.parse::<std::net::IpAddr>().ok())
+                    else {
                         continue;
                     };
                     if ip.is_ipv4() != (ethertype == "IPv4") {
@@ -181,10 +192,16 @@ pub(super) fn security_group_on_create(draft: &mut Draft<'_>, group: &mut Object
 }
 
 /// Checks a changed group; a configured id takes the place of the allocated one.
-pub(super) fn security_group_on_update(draft: &mut Draft<'_>, old: &Object, group: &mut Object) -> ApiResult<()> {
+pub(super) fn security_group_on_update(
+    draft: &mut Draft<'_>,
+    old: &Object,
+    group: &mut Object,
+) -> ApiResult<()> {
     let before = integer(old, "security_group_id");
     if integer(group, "security_group_id").is_some_and(|id| Some(id) != before) {
-        return Err(ApiError::forbidden("security_group_id: is allocated by the server and cannot change"));
+        return Err(ApiError::forbidden(
+            "security_group_id: is allocated by the server and cannot change",
+        ));
     }
     security_group_rules(group)?;
     if configured(old) == configured(group) {

@@ -24,8 +24,10 @@ pub(super) fn on_create(draft: &mut Draft<'_>, port: &mut Object) -> ApiResult<(
             let b = port.uuid.as_bytes();
             format!("02:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}", b[0], b[1], b[2], b[3], b[4])
         };
-        port.properties
-            .insert("virtual_machine_interface_mac_addresses".into(), json!({"mac_address": [mac]}));
+        port.properties.insert(
+            "virtual_machine_interface_mac_addresses".into(),
+            json!({"mac_address": [mac]}),
+        );
     }
     fill_bindings(port);
     check(draft, None, port)
@@ -56,7 +58,8 @@ fn is_unplugged_baremetal(port: &Object) -> bool {
 
 fn binding<'a>(port: &'a Object, key: &str) -> Option<&'a str> {
     let pairs = port.properties.get("virtual_machine_interface_bindings")?.get("key_value_pair")?;
-    let pair = pairs.as_array()?.iter().find(|p| p.get("key").and_then(Value::as_str) == Some(key))?;
+    let pair =
+        pairs.as_array()?.iter().find(|p| p.get("key").and_then(Value::as_str) == Some(key))?;
     pair.get("value").and_then(Value::as_str)
 }
 
@@ -87,10 +90,14 @@ fn add_binding(port: &mut Object, key: &str, value: &str) {
 /// Colons, lower case, six bytes.
 fn normalise_macs(port: &mut Object) -> ApiResult<()> {
     let macs = port.properties.get_mut("virtual_machine_interface_mac_addresses");
-    let Some(Value::Array(list)) = macs.and_then(|m| m.get_mut("mac_address")) else { return Ok(()) };
+    let Some(Value::Array(list)) = macs.and_then(|m| m.get_mut("mac_address")) else {
+        return Ok(());
+    };
     for (at, mac) in list.iter_mut().enumerate() {
         let text = mac.as_str().unwrap_or_default().replace('-', ":").to_ascii_lowercase();
-        let six = text.split(':').filter(|b| b.len() == 2 && u8::from_str_radix(b, 16).is_ok()).count() == 6;
+        let six =
+            text.split(':').filter(|b| b.len() == 2 && u8::from_str_radix(b, 16).is_ok()).count()
+                == 6;
         if !six || text.len() != 17 {
             return Err(ApiError::bad(format!(
                 "virtual_machine_interface_mac_addresses.mac_address[{at}]: {mac} is not a MAC address"
@@ -139,7 +146,9 @@ fn check_vlan(draft: &Draft<'_>, old: Option<&Object>, port: &Object) -> ApiResu
     if let Some(tag) = tag.and_then(|p| p.get("sub_interface_vlan_tag")).and_then(Value::as_i64)
         && !(0..=4094).contains(&tag)
     {
-        return Err(ApiError::bad(format!("{field}: {tag} is out of range, allowed are 0 to 4094")));
+        return Err(ApiError::bad(format!(
+            "{field}: {tag} is out of range, allowed are 0 to 4094"
+        )));
     }
     let tag = vlan(port);
     if let Some(before) = old.map(vlan).filter(|b| *b != tag)
@@ -162,7 +171,10 @@ fn check_vlan(draft: &Draft<'_>, old: Option<&Object>, port: &Object) -> ApiResu
             if sibling.uuid != port.uuid
                 && draft.get(sibling.uuid).is_some_and(|sibling| vlan(&sibling) == tag)
             {
-                return Err(ApiError::bad(format!("{field}: {tag} is in use on {}", primary.fq_name)));
+                return Err(ApiError::bad(format!(
+                    "{field}: {tag} is in use on {}",
+                    primary.fq_name
+                )));
             }
         }
     }
@@ -173,19 +185,22 @@ fn check_address_pairs(port: &Object) -> ApiResult<()> {
     let field = "virtual_machine_interface_allowed_address_pairs";
     let pairs = port.properties.get(field).and_then(|p| p.get("allowed_address_pair"));
     let pairs = pairs.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    if !pairs.is_empty() && port.properties.get("port_security_enabled").and_then(Value::as_bool) == Some(false) {
+    if !pairs.is_empty()
+        && port.properties.get("port_security_enabled").and_then(Value::as_bool) == Some(false)
+    {
         return Err(ApiError::bad(format!("{field}: needs port_security_enabled")));
     }
     for (at, pair) in pairs.iter().enumerate() {
         let field = format!("{field}.allowed_address_pair[{at}]");
         let ip = pair.get("ip");
-        let prefix = ip.and_then(|i| i.get("ip_prefix")).and_then(Value::as_str).unwrap_or_default();
+        let prefix =
+            ip.and_then(|i| i.get("ip_prefix")).and_then(Value::as_str).unwrap_or_default();
         if prefix.is_empty() {
             continue;
         }
-        let address: std::net::IpAddr = prefix
-            .parse()
-            .map_err(|_| ApiError::bad(format!("{field}.ip.ip_prefix: {prefix:?} is not an IP address")))?;
+        let address: std::net::IpAddr = prefix.parse().map_err(|_| {
+            ApiError::bad(format!("{field}.ip.ip_prefix: {prefix:?} is not an IP address"))
+        })?;
         let len = ip.and_then(|i| i.get("ip_prefix_len")).and_then(Value::as_u64).unwrap_or(0);
         let (longest, shortest) = if address.is_ipv4() {
             (32, SHORTEST_ACTIVE_STANDBY[0])
@@ -193,9 +208,13 @@ fn check_address_pairs(port: &Object) -> ApiResult<()> {
             (128, SHORTEST_ACTIVE_STANDBY[1])
         };
         if len > longest {
-            return Err(ApiError::bad(format!("{field}.ip.ip_prefix_len: {len} is above {longest}")));
+            return Err(ApiError::bad(format!(
+                "{field}.ip.ip_prefix_len: {len} is above {longest}"
+            )));
         }
-        if pair.get("address_mode").and_then(Value::as_str) == Some("active-standby") && len < shortest {
+        if pair.get("address_mode").and_then(Value::as_str) == Some("active-standby")
+            && len < shortest
+        {
             return Err(ApiError::bad(format!(
                 "{field}.ip.ip_prefix_len: active-standby needs at least /{shortest}, got /{len}"
             )));
@@ -211,7 +230,10 @@ pub(super) fn before_delete(draft: &Draft<'_>, port: &Object) -> ApiResult<()> {
     }
     for link in port.references_to(Kind::VIRTUAL_MACHINE_INTERFACE) {
         if let Some(sub) = draft.get(link.uuid).filter(|sub| vlan(sub) != 0) {
-            return Err(ApiError::conflict(format!("the port has the sub-interface {}", sub.fq_name)));
+            return Err(ApiError::conflict(format!(
+                "the port has the sub-interface {}",
+                sub.fq_name
+            )));
         }
     }
     Ok(())

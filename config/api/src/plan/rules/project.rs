@@ -27,7 +27,9 @@ pub(super) fn after_create(draft: &mut Draft<'_>, project: &Arc<Object>) -> ApiR
 /// The set goes with the project.
 pub(super) fn after_delete(draft: &mut Draft<'_>, project: &Object) -> ApiResult<()> {
     for reference in project.references_to(Kind::APPLICATION_POLICY_SET) {
-        if let Some(set) = draft.get(reference.uuid).filter(|set| set.parent.is_some_and(|p| p.1 == project.uuid)) {
+        if let Some(set) =
+            draft.get(reference.uuid).filter(|set| set.parent.is_some_and(|p| p.1 == project.uuid))
+        {
             remove_with_children(draft, &set)?;
         }
     }

@@ -41,7 +41,11 @@ pub(crate) fn space_of(owner: &Object, graph: &Graph) -> ApiResult<Space> {
         Ok(())
     };
     if owner.kind == Kind::NETWORK_IPAM {
-        add(owner.uuid, "ipam_subnets.subnets", list_in(owner.properties.get("ipam_subnets"), "subnets"))?;
+        add(
+            owner.uuid,
+            "ipam_subnets.subnets",
+            list_in(owner.properties.get("ipam_subnets"), "subnets"),
+        )?;
     } else {
         for link in owner.references_to(Kind::NETWORK_IPAM) {
             if !graph.get(link.uuid).is_some_and(|ipam| is_flat(ipam)) {
@@ -56,18 +60,21 @@ pub(crate) fn space_of(owner: &Object, graph: &Graph) -> ApiResult<Space> {
 /// Reads a prefix and brings it to its network address.
 fn prefix_of(field: &str, subnet: &Map<String, Value>) -> ApiResult<Option<IpNet>> {
     let Some(Value::Object(prefix)) = subnet.get("subnet") else { return Ok(None) };
-    let Some(ip) = prefix.get("ip_prefix").and_then(Value::as_str).filter(|ip| !ip.is_empty()) else {
+    let Some(ip) = prefix.get("ip_prefix").and_then(Value::as_str).filter(|ip| !ip.is_empty())
+    else {
         return Ok(None);
     };
-    let ip: IpAddr = ip
-        .parse()
-        .map_err(|_| ApiError::bad(format!("{field}.subnet.ip_prefix: {ip:?} is not an IP address")))?;
+    let ip: IpAddr = ip.parse().map_err(|_| {
+        ApiError::bad(format!("{field}.subnet.ip_prefix: {ip:?} is not an IP address"))
+    })?;
     let len = prefix
         .get("ip_prefix_len")
         .and_then(Value::as_u64)
         .and_then(|len| u8::try_from(len).ok())
         .and_then(|len| IpNet::new(ip, len).ok())
-        .ok_or_else(|| ApiError::bad(format!("{field}.subnet.ip_prefix_len: must fit the address {ip}")))?;
+        .ok_or_else(|| {
+            ApiError::bad(format!("{field}.subnet.ip_prefix_len: must fit the address {ip}"))
+        })?;
     Ok(Some(len.trunc()))
 }
 
@@ -83,14 +90,14 @@ fn address_of(field: &str, subnet: &Map<String, Value>, name: &str) -> ApiResult
 }
 
 fn spec_of(field: &str, subnet: &Map<String, Value>, keep_back: bool) -> ApiResult<SubnetSpec> {
-    let prefix = prefix_of(field, subnet)?
-        .ok_or_else(|| ApiError::bad(format!("{field}.subnet: ip_prefix and ip_prefix_len must be given")))?;
+    let prefix = prefix_of(field, subnet)?.ok_or_else(|| {
+        ApiError::bad(format!("{field}.subnet: ip_prefix and ip_prefix_len must be given"))
+    })?;
     let unit = match subnet.get("alloc_unit").and_then(Value::as_i64) {
         None | Some(0) => 1,
-        Some(n) => u32::try_from(n)
-            .ok()
-            .filter(|n| n.is_power_of_two())
-            .ok_or_else(|| ApiError::bad(format!("{field}.alloc_unit: must be a power of two, got {n}")))?,
+        Some(n) => u32::try_from(n).ok().filter(|n| n.is_power_of_two()).ok_or_else(|| {
+            ApiError::bad(format!("{field}.alloc_unit: must be a power of two, got {n}"))
+        })?,
     };
     let base = number(prefix.network());
     let span = number(prefix.broadcast()) - base;
@@ -108,18 +115,23 @@ fn spec_of(field: &str, subnet: &Map<String, Value>, keep_back: bool) -> ApiResu
         };
         let (first, last) = (end("start")?, end("end")?);
         if number(first) > number(last) {
-            return Err(ApiError::bad(format!("{field}: the start {first} is above the end {last}")));
+            return Err(ApiError::bad(format!(
+                "{field}: the start {first} is above the end {last}"
+            )));
         }
         let unit = u128::from(unit);
         if unit > 1
-            && !((number(first) - base).is_multiple_of(unit) && (number(last) + 1 - base).is_multiple_of(unit))
+            && !((number(first) - base).is_multiple_of(unit)
+                && (number(last) + 1 - base).is_multiple_of(unit))
         {
             return Err(ApiError::bad(format!("{field}: must be aligned to alloc_unit {unit}")));
         }
-        let vrouter_specific = pool.get("vrouter_specific_pool").and_then(Value::as_bool).unwrap_or(false);
+        let vrouter_specific =
+            pool.get("vrouter_specific_pool").and_then(Value::as_bool).unwrap_or(false);
         pools.push(PoolRange { start: first, end: last, vrouter_specific });
     }
-    let mut sorted: Vec<(u128, u128)> = pools.iter().map(|p| (number(p.start), number(p.end))).collect();
+    let mut sorted: Vec<(u128, u128)> =
+        pools.iter().map(|p| (number(p.start), number(p.end))).collect();
     sorted.sort_unstable();
     if let Some(two) = sorted.windows(2).find(|two| two[1].0 <= two[0].1) {
         let like = prefix.addr();
@@ -140,7 +152,8 @@ fn spec_of(field: &str, subnet: &Map<String, Value>, keep_back: bool) -> ApiResu
             )));
         }
     }
-    let service = address_of(field, subnet, "dns_server_address").map_err(|e| ApiError { status: 409, ..e })?;
+    let service = address_of(field, subnet, "dns_server_address")
+        .map_err(|e| ApiError { status: 409, ..e })?;
     if let Some(service) = service
         && service.is_ipv4() != prefix.addr().is_ipv4()
     {
@@ -164,8 +177,9 @@ fn pool_list(subnet: &Map<String, Value>) -> &[Value] {
 
 /// Fills in what the client left out. `old` is the subnet of the same prefix before the change.
 fn fill(field: &str, subnet: &mut Map<String, Value>, old: Option<&Value>) -> ApiResult<()> {
-    let prefix = prefix_of(field, subnet)?
-        .ok_or_else(|| ApiError::bad(format!("{field}.subnet: ip_prefix and ip_prefix_len must be given")))?;
+    let prefix = prefix_of(field, subnet)?.ok_or_else(|| {
+        ApiError::bad(format!("{field}.subnet: ip_prefix and ip_prefix_len must be given"))
+    })?;
     subnet.insert(
         "subnet".into(),
         json!({"ip_prefix": prefix.network().to_string(), "ip_prefix_len": prefix.prefix_len()}),
@@ -195,8 +209,11 @@ fn fill(field: &str, subnet: &mut Map<String, Value>, old: Option<&Value>) -> Ap
     let from_start = subnet.get("addr_from_start").and_then(Value::as_bool).unwrap_or(false);
     let (base, top) = (number(prefix.network()), number(prefix.broadcast()));
     // Below four addresses there is no room for a gateway, a service address and a host.
-    let defaults = (top - base >= 3).then(|| if from_start { (base + 1, base + 2) } else { (top - 1, top - 2) });
-    let text = |n: Option<u128>| n.map_or_else(|| "None".to_owned(), |n| address(n, prefix.addr()).to_string());
+    let defaults = (top - base >= 3)
+        .then(|| if from_start { (base + 1, base + 2) } else { (top - 1, top - 2) });
+    let text = |n: Option<u128>| {
+        n.map_or_else(|| "None".to_owned(), |n| address(n, prefix.addr()).to_string())
+    };
     if absent(subnet, "default_gateway") {
         subnet.insert("default_gateway".into(), json!(text(defaults.map(|d| d.0))));
     }
@@ -210,7 +227,11 @@ fn fill(field: &str, subnet: &mut Map<String, Value>, old: Option<&Value>) -> Ap
 }
 
 /// The old subnet with the same prefix.
-fn same_prefix<'a>(field: &str, subnet: &Map<String, Value>, old: &'a [Value]) -> ApiResult<Option<&'a Value>> {
+fn same_prefix<'a>(
+    field: &str,
+    subnet: &Map<String, Value>,
+    old: &'a [Value],
+) -> ApiResult<Option<&'a Value>> {
     let prefix = prefix_of(field, subnet)?;
     for candidate in old {
         if let Value::Object(map) = candidate
@@ -224,8 +245,13 @@ fn same_prefix<'a>(field: &str, subnet: &Map<String, Value>, old: &'a [Value]) -
 }
 
 /// Fills in the subnets on a network's IPAM links.
-pub(super) fn fill_links(draft: &Draft<'_>, network: &mut Object, old: Option<&Object>) -> ApiResult<()> {
-    let mode = network.properties.get("virtual_network_properties").and_then(|p| p.get("forwarding_mode"));
+pub(super) fn fill_links(
+    draft: &Draft<'_>,
+    network: &mut Object,
+    old: Option<&Object>,
+) -> ApiResult<()> {
+    let mode =
+        network.properties.get("virtual_network_properties").and_then(|p| p.get("forwarding_mode"));
     let is_l3 = mode.and_then(Value::as_str) == Some("l3");
     for link in network.references.iter_mut().filter(|r| r.kind == Kind::NETWORK_IPAM) {
         let ipam = draft.need(Kind::NETWORK_IPAM, link.uuid)?;
@@ -290,7 +316,9 @@ pub(super) fn replace_space(draft: &mut Draft<'_>, owner: &Object) -> ApiResult<
                 }
             }
             None => {
-                if let Some((address, holder)) = subnet.pool.taken().find(|(_, holder)| !holder.is_nil()) {
+                if let Some((address, holder)) =
+                    subnet.pool.taken().find(|(_, holder)| !holder.is_nil())
+                {
                     return Err(ApiError::conflict(format!(
                         "network_ipam_refs: the subnet {prefix} is in use, {address} belongs to {holder}"
                     )));
@@ -314,7 +342,11 @@ pub(super) fn replace_space(draft: &mut Draft<'_>, owner: &Object) -> ApiResult<
 }
 
 /// Who uses a subnet by its gateway or service address, which the pool does not record.
-fn user_of_shared(draft: &Draft<'_>, network: Uuid, subnet: &str) -> Option<std::sync::Arc<Object>> {
+fn user_of_shared(
+    draft: &Draft<'_>,
+    network: Uuid,
+    subnet: &str,
+) -> Option<std::sync::Arc<Object>> {
     draft.back_references(network).into_iter().find(|from| {
         from.kind == Kind::INSTANCE_IP
             && from.properties.get("subnet_uuid").and_then(Value::as_str) == Some(subnet)
@@ -332,7 +364,10 @@ fn check_change(old: &SubnetSpec, new: &SubnetSpec) -> ApiResult<()> {
         )));
     }
     if old.unit != new.unit {
-        return Err(ApiError::bad(format!("alloc_unit: of {prefix} cannot change from {} to {}", old.unit, new.unit)));
+        return Err(ApiError::bad(format!(
+            "alloc_unit: of {prefix} cannot change from {} to {}",
+            old.unit, new.unit
+        )));
     }
     if let Some(gone) = old.pools.iter().find(|pool| !new.pools.contains(pool)) {
         return Err(ApiError::bad(format!(
@@ -379,7 +414,8 @@ fn check_overlap(draft: &Draft<'_>, owner: &Object, new: &Space) -> ApiResult<()
 }
 
 fn network_prefixes(draft: &Draft<'_>, network: &Object, without: Option<Uuid>) -> Vec<IpNet> {
-    let flat = network.references_to(Kind::NETWORK_IPAM).map(|r| r.uuid).filter(|u| Some(*u) != without);
+    let flat =
+        network.references_to(Kind::NETWORK_IPAM).map(|r| r.uuid).filter(|u| Some(*u) != without);
     std::iter::once(network.uuid)
         .chain(flat)
         .flat_map(|space| draft.space(space).iter().map(|s| s.pool.spec().prefix))
@@ -388,7 +424,8 @@ fn network_prefixes(draft: &Draft<'_>, network: &Object, without: Option<Uuid>) 
 
 /// Frees every address of an owner and drops its space.
 pub(super) fn drop_space(draft: &mut Draft<'_>, owner: Uuid) {
-    let taken: Vec<_> = draft.space(owner).iter().flat_map(|s| s.pool.taken().collect::<Vec<_>>()).collect();
+    let taken: Vec<_> =
+        draft.space(owner).iter().flat_map(|s| s.pool.taken().collect::<Vec<_>>()).collect();
     for (address, holder) in taken {
         draft.release_address(owner, address, holder);
     }
@@ -404,9 +441,15 @@ pub(super) fn ipam_on_create(draft: &mut Draft<'_>, ipam: &mut Object) -> ApiRes
 }
 
 /// Checks a changed IPAM.
-pub(super) fn ipam_on_update(draft: &mut Draft<'_>, old: &Object, ipam: &mut Object) -> ApiResult<()> {
+pub(super) fn ipam_on_update(
+    draft: &mut Draft<'_>,
+    old: &Object,
+    ipam: &mut Object,
+) -> ApiResult<()> {
     for name in ["ipam_subnet_method", "ipam_subnetting"] {
-        let value = |o: &Object| o.properties.get(name).filter(|v| !v.is_null() && v.as_bool() != Some(false)).cloned();
+        let value = |o: &Object| {
+            o.properties.get(name).filter(|v| !v.is_null() && v.as_bool() != Some(false)).cloned()
+        };
         let default = |v: Option<Value>| v.filter(|v| v.as_str() != Some("user-defined-subnet"));
         if default(value(old)) != default(value(ipam)) {
             return Err(ApiError::bad(format!("{name}: cannot change after creation")));
@@ -422,7 +465,9 @@ pub(super) fn ipam_on_update(draft: &mut Draft<'_>, old: &Object, ipam: &mut Obj
 fn fill_ipam(ipam: &mut Object, old: Option<&Object>) -> ApiResult<()> {
     let flat = is_flat(ipam);
     let name = ipam.fq_name.clone();
-    let Some(Value::Object(wrapper)) = ipam.properties.get_mut("ipam_subnets") else { return Ok(()) };
+    let Some(Value::Object(wrapper)) = ipam.properties.get_mut("ipam_subnets") else {
+        return Ok(());
+    };
     let Some(Value::Array(list)) = wrapper.get_mut("subnets") else { return Ok(()) };
     if !flat && !list.is_empty() {
         return Err(ApiError::bad(format!(
@@ -443,7 +488,9 @@ fn fill_ipam(ipam: &mut Object, old: Option<&Object>) -> ApiResult<()> {
 
 /// The pools that one IPAM link reserves for a vRouter.
 pub(super) fn pools_of_link(attr: &Value) -> Vec<(IpAddr, IpAddr)> {
-    let end = |pool: &Value, name: &str| pool.get(name).and_then(Value::as_str).and_then(|a| a.parse().ok());
+    let end = |pool: &Value, name: &str| {
+        pool.get(name).and_then(Value::as_str).and_then(|a| a.parse().ok())
+    };
     let pools = list_in(Some(attr), "allocation_pools").iter();
     pools.filter_map(|pool| Some((end(pool, "start")?, end(pool, "end")?))).collect()
 }

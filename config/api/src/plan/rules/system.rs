@@ -23,9 +23,9 @@ pub(super) fn before_create(draft: &Draft<'_>) -> ApiResult<()> {
 pub(super) fn check(_draft: &Draft<'_>, config: &Object) -> ApiResult<()> {
     let four_byte = config.properties.get("enable_4byte_as").and_then(serde_json::Value::as_bool);
     match integer(config, "autonomous_system") {
-        Some(asn) if asn > 0xffff && four_byte != Some(true) => Err(ApiError::bad(format!(
-            "autonomous_system: {asn} needs enable_4byte_as"
-        ))),
+        Some(asn) if asn > 0xffff && four_byte != Some(true) => {
+            Err(ApiError::bad(format!("autonomous_system: {asn} needs enable_4byte_as")))
+        }
         _ => Ok(()),
     }
 }
@@ -46,7 +46,10 @@ pub(super) fn on_update(draft: &Draft<'_>, old: &Object, new: &Object) -> ApiRes
             for target in targets.and_then(serde_json::Value::as_array).into_iter().flatten() {
                 if let Some(target) = target.as_str() {
                     network::check_route_target(list, target, asn).map_err(|e| {
-                        ApiError::bad(format!("autonomous_system: network {}: {}", other.fq_name, e.message))
+                        ApiError::bad(format!(
+                            "autonomous_system: network {}: {}",
+                            other.fq_name, e.message
+                        ))
                     })?;
                 }
             }

@@ -55,7 +55,8 @@ pub(super) fn before_create(_draft: &Draft<'_>, intake: &mut Intake) -> ApiResul
         return Err(ApiError::bad("tag_type_refs: is set by the server from tag_type_name"));
     }
     // Global tags need no parent_type; a name of several elements means a project.
-    if intake.parent_type.is_none() && intake.fq_name.as_ref().is_some_and(|parts| parts.len() > 1) {
+    if intake.parent_type.is_none() && intake.fq_name.as_ref().is_some_and(|parts| parts.len() > 1)
+    {
         intake.parent_type = Some("project".to_owned());
     }
     Ok(())
@@ -75,7 +76,11 @@ pub(super) fn on_create(draft: &mut Draft<'_>, tag: &mut Object) -> ApiResult<()
     };
     let type_id = hex(tag_type.properties.get("tag_type_id")).unwrap_or(0);
     let space = value_space(type_id);
-    let value = match tag.properties.get("tag_id").filter(|id| id.as_str().is_some_and(|i| !i.is_empty())) {
+    let value = match tag
+        .properties
+        .get("tag_id")
+        .filter(|id| id.as_str().is_some_and(|i| !i.is_empty()))
+    {
         Some(chosen) => {
             let id = hex(Some(chosen)).unwrap_or(0);
             let value = id & 0xffff;
@@ -147,7 +152,8 @@ fn chosen(tag_type: &Object) -> bool {
 
 /// Gives a tag type its id.
 pub(super) fn type_on_create(draft: &mut Draft<'_>, tag_type: &mut Object) -> ApiResult<()> {
-    let predefined = PREDEFINED.iter().find(|(name, _)| *name == tag_type.name()).map(|(_, id)| *id);
+    let predefined =
+        PREDEFINED.iter().find(|(name, _)| *name == tag_type.name()).map(|(_, id)| *id);
     let chosen = hex(tag_type.properties.get("tag_type_id"));
     let id = match (predefined, chosen) {
         (Some(id), _) => {
@@ -188,7 +194,9 @@ pub(super) fn check_references(draft: &Draft<'_>, object: &Object) -> ApiResult<
         let Some(tag) = draft.get(reference.uuid) else { continue };
         let tag_type = string(&tag, "tag_type_name").unwrap_or_default().to_lowercase();
         if object.kind == Kind::ADDRESS_GROUP && tag_type != "label" {
-            return Err(ApiError::bad(format!("tag_refs: an address-group takes labels only, not {tag_type}")));
+            return Err(ApiError::bad(format!(
+                "tag_refs: an address-group takes labels only, not {tag_type}"
+            )));
         }
         if !MULTI.contains(&tag_type.as_str()) {
             if seen.contains(&tag_type) {
@@ -226,8 +234,12 @@ pub(crate) fn set_tag(
         let values = |name: &str| -> ApiResult<Vec<String>> {
             match wish.get(name) {
                 None | Some(Value::Null) => Ok(Vec::new()),
-                Some(Value::Array(list)) => Ok(list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()),
-                Some(_) => Err(ApiError::bad(format!("{type_name}.{name}: must be a list of strings"))),
+                Some(Value::Array(list)) => {
+                    Ok(list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
+                }
+                Some(_) => {
+                    Err(ApiError::bad(format!("{type_name}.{name}: must be a list of strings")))
+                }
             }
         };
         let (add, remove) = (values("add_values")?, values("delete_values")?);
@@ -269,20 +281,30 @@ pub(crate) fn set_tag(
 fn drop_type(draft: &Draft<'_>, object: &mut Object, type_name: &str) {
     object.references.retain(|r| {
         r.kind != Kind::TAG
-            || draft
-                .get(r.uuid)
-                .is_none_or(|tag| string(&tag, "tag_type_name").unwrap_or_default().to_lowercase() != type_name)
+            || draft.get(r.uuid).is_none_or(|tag| {
+                string(&tag, "tag_type_name").unwrap_or_default().to_lowercase() != type_name
+            })
     });
 }
 
 /// The tag of a scope: global, or of the object's project.
-fn find(draft: &Draft<'_>, object: &Object, type_name: &str, value: &str, is_global: bool) -> ApiResult<Arc<Object>> {
+fn find(
+    draft: &Draft<'_>,
+    object: &Object,
+    type_name: &str,
+    value: &str,
+    is_global: bool,
+) -> ApiResult<Arc<Object>> {
     let name = format!("{type_name}={value}");
     let full = if is_global {
         FqName::single(&name)
     } else {
         project_of(draft, object)
-            .ok_or_else(|| ApiError::not_found(format!("{type_name}: the object has no project, set is_global")))?
+            .ok_or_else(|| {
+                ApiError::not_found(format!(
+                    "{type_name}: the object has no project, set is_global"
+                ))
+            })?
             .child(&name)
     };
     draft
