@@ -51,15 +51,39 @@ pub(crate) async fn trace(
     let name = query.interface.clone();
     let looked = node.ask(move |node| {
         let ifindex = find(node, &query.interface)?.0;
-        Some(node.core.trace(&Question {
+        let walked = node.core.trace(&Question {
             ifindex,
             source: query.src,
             destination: query.dst,
             protocol,
             source_port: query.sport,
             destination_port: query.dport,
+        });
+        // The kernel's own tables are asked too: a difference between the two is a bug to report.
+        let kernel = node.kernel.datapath.trace(&skein_datapath::Question {
+            ifindex,
+            direction: skein_policy::Direction::Egress,
+            local: query.src,
+            remote: query.dst,
+            protocol,
+            source_port: query.sport,
+            destination_port: query.dport,
+        });
+        Some(kernel.map(|kernel| {
+            json!({
+                "passes": walked.passes,
+                "steps": walked.steps,
+                "kernel": {
+                    "dropped": kernel.dropped.map(skein_datapath::DropReason::name),
+                    "do": kernel.dropped.map(skein_datapath::DropReason::action),
+                    "next_hop": kernel.next_hop.map(|(number, _)| number),
+                    "identity": kernel.identity,
+                    "rule": kernel.rule.and_then(|rule| node.core.decision(rule)?.rule),
+                    "live_flow": kernel.flow.is_some(),
+                },
+            })
         }))
     });
-    let trace = looked.await.ok_or_else(stopping)?.ok_or_else(|| unknown_interface(&name))?;
-    finish(Some(Ok(json!(trace))))
+    let looked = looked.await.ok_or_else(stopping)?.ok_or_else(|| unknown_interface(&name))?;
+    finish(Some(looked))
 }

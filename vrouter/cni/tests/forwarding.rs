@@ -1,8 +1,16 @@
 //! Two nodes without a controller forward between workloads, keep networks apart, and survive a restart.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed step is a failed test; figures are for the reader"
+)]
+
 mod fabric;
 
 use fabric::{Fabric, Policy, Setup, Workload};
+use serde_json::json;
 use skein_lab::Iperf;
 use skein_proto::session::Encapsulation;
 use std::io::{Read, Write};
@@ -46,6 +54,24 @@ fn reaches_and_is_kept_apart(name: &str, encapsulation: Encapsulation) {
     let measured = iperf.measure(&near, &FAR.ipv4()).unwrap();
     println!("{encapsulation:?}: {:.2} Gb/s across nodes", measured.bits_per_second / 1e9);
     assert!(measured.bits_per_second > 1e8, "{measured:?}");
+    let ask = |to: &Workload| {
+        let query = format!(
+            "interface={}&src={}&dst={}&dport=80",
+            NEAR.container(),
+            NEAR.ipv4(),
+            to.ipv4()
+        );
+        fabric.look(0, &format!("/v1/trace?{query}"))
+    };
+    let trace = ask(&FAR);
+    assert_eq!(
+        (&trace["passes"], &trace["kernel"]["dropped"]),
+        (&json!(true), &json!(null)),
+        "{trace}"
+    );
+    let trace = ask(&STRANGER);
+    assert_eq!(trace["passes"], false, "{trace}");
+    assert!(trace["kernel"]["dropped"].is_string(), "{trace}");
     let flows = fabric.look(0, "/v1/flows");
     assert!(!flows.as_array().unwrap().is_empty());
     let metrics = fabric.look(0, "/metrics");

@@ -1,5 +1,12 @@
 //! ADD and DEL beside the reference `bridge` plugin with `host-local`, on the same machine in one run.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed step is a failed test; figures are for the reader"
+)]
+
 mod fabric;
 
 use fabric::{Fabric, Policy, Setup, Workload};

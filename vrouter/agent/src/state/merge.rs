@@ -86,8 +86,14 @@ impl Merged {
         self.sources.iter().any(Source::is_fresh)
     }
 
-    /// Where intent comes from: fresh before stale, then the higher revision, then order.
+    /// Where intent comes from.
     pub(crate) fn leader(&self) -> &View {
+        &self.sources[self.leading()].view
+    }
+
+    /// Index of the source intent comes from: fresh before stale, then the higher revision, then order.
+    /// It can change with any message, end markers of routes included.
+    pub(crate) fn leading(&self) -> usize {
         let best = self
             .sources
             .iter()
@@ -96,7 +102,7 @@ impl Merged {
             .max_by_key(|(index, source)| {
                 (source.is_fresh(), source.view.revision(), std::cmp::Reverse(*index))
             });
-        best.map_or(&self.sources[SAVED].view, |(_, source)| &source.view)
+        best.map_or(SAVED, |(index, _)| index)
     }
 
     /// Paths to a prefix, every view's, each once, in order.

@@ -237,8 +237,6 @@ fn resolve(core: &Core, tables: &Tables) -> Resolved {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-
     #[test]
     fn incremental_equals_full_and_every_step_is_safe(events in events()) {
         let mut incremental = core();

@@ -2,5 +2,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
-    skein_cni::Request::parse_recorded(input);
+    let _ = skein_cni::Request::parse_recorded(input);
 });

@@ -81,6 +81,7 @@ struct Loaded {
 /// State of the agent between I/O.
 pub struct Core {
     merged: Merged,
+    leading: usize,
     ports: BTreeMap<Uuid, LocalPort>,
     numbers: Numbers,
     default_max_flows: u32,
@@ -117,6 +118,7 @@ impl Core {
     ) -> Self {
         Self {
             merged: Merged::new(controllers),
+            leading: 0,
             ports: BTreeMap::new(),
             numbers,
             default_max_flows,
@@ -415,6 +417,9 @@ impl Core {
 
     fn compile(&mut self) {
         let mut touched = std::mem::take(&mut self.touched);
+        // Another controller's word counts from now on: it may differ in everything.
+        let leading = self.merged.leading();
+        touched.intent |= std::mem::replace(&mut self.leading, leading) != leading;
         if touched.intent {
             self.compile_intent(&mut touched);
         }
