@@ -16,7 +16,7 @@ TESTS := tshark=tshark tcpdump=tcpdump hping3=hping3 jq=jq python:ensurepip=pyth
 
 # Tests and lab programs run as root; building does not. Cargo starts what it has built through this.
 HOST = $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
-AS_ROOT = CARGO_TARGET_$(HOST)_RUNNER=$(CURDIR)/scripts/as-root
+AS_ROOT = SKEIN_PYTHON=$(CURDIR)/$(PYTHON)/bin/python CARGO_TARGET_$(HOST)_RUNNER=$(CURDIR)/scripts/as-root
 
 .PHONY: help setup setup-build setup-lab setup-tests setup-python demo demo-down test bench lint fmt
 
