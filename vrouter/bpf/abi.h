@@ -227,6 +227,13 @@ struct settings {
 	__u64 fragment_life; /* ns */
 };
 
+/* State of the measuring program. */
+struct bench {
+	__u8 frame[64];
+	__u32 count;
+	__u32 spread; /* packets before the sequence of ports starts again; 0: 2^32 */
+};
+
 /* Argument of the sweep program. */
 struct sweep {
 	__u64 now;

@@ -35,6 +35,8 @@ TABLE(policy_sources, LPM_TRIE, 65536, struct source_key, struct policy_value, N
 TABLE(flows, HASH, 1024 /* set */, struct flow_key, struct flow, );
 TABLE(fragments, LRU_HASH, 8192 /* set */, struct fragment_key, struct fragment, );
 
+TABLE(bench, ARRAY, 1, __u32, struct bench, ); /* not pinned */
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 262144 /* set */);

@@ -51,31 +51,23 @@ int sweep_flows(struct sweep *sweep)
  * For measuring only, loaded only when asked for: gives the packet a UDP source port and an address never seen before
  * and sends it down the walk of from_workload. The frame is written anew each time, so that one BPF_PROG_TEST_RUN can repeat it.
  */
-volatile __u8 bench_frame[64];
-volatile __u32 bench_length;
-__u32 bench_count;
-__u32 bench_spread; /* flows before the sequence starts again: 0 never */
-
 SEC("tc")
 int bench_workload(struct __sk_buff *skb)
 {
 	struct scratch *s = scratch_get();
-	__u8 frame[64];
-	__u32 n;
-	int i, reason;
+	__u32 zero = 0, n, ports;
+	struct bench *b = bpf_map_lookup_elem(&bench, &zero);
+	int reason;
 
-	if (!s)
+	if (!s || !b)
 		return TC_ACT_SHOT;
-	n = bench_count++;
-	if (bench_spread && bench_count >= bench_spread)
-		bench_count = 0;
-	for (i = 0; i < 64; i++)
-		frame[i] = bench_frame[i];
-	frame[34] = n >> 8; /* UDP source port */
-	frame[35] = n;
-	frame[36] = n >> 24; /* and destination port */
-	frame[37] = n >> 16;
-	if (bpf_skb_store_bytes(skb, 0, frame, sizeof(frame), 0))
+	n = b->count++;
+	if (b->spread && b->count >= b->spread)
+		b->count = 0;
+	/* Source port from the low half, destination port from the high one. */
+	ports = bpf_htonl(n << 16 | n >> 16);
+	if (bpf_skb_store_bytes(skb, 0, b->frame, sizeof(b->frame), 0) ||
+	    bpf_skb_store_bytes(skb, 34, &ports, sizeof(ports), 0))
 		return TC_ACT_SHOT;
 	reason = workload_packet(skb, s);
 	return reason ? drop(skb, s, reason) : (int)s->action;

@@ -9,6 +9,8 @@
 
 pub mod alloc;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod metrics;
 pub mod plan;

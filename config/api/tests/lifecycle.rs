@@ -1,4 +1,5 @@
 //! Objects from create to delete, over restarts: spec sections 3, 5, 13, 14, 15.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test fails by panicking
 
 mod support;
 
@@ -129,4 +130,92 @@ async fn route_target_lists_show_on_the_default_routing_instance() {
     assert!(gone.unwrap_err().is_not_found(), "nobody refers to it any more");
     let (status, _) = fixture.delete(Kind::ROUTING_INSTANCE, instance).await.unwrap_err();
     assert_eq!(status, 409);
+}
+
+#[tokio::test]
+async fn a_watcher_resumes_over_a_restart_of_the_server() {
+    let fixture = Fixture::new().await;
+    let mut watcher = fixture.client.watch(&[]);
+    let Event::Snapshot(objects, _) = watcher.next().await else { panic!("no snapshot") };
+    assert!(objects.len() > 20);
+    let net = fixture.network("front", "10.20.0.0/24").await;
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        match watcher.next().await {
+            Event::Put(object, _) => seen.push(object.kind),
+            other => panic!("{other:?}"),
+        }
+    }
+    seen.sort();
+    let mut expected = [Kind::VIRTUAL_NETWORK, Kind::ROUTING_INSTANCE, Kind::ROUTE_TARGET];
+    expected.sort();
+    assert_eq!(seen, expected, "one write, one revision, three objects");
+    let since = fixture.server.revision();
+    fixture.update(Kind::VIRTUAL_NETWORK, net, json!({"display_name": "one"})).await.unwrap();
+    fixture.update(Kind::VIRTUAL_NETWORK, net, json!({"display_name": "two"})).await.unwrap();
+    let fixture = fixture.restart().await;
+    // The log on disk tells a watcher that was away what it missed.
+    let mut stream = tokio::net::TcpStream::connect(fixture.server.local_addr()).await.unwrap();
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let request = format!("GET /watch?resource_type=virtual_network HTTP/1.1\r\nhost: x\r\nlast-event-id: {since}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    while !text.contains("\n\n") {
+        let mut buffer = [0; 4096];
+        let read = stream.read(&mut buffer).await.unwrap();
+        assert!(read > 0, "{text}");
+        text.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+    }
+    assert!(text.contains("event: update") && text.contains(&format!("id: {}", since + 2)), "{text}");
+    assert!(!text.contains("event: init") && text.contains("two"), "{text}");
+}
+
+#[tokio::test]
+async fn health_readiness_and_metrics_answer() {
+    let fixture = Fixture::new().await;
+    fixture.network("front", "10.20.0.0/24").await;
+    for path in ["/healthz", "/readyz"] {
+        assert!(support::http_get(fixture.server.local_addr(), path).await.starts_with("HTTP/1.1 200 "));
+    }
+    let metrics = support::http_get(fixture.server.local_addr(), "/metrics").await;
+    for line in [
+        "skein_api_requests_total{method=\"POST\",resource=\"virtual-network\",code=\"200\"} 1",
+        "skein_api_objects{resource=\"virtual-network\"} 5",
+        "skein_api_revision 2",
+        "skein_api_watchers 0",
+        "skein_api_commit_group_count 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn the_listener_speaks_tls_when_told_to() {
+    use std::{net::SocketAddr, sync::Arc};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+    let files = skein_api::TlsFiles { certificate: dir.path().join("cert"), key: dir.path().join("key") };
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut config = skein_api::Config::new(listen, dir.path().join("config.redb"));
+    config.tls = Some(files);
+    let server = skein_api::Server::start(config).await.unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = tokio::net::TcpStream::connect(server.local_addr()).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: cfg:8082\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text).await;
+    assert!(text.contains("\"href\":\"https://cfg:8082/virtual-networks\""), "{}", &text[..300]);
+    server.shutdown().await;
 }

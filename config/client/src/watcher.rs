@@ -90,7 +90,7 @@ impl Watcher {
     /// An event out of the bytes that are here already.
     fn buffered(&mut self) -> Option<Event> {
         while let Some(raw) = self.stream.as_mut()?.1.next() {
-            match self.interpret(raw) {
+            match self.interpret(&raw) {
                 Ok(Some(event)) => return Some(event),
                 Ok(None) => {}
                 Err(reason) => {
@@ -144,7 +144,7 @@ impl Watcher {
         }
     }
 
-    fn interpret(&mut self, raw: Raw) -> Result<Option<Event>, String> {
+    fn interpret(&mut self, raw: &Raw) -> Result<Option<Event>, String> {
         let data: Value = serde_json::from_str(&raw.data).map_err(|e| e.to_string())?;
         let Value::Object(envelope) = data else { return Err("data is not an object".into()) };
         match raw.name.as_str() {

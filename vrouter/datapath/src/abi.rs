@@ -6,6 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     clippy::all,
     clippy::pedantic,
     clippy::undocumented_unsafe_blocks,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::uninlined_format_args,
     clippy::semicolon_if_nothing_returned,
     missing_docs,
     unreachable_pub,
@@ -57,7 +61,7 @@ macro_rules! plain {
 plain! {
     meta: 4, vif: 76, vif_state: 24, vif_counters: 32, vif_drop_key: 8, host_key: 24, prefix_key: 28, route: 8,
     next_hop: 144, address_key: 20, flow_key: 44, flow: 72, policy_key: 16, policy_value: 12, source_key: 16,
-    fragment_key: 44, event: 64, settings: 24, sweep: 48,
+    fragment_key: 44, event: 64, settings: 24, bench: 72, sweep: 48,
 }
 
 // SAFETY: plain integers.

@@ -4,7 +4,7 @@ use crate::abi::types;
 use crate::load::{self, Maps};
 use crate::table::Table;
 use crate::{Config, Error, PolicyId, Result};
-use libbpf_rs::{MapHandle, TC_INGRESS, TcHook, TcHookBuilder};
+use libbpf_rs::{TC_INGRESS, TcHook, TcHookBuilder};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -27,7 +27,7 @@ pub struct Datapath {
     pub(crate) policy_sources: Table<types::source_key, types::policy_value>,
     pub(crate) flows: Table<types::flow_key, types::flow>,
     pub(crate) events: crate::event::Ring,
-    pub(crate) bss: MapHandle,
+    pub(crate) bench_state: Table<u32, types::bench>,
     /// Keys of every loaded policy, so that unloading does not search.
     pub(crate) loaded_policies: HashMap<PolicyId, crate::policy::LoadedKeys>,
     pub(crate) last_peer: u32,
@@ -78,9 +78,10 @@ impl Datapath {
             policies,
             policy_sources,
             flows,
-            fragments: _,
+            // Nobody but the programs reads it; the pin keeps it.
+            fragments: _fragments,
             events,
-            bss,
+            bench: bench_state,
         } = maps;
         let mut datapath = Self {
             vifs: Table::new(vifs, "vifs"),
@@ -99,7 +100,7 @@ impl Datapath {
             policy_sources: Table::new(policy_sources, "policy_sources"),
             flows: Table::new(flows, "flows"),
             events: crate::event::Ring::open(&events)?,
-            bss,
+            bench_state: Table::new(bench_state, "bench"),
             loaded_policies: HashMap::new(),
             last_peer: 0,
             from_workload,

@@ -22,7 +22,7 @@ macro_rules! maps {
     ($($name:ident),* $(,)?) => {
         pub(crate) struct Maps {
             $(pub(crate) $name: MapHandle,)*
-            pub(crate) bss: MapHandle,
+            pub(crate) bench: MapHandle,
         }
 
         fn prepare(open: &mut OpenVrouterSkel<'_>, config: &Config) -> Result<()> {
@@ -33,7 +33,7 @@ macro_rules! maps {
         fn take(skeleton: &crate::abi::LoadedSkeleton<'_>) -> libbpf_rs::Result<Maps> {
             Ok(Maps {
                 $($name: MapHandle::try_from(&skeleton.maps.$name)?,)*
-                bss: MapHandle::try_from(&skeleton.maps.bss)?,
+                bench: MapHandle::try_from(&skeleton.maps.bench)?,
             })
         }
     };

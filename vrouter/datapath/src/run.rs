@@ -99,6 +99,19 @@ impl Datapath {
         Ok(Ran { outcome, frame, duration: Duration::from_nanos(options.duration.into()) })
     }
 
+    /// Gives [`Hook::Bench`] its frame: 64 bytes, IPv4 without options and UDP. Ports start again after `spread` packets;
+    /// 0: after 2^32.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a frame of another length.
+    pub fn set_bench_frame(&self, frame: &[u8], spread: u32) -> Result<()> {
+        let frame = frame.try_into().map_err(|_| Error::Argument {
+            field: "frame",
+            reason: format!("{} bytes long; must be 64", frame.len()),
+        })?;
+        self.bench_state.set(&0, &types::bench { frame, count: 0, spread })
+    }
+
     pub(crate) fn run_sweep(&self, sweep: &mut types::sweep) -> Result<()> {
         use std::os::fd::AsFd;
         let bytes = bytes_of_mut(sweep);

@@ -1,5 +1,13 @@
 //! Named packets through the real programs: forwarding, answers, and every reason to drop.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says by panicking"
+)]
+
 mod bed;
 use bed::*;
 use skein_datapath::{DropReason as R, *};
@@ -233,14 +241,16 @@ fn what_does_not_fit_the_tunnel_is_told_the_inner_mtu() {
 }
 
 #[test]
-fn a_super_packet_passes_whole_if_its_segments_fit() {
+fn a_super_packet_is_measured_by_its_segments() {
     let bed = Bed::new();
     let frame = from_alice(&ip4(ALICE, FAR).with(6, &[tcp(9, 80, ACK), vec![0; 2900]].concat()));
     let run = |gso_size| {
         let run = Run { frame: &frame, ifindex: bed.alice, gso_size, repeat: 1 };
         bed.datapath.run(Hook::Workload, &run).unwrap().outcome
     };
-    assert_eq!(run(1410), bed.tunnel_out());
+    // A test run cannot say that the segments are TCP, and the kernel encapsulates none of unknown type: what fits gets
+    // that far. Real super-packets cross in two_nodes.rs.
+    assert_eq!(run(1410), dropped(R::RewriteFailed));
     assert!(matches!(run(1411), Outcome::ToWorkload { answer_to: Some(R::TooBig), .. }));
 }
 

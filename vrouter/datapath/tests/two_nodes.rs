@@ -1,5 +1,13 @@
 //! Two nodes made of network namespaces, joined by an underlay, with a workload each: real packets, real TCP.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says by panicking"
+)]
+
 mod bed;
 use bed::{need_root, pass};
 use skein_datapath::*;

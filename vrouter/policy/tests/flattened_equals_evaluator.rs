@@ -1,5 +1,13 @@
 //! The flattened form means what the reference evaluator means, on random policies and packets.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says by panicking"
+)]
+
 use ipnet::IpNet;
 use proptest::prelude::*;
 use skein_policy::*;

@@ -108,7 +108,7 @@ async fn ref_update(call: &Call<'_>, body: &Value) -> ApiResult<Response<Body>> 
         None | Some(Value::Null) => None,
         Some(_) => {
             let name = name_of(body, "ref-fq-name")?;
-            Some(name.parts().iter().map(|p| p.to_string()).collect())
+            Some(name.parts().iter().map(ToString::to_string).collect())
         }
     };
     let target_uuid = body.get("ref-uuid").and_then(Value::as_str).map(str::to_owned);

@@ -10,7 +10,7 @@ mod watch;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body as _, Incoming},
@@ -204,21 +204,7 @@ async fn read<'a>(app: &'a Arc<App>, request: Request<Incoming>) -> ApiResult<Ca
         .get(header::CONTENT_TYPE)
         .and_then(|t| t.to_str().ok())
         .is_some_and(|t| t.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json"));
-    let bytes = if body.is_end_stream() {
-        Bytes::new()
-    } else {
-        Limited::new(body, limit)
-            .collect()
-            .await
-            .map_err(|e| {
-                if e.is::<http_body_util::LengthLimitError>() {
-                    too_large()
-                } else {
-                    ApiError::bad(format!("the body could not be read: {e}"))
-                }
-            })?
-            .to_bytes()
-    };
+    let bytes = collect(body, limit).await?.ok_or_else(too_large)?;
     let body = if is_json && !bytes.is_empty() {
         let value = serde_json::from_slice(&bytes)
             .map_err(|e| ApiError::bad(format!("the body is not valid JSON: {e}")))?;
@@ -227,6 +213,29 @@ async fn read<'a>(app: &'a Arc<App>, request: Request<Incoming>) -> ApiResult<Ca
         None
     };
     Ok(Call { app, caller, head, query, body, base })
+}
+
+/// Reads a body; none if it goes over the limit, which a chunked one does without warning.
+async fn collect(mut body: Incoming, limit: usize) -> ApiResult<Option<Bytes>> {
+    let mut kept: Vec<Bytes> = Vec::new();
+    let mut size = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| ApiError::bad(format!("the body could not be read: {e}")))?;
+        if let Ok(data) = frame.into_data() {
+            size += data.len();
+            if size > limit {
+                drop(kept);
+                discard(body).await;
+                return Ok(None);
+            }
+            kept.push(data);
+        }
+    }
+    Ok(Some(match kept.len() {
+        // Nearly every body comes in one piece.
+        0 | 1 => kept.pop().unwrap_or_default(),
+        _ => kept.concat().into(),
+    }))
 }
 
 /// Takes a body off the wire without keeping it, so that a client that is still sending sees the answer.

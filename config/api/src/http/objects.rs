@@ -19,9 +19,8 @@ use crate::{
 pub(super) async fn create(call: &mut Call<'_>, kind: Kind) -> ApiResult<Response<Body>> {
     let body = call.need_body()?;
     let intake = Intake::parse(kind, body)?;
-    let object = match call.write(Write::Create(intake)).await? {
-        Answer::Object(object) => object,
-        _ => return Err(ApiError::internal("a create answered something else")),
+    let Answer::Object(object) = call.write(Write::Create(intake)).await? else {
+        return Err(ApiError::internal("a create answered something else"));
     };
     let identity = present::identity(&object, Some(&call.base));
     Ok(respond_json(&json!({ kind.name(): identity })))

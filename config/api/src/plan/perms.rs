@@ -98,7 +98,7 @@ pub(super) fn merge(object: &mut Object, properties: &mut Map<String, Value>) ->
         let Value::Object(sent) = sent else {
             return Err(ApiError::bad("perms2: must be an object"));
         };
-        if !sent.get("owner").is_some_and(|o| o.as_str().is_some_and(|o| !o.is_empty())) {
+        if sent.get("owner").and_then(Value::as_str).is_none_or(str::is_empty) {
             return Err(ApiError::bad("perms2.owner: must be given when perms2 is"));
         }
         if let Some(Value::Object(own)) = object.properties.get_mut("perms2") {

@@ -1,4 +1,5 @@
 //! A server of its own for each test, and short ways to talk to it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // a test fails by panicking
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 use std::{net::SocketAddr, path::Path};
@@ -113,4 +114,15 @@ pub fn refused<T>(result: Result<T, ClientError>) -> Result<T, (u16, String)> {
         ClientError::Refused { status, text } => (status, text),
         other => panic!("{other}"),
     })
+}
+
+/// One plain request; head and body of the answer.
+pub async fn http_get(address: SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
 }

@@ -133,7 +133,7 @@ fn security_group_rules(group: &mut Object) -> ApiResult<()> {
     for (at, rule) in rules.iter().enumerate() {
         let sides = ["src_addresses", "dst_addresses"];
         let local = |side: &&str| list(rule, side).iter().any(|a| text(a, "security_group") == Some("local"));
-        if !sides.iter().any(|side| local(side)) {
+        if !sides.iter().any(local) {
             return Err(ApiError::bad(format!(
                 "{field}[{at}]: one side must be the address {{\"security_group\": \"local\"}}"
             )));

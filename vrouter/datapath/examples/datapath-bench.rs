@@ -1,0 +1,133 @@
+//! Measures the programs under BPF_PROG_TEST_RUN, one JSON object a line: `{"name", "value", "unit"}`.
+//!
+//! What is measured: the time the kernel itself takes for one run of a program, mean of many, on one core, without driver, skb
+//! allocation and neighbour output.
+//!
+//! - `flow_setup_*`: the program `bench_workload` writes the frame anew with ports never used before and walks it as
+//!   from_workload does: parse, two route lookups (reverse path and destination), policy, quota, insertion into the flow table,
+//!   TTL, delivery to a workload on the node. Writing the frame is part of the time. `_local` has policy at the source only
+//!   (one new flow a packet), `_local_both_ends` at both (two).
+//! - `established_*`: the same walk for ports already known.
+//! - `*_1000_rules`: a policy of 1,000 rules before the one that matches.
+//!
+//! Needs root; makes a network namespace and a pin directory of its own and removes them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a measurement prints, and stops when something is wrong"
+)]
+
+#[path = "../tests/bed/mod.rs"]
+mod bed;
+
+use bed::*;
+use skein_datapath::*;
+
+const FLOWS: u32 = 400_000;
+
+fn line(name: &str, value: f64, unit: &str) {
+    println!("{}", serde_json::json!({ "name": name, "value": value, "unit": unit }));
+}
+
+/// Best of several: other work on the machine only ever makes it slower.
+fn nanoseconds(rounds: usize, mut run: impl FnMut() -> Ran, expected: Outcome) -> f64 {
+    (0..rounds)
+        .map(|_| {
+            let ran = run();
+            assert_eq!(ran.outcome, expected);
+            ran.duration.as_nanos() as f64
+        })
+        .fold(f64::INFINITY, f64::min)
+}
+
+struct Bench {
+    bed: Bed,
+    frame: Vec<u8>,
+}
+
+impl Bench {
+    fn new(rules: u16) -> Self {
+        let mut bed = Bed::with(|config| {
+            config.flow_table_size = 1 << 20;
+            config.with_bench = true;
+        });
+        let mut egress: Vec<_> =
+            (0..rules).map(|n| skein_policy::Rule { pass: false, ..pass(6, n * 7 + 1) }).collect();
+        egress.push(skein_policy::Rule { destination_ports: vec![], ..pass(17, 0) });
+        bed.set_policy(
+            2,
+            &only(
+                egress,
+                vec![skein_policy::Rule {
+                    protocol: None,
+                    destination_ports: vec![],
+                    ..pass(0, 0)
+                }],
+            ),
+        );
+        let frame = from_alice(&ip4(ALICE, BOB).with(17, &udp(1, 2, &[0; 22])));
+        assert_eq!(frame.len(), 64);
+        bed.datapath.set_bench_frame(&frame, 0).expect("bench frame");
+        let mut bench = Self { bed, frame };
+        bench.secure(false);
+        bench
+    }
+
+    /// New interface records, so that no flow is left; policy at Bob's end too if asked for.
+    fn secure(&mut self, both: bool) {
+        for ifindex in [self.bed.alice, self.bed.bob] {
+            self.bed.datapath.remove_vif(ifindex).expect("remove");
+            let mine = ifindex == self.bed.alice || both;
+            let policy = if mine {
+                VifPolicy::Enforce { v4: Some(2), v6: Some(2) }
+            } else {
+                VifPolicy::Disabled
+            };
+            let vif = Vif { policy, flow_quota: u32::MAX, ..self.bed.vif(ifindex) };
+            self.bed.datapath.set_vif(&vif).expect("vif");
+        }
+    }
+
+    fn new_flows(&mut self, both: bool) -> f64 {
+        let delivered = self.bed.delivered(self.bed.bob);
+        let mut best = f64::INFINITY;
+        for _ in 0..5 {
+            self.secure(both);
+            let run =
+                Run { frame: &self.frame, ifindex: self.bed.alice, gso_size: 0, repeat: FLOWS };
+            let ns = nanoseconds(
+                1,
+                || self.bed.datapath.run(Hook::Bench, &run).expect("run"),
+                delivered,
+            );
+            let flows = self.bed.datapath.vif_counters(ALICE_ID).expect("counters").flows;
+            assert_eq!(flows, FLOWS, "every packet opened a flow");
+            best = best.min(ns);
+        }
+        best
+    }
+
+    fn established(&mut self) -> f64 {
+        self.secure(false);
+        self.bed.datapath.set_bench_frame(&self.frame, 64).expect("bench frame");
+        let run =
+            Run { frame: &self.frame, ifindex: self.bed.alice, gso_size: 0, repeat: 1_000_000 };
+        let delivered = self.bed.delivered(self.bed.bob);
+        nanoseconds(5, || self.bed.datapath.run(Hook::Bench, &run).expect("run"), delivered)
+    }
+}
+
+fn main() {
+    for (suffix, rules) in [("", 0), ("_1000_rules", 1000)] {
+        let mut bench = Bench::new(rules);
+        let one = bench.new_flows(false);
+        line(&format!("flow_setup_local{suffix}"), 1e9 / one, "flows/s/core");
+        line(&format!("flow_setup_local_ns{suffix}"), one, "ns");
+        let two = bench.new_flows(true);
+        line(&format!("flow_setup_local_both_ends{suffix}"), 1e9 / two, "connections/s/core");
+        line(&format!("established{suffix}"), bench.established(), "ns/packet");
+    }
+}

@@ -1,0 +1,193 @@
+//! Every reason to drop can be met, is counted under its own name, and the docs page tells it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says by panicking"
+)]
+
+mod bed;
+use bed::*;
+use skein_datapath::{DropReason as R, *};
+use std::collections::BTreeSet;
+
+/// Packets that meet each reason under the test bed's ordinary set-up.
+fn ordinary() -> Vec<(R, Hook, Vec<u8>)> {
+    let plain = || ip4(ALICE, FAR).with(17, &udp(1, 2, b"data"));
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut frame = from_alice(&plain());
+        change(&mut frame);
+        frame
+    };
+    let to_alice = ip4(FAR, ALICE).with(17, &udp(1, 2, b"data"));
+    let six = |next, payload: &[u8]| from_alice(&ip6(ALICE6, FAR6, 64, next, payload));
+    let mut nine_extensions = vec![];
+    for _ in 0..9 {
+        nine_extensions.extend([60, 0, 0, 0, 0, 0, 0, 0]);
+    }
+    let mut vxlan_without_vni = vxlan(PEER, ALICE_LABEL, &to_alice);
+    vxlan_without_vni[42] = 0;
+    let mut deep = mpls_over_udp(PEER, ALICE_LABEL, 6635, &to_alice);
+    deep[44] &= !1;
+    let mut outer_fragment = vxlan(PEER, ALICE_LABEL, &to_alice);
+    outer_fragment[20] = 0x20;
+    let mut options_gre = mpls_over_gre(PEER, ALICE_LABEL, &to_alice);
+    options_gre[34] = 0x20;
+    let mut not_ip = vxlan(PEER, ALICE_LABEL, &to_alice);
+    not_ip[62..64].copy_from_slice(&[8, 6]);
+    let multicast = ip4(ALICE, [224, 0, 0, 251].into()).with(17, &udp(5353, 5353, b"q"));
+    let workload = |reason, frame| (reason, Hook::Workload, frame);
+    let fabric = |reason, frame| (reason, Hook::Fabric, frame);
+    vec![
+        workload(R::Truncated, changed(&|f| f.truncate(40))),
+        workload(R::Truncated, changed(&|f| f[16] = 0xff)),
+        workload(R::BadHeader, changed(&|f| f[14] = 0x42)),
+        workload(R::BadHeader, from_alice(&ip4(ALICE, FAR).with(6, &[0; 20]))),
+        workload(R::UnknownEthertype, changed(&|f| f[12] = 0x77)),
+        workload(R::VlanTagged, changed(&|f| f[12..14].copy_from_slice(&[0x81, 0]))),
+        workload(R::SourceMac, changed(&|f| f[7] ^= 1)),
+        workload(R::DestinationMac, changed(&|f| f[5] ^= 1)),
+        workload(R::Multicast, ethernet(ALICE_MAC, [1, 0, 0x5e, 0, 0, 0xfb], 0x0800, &multicast)),
+        workload(R::Multicast, from_alice(&multicast)),
+        workload(R::SourceAddress, from_alice(&ip4(BOB, FAR).with(17, &udp(1, 2, b"")))),
+        fabric(R::SourceAddress, vxlan(PEER_2, ALICE_LABEL, &to_alice)),
+        fabric(
+            R::SourceAddress,
+            vxlan(PEER, ALICE_LABEL, &ip4(BOB, ALICE).with(17, &udp(1, 2, b""))),
+        ),
+        workload(
+            R::NoRoute,
+            from_alice(&ip4(ALICE, [9, 9, 9, 9].into()).with(17, &udp(1, 2, b""))),
+        ),
+        workload(
+            R::DiscardRoute,
+            from_alice(&ip4(ALICE, [10, 5, 0, 1].into()).with(17, &udp(1, 2, b""))),
+        ),
+        workload(
+            R::TtlExceeded,
+            from_alice(&Ip4 { ttl: 1, ..ip4(ALICE, FAR) }.with(17, &udp(1, 2, b"0123456789"))),
+        ),
+        workload(R::TooBig, from_alice(&ip4(ALICE, FAR).with(17, &udp(1, 2, &[0; 1460])))),
+        workload(
+            R::FragmentWithoutFirst,
+            from_alice(&Ip4 { fragment: 9, ..ip4(ALICE, FAR) }.with(17, &[0; 8])),
+        ),
+        workload(
+            R::IcmpErrorWithoutFlow,
+            from_alice(&ip4(ALICE, FAR).with(1, &icmp(3, 3, 0, &to_alice))),
+        ),
+        fabric(R::UnknownLabel, vxlan(PEER, 9999, &to_alice)),
+        fabric(R::UnknownPeer, vxlan([192, 0, 2, 66].into(), ALICE_LABEL, &to_alice)),
+        fabric(R::OuterFragment, outer_fragment),
+        fabric(R::BadTunnelHeader, vxlan_without_vni),
+        fabric(R::BadTunnelHeader, deep),
+        fabric(R::BadTunnelHeader, options_gre),
+        fabric(R::UnknownEthertype, not_ip),
+        fabric(R::NotThisPort, vxlan(PEER, BOB_LABEL, &to_alice)),
+        workload(
+            R::ArpIgnored,
+            ethernet(ALICE_MAC, [255; 6], 0x0806, &{
+                let mut arp = vec![0, 1, 8, 0, 6, 4, 0, 2];
+                arp.extend([0; 20]);
+                arp
+            }),
+        ),
+        workload(
+            R::NdIgnored,
+            from_alice(&ip6(ALICE6, FAR6, 255, 58, &icmp6(ALICE6, FAR6, 133, &[0; 4]))),
+        ),
+        workload(R::GatewayService, from_alice(&ip4(ALICE, GATEWAY).with(6, &tcp(1, 22, SYN)))),
+        workload(
+            R::LinkLocal,
+            from_alice(&ip6(ALICE6, "fe80::1".parse().expect("address"), 64, 17, &udp(1, 2, b""))),
+        ),
+        workload(R::ExtensionHeaders, six(60, &nine_extensions)),
+        workload(
+            R::Martian,
+            from_alice(&ip4(ALICE, [127, 0, 0, 1].into()).with(17, &udp(1, 2, b""))),
+        ),
+        workload(R::Martian, from_alice(&ip4(ALICE, ALICE).with(17, &udp(1, 2, b"")))),
+    ]
+}
+
+#[test]
+fn every_reason_can_be_met() {
+    let mut bed = Bed::new();
+    let mut met = BTreeSet::new();
+    let mut meet = |bed: &Bed, reason: R, hook: Hook, frame: &[u8]| {
+        let count = |bed: &Bed| {
+            let drops = bed.datapath.drops().unwrap();
+            drops.iter().find(|(r, _)| *r == reason).map_or(0, |(_, n)| *n)
+        };
+        let before = count(bed);
+        let ifindex = if hook == Hook::Fabric { bed.uplink } else { bed.alice };
+        let ran = bed.run(hook, ifindex, frame);
+        let told = match ran.outcome {
+            Outcome::Dropped(r) | Outcome::ToWorkload { answer_to: Some(r), .. } => Some(r),
+            _ => None,
+        };
+        assert_eq!(told, Some(reason), "{:?}", ran.outcome);
+        assert_eq!(count(bed), before + 1, "{reason:?} is counted once");
+        met.insert(reason);
+    };
+    for (reason, hook, frame) in ordinary() {
+        meet(&bed, reason, hook, &frame);
+    }
+    // Ports no packet above opened a flow for.
+    let plain = from_alice(&ip4(ALICE, FAR).with(17, &udp(77, 78, b"")));
+    let vif = bed.vif(bed.alice);
+    let enforce = |v4| VifPolicy::Enforce { v4, v6: None };
+    for (reason, change) in [
+        (R::AdminDown, Vif { admin_down: true, ..vif.clone() }),
+        (R::NoPolicy, Vif { policy: enforce(None), ..vif.clone() }),
+        (R::PolicyIncomplete, Vif { policy: enforce(Some(77)), ..vif.clone() }),
+        (R::FlowQuota, Vif { flow_quota: 0, ..vif.clone() }),
+        (R::PolicyDeny, Vif { policy: enforce(Some(5)), ..vif.clone() }),
+    ] {
+        bed.set_policy(5, &only(vec![], vec![]));
+        bed.datapath.set_vif(&change).unwrap();
+        meet(&bed, reason, Hook::Workload, &plain);
+    }
+    bed.datapath.remove_vif(bed.alice).unwrap();
+    meet(&bed, R::NoInterface, Hook::Workload, &plain);
+
+    // These two have tests of their own in packets.rs: they need a small table, and a packet the kernel does not rewrite.
+    let elsewhere = BTreeSet::from([R::FlowTableFull, R::RewriteFailed]);
+    let missing: Vec<_> =
+        R::ALL.iter().filter(|r| !met.contains(r) && !elsewhere.contains(r)).collect();
+    assert!(missing.is_empty(), "nothing here meets {missing:?}");
+}
+
+#[test]
+fn port_security_off_forwards_without_flows_and_source_checks() {
+    let mut bed = Bed::new();
+    let vif = Vif { policy: VifPolicy::Disabled, ..bed.vif(bed.alice) };
+    bed.datapath.set_vif(&vif).unwrap();
+    let strange = ethernet(
+        [6; 6],
+        GATEWAY_MAC,
+        0x0800,
+        &ip4([7, 7, 7, 7].into(), FAR).with(17, &udp(1, 2, b"")),
+    );
+    assert_eq!(bed.alice(&strange).outcome, bed.tunnel_out());
+    let inner = ip4(FAR, ALICE).with(17, &udp(1, 2, b""));
+    assert_eq!(bed.fabric(&vxlan(PEER, ALICE_LABEL, &inner)).outcome, bed.delivered(bed.alice));
+    assert!(bed.datapath.flows(FlowFilter::default()).unwrap().is_empty());
+}
+
+#[test]
+fn the_docs_page_is_current() {
+    let generated = include_str!(concat!(env!("OUT_DIR"), "/drop-reasons.md"));
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/drop-reasons.md");
+    if std::env::var_os("SKEIN_UPDATE_DOCS").is_some() {
+        std::fs::create_dir_all(std::path::Path::new(path).parent().unwrap()).unwrap();
+        std::fs::write(path, generated).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        written == generated,
+        "docs/drop-reasons.md is out of date: SKEIN_UPDATE_DOCS=1 cargo test -p skein-datapath --test every_reason"
+    );
+}
