@@ -5,7 +5,6 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 RELEASE := target/release
-PYTHON := target/python
 
 # Probe=package, for scripts/need.
 BUILD := clang=clang llvm-strip=llvm gcc=gcc make=make pkg-config=pkg-config \
@@ -35,14 +34,9 @@ setup-lab:
 setup-tests:
 	@scripts/need $(TESTS)
 
-# The original's Python client, unmodified, as its users install it; the tests drive the API with it.
-setup-python: setup-tests $(PYTHON)/ready
-
-$(PYTHON)/ready: Makefile
-	python3 -m venv $(PYTHON)
-	$(PYTHON)/bin/pip install --quiet --disable-pip-version-check requests future six setuptools
-	$(PYTHON)/bin/pip install --quiet --disable-pip-version-check --no-deps contrail-api-client==2005
-	touch $@
+# The original's Python client, unmodified, as its users install it; a test drives the API with it.
+setup-python: setup-tests
+	@lab/python/setup.sh >/dev/null
 
 demo: setup-build setup-lab ## Two nodes, two networks, policy, speed: on this machine, in namespaces
 	cargo build --release -p skein -p skeind -p skein-cni -p skein-lab
