@@ -257,6 +257,11 @@ impl Node {
         &mut self.agent
     }
 
+    /// Process id of the agent.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.pid()
+    }
+
     /// Runs the CLI on this node.
     ///
     /// # Errors
@@ -354,17 +359,8 @@ fn start_agent(host: &Host, command: &[String]) -> Result<Process, FabricError> 
 
 /// Whether a daemon's readiness page on this host says yes.
 fn answers(host: &Host, port: u16) -> Result<(), String> {
-    use std::io::{Read as _, Write as _};
-    let ask = || -> std::io::Result<String> {
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = host.inside(ask).map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-    if answer.split_whitespace().nth(1) == Some("200") { Ok(()) } else { Err(answer) }
+    let answer = host.http(port, "GET", "/readyz", "").map_err(|error| error.to_string())?;
+    if answer.status == 200 { Ok(()) } else { Err(answer.body) }
 }
 
 /// Splits a command line at spaces, keeping what stands in single quotes together.

@@ -45,19 +45,23 @@ pub(crate) fn up(screen: &mut Screen) -> Result<bool, FabricError> {
     let fabric = Fabric::start(LAB, options)?;
     screen.end(true, "");
     let mut fabric = Some(fabric);
+    let hosts = fabric.as_ref().map(|fabric| {
+        let control = fabric.control_host().namespace().to_owned();
+        (control, fabric.node(0).host().namespace().to_owned())
+    });
     let result = show(screen, &mut fabric);
     if let Some(fabric) = fabric.take() {
         fabric.detach();
     }
-    let held = result?;
+    let web2 = result?;
     let (good, bad) = screen.totals();
     screen.head(&format!("{good} steps held, {bad} did not."));
-    if held && bad == 0 {
+    if let (0, Some((control, node1))) = (bad, hosts) {
         screen.say("The fabric stays up. Try:");
         for line in [
-            format!("sudo ip netns exec {LAB}-ctl target/release/skein status"),
-            format!("sudo ip netns exec {LAB}-node1 target/release/skein vrouter flows"),
-            format!("sudo ip netns exec {LAB}-node1-web-1 ping -c 3 10.1.0.252"),
+            format!("sudo ip netns exec {control} target/release/skein status"),
+            format!("sudo ip netns exec {node1} target/release/skein vrouter flows"),
+            format!("sudo ip netns exec {node1}-web-1 ping -c 3 {web2}"),
         ] {
             screen.say(&format!("  {line}"));
         }
@@ -80,15 +84,16 @@ fn run(screen: &Screen, fabric: &Fabric, line: &str) -> Result<(), FabricError> 
     Ok(())
 }
 
-fn show(screen: &mut Screen, slot: &mut Option<Fabric>) -> Result<bool, FabricError> {
-    let Some(fabric) = slot.as_mut() else { return Ok(false) };
+/// Shows everything; returns an address to try.
+fn show(screen: &mut Screen, slot: &mut Option<Fabric>) -> Result<String, FabricError> {
+    let Some(fabric) = slot.as_mut() else { return Ok(String::new()) };
     let work = configure(screen, fabric)?;
     reach(screen, &work)?;
     policy(screen, fabric, &work)?;
     speed(screen, fabric, &work)?;
     restart(screen, fabric, &work)?;
     status(screen, fabric)?;
-    Ok(true)
+    Ok(work.front[1].ipv4().to_owned())
 }
 
 fn configure(screen: &mut Screen, fabric: &Fabric) -> Result<Workloads, FabricError> {
