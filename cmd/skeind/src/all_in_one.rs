@@ -80,10 +80,8 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
     let data = flags.data.or(file.data).unwrap_or_else(|| DEFAULT_DATA.into());
     std::fs::create_dir_all(&data)
         .map_err(|source| RoleError::Data { path: data.clone(), source })?;
-    let mut api = Config::new(
-        flags.api.or(file.api).unwrap_or(DEFAULT_API),
-        data.join("config.redb"),
-    );
+    let mut api =
+        Config::new(flags.api.or(file.api).unwrap_or(DEFAULT_API), data.join("config.redb"));
     api.tls = file.tls.map(|tls| TlsFiles { certificate: tls.certificate, key: tls.key });
     let listen = flags.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN);
     let status = flags.status.or(file.status).unwrap_or(DEFAULT_STATUS);

@@ -14,7 +14,12 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "FILE", env = "SKEIN_CONFIG")]
     config: Option<PathBuf>,
     /// Controllers; give it twice for two [for example 10.0.0.1:8084]
-    #[arg(long = "controller", value_name = "ADDR:PORT", env = "SKEIN_CONTROLLERS", value_delimiter = ',')]
+    #[arg(
+        long = "controller",
+        value_name = "ADDR:PORT",
+        env = "SKEIN_CONTROLLERS",
+        value_delimiter = ','
+    )]
     controllers: Vec<String>,
     /// Name of this node [default: the host's name]
     #[arg(long, env = "SKEIN_NODE_NAME")]

@@ -227,9 +227,7 @@ async fn trace(screen: Screen, node: &Endpoint, trace: &Trace) -> Result<(), Err
     match trace.output.format {
         Format::Json => screen.json(&value),
         Format::Yaml => screen.write(&yaml(&value)?),
-        Format::Table | Format::Wide | Format::Name => {
-            screen.write(&tables::trace(screen, &value))
-        }
+        Format::Table | Format::Wide | Format::Name => screen.write(&tables::trace(screen, &value)),
     }
 }
 
