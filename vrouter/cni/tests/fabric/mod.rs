@@ -93,7 +93,7 @@ impl Agent {
                     let stopped = async {
                         let _ = stopped.await;
                     };
-                    let ran = runtime.block_on(skein_agent::run(config, stopped));
+                    let ran = runtime.block_on(skein_agent::run(config, || (), stopped));
                     ran.map_err(|error| error.to_string())
                 })
                 .map_err(|error| error.to_string())?
