@@ -240,6 +240,7 @@ impl Fabric {
         let state = NodeState {
             ports,
             releases: Vec::new(),
+            making: std::collections::BTreeSet::default(),
             numbers: serde_json::from_value(numbers).unwrap(),
         };
         state.save(&data).unwrap();
