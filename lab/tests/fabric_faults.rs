@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime};
 use support::{Bed, api, soon};
 
 /// About a minute on two cores.
-const ROUNDS: u64 = 16;
+const ROUNDS: u64 = 10;
 /// Neither a dead agent nor a dead controller is in a packet's way; this much the load may cost.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
@@ -250,6 +250,7 @@ fn in_force(bed: &Bed, node: usize) -> Vec<Value> {
     for (what, unstable) in [
         ("interfaces", ["counters", "policy", "workload"].as_slice()),
         ("routes", &["next_hop", "identity"]),
+        ("nexthops", &["id"]),
     ] {
         let mut list = bed.look(node, what);
         for entry in &mut list {

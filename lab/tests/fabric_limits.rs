@@ -12,9 +12,9 @@ mod support;
 
 use serde_json::{Value, json};
 use skein_lab::{Transfer, Workload};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
-use support::frames::{Ear, GATEWAY, ethernet, mac, send, udp4};
+use support::frames::{Ear, GATEWAY, ethernet, mac, send, udp4, udp6};
 use support::traffic::{Echo, udp_echoes};
 use support::{Bed, SILENCE, soon};
 
@@ -109,7 +109,7 @@ fn hostile_frames_arrive_nowhere() {
     }
     // Somebody listens: else the victims' answers, port unreachable, would quote what they got.
     let open = |victim: &Workload| {
-        victim.pod.udp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 9999)).unwrap()
+        victim.pod.udp(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 9999)).unwrap()
     };
     let _open: Vec<_> = victims.iter().map(open).collect();
     let ears: Vec<Ear> = victims.iter().map(|victim| Ear::of_pod(&victim.pod)).collect();
@@ -119,13 +119,21 @@ fn hostile_frames_arrive_nowhere() {
     let entry = bed.interface(0, &evil);
     let own_mac = mac(entry["mac"].as_str().unwrap());
     let v4 = |workload: &Workload| -> Ipv4Addr { workload.ipv4().parse().unwrap() };
+    let v6 = |workload: &Workload| -> Ipv6Addr { workload.ipv6().parse().unwrap() };
     let own = v4(&evil);
     let ip = |packet: &[u8]| ethernet(GATEWAY, own_mac, 0x0800, packet);
     for to in [near, far] {
-        send(&evil.pod, &[ip(&udp4(own, v4(to), (1000, 9999), HARMLESS))]);
+        let honest = udp6(v6(&evil), v6(to), (1000, 9999), HARMLESS);
+        send(
+            &evil.pod,
+            &[
+                ip(&udp4(own, v4(to), (1000, 9999), HARMLESS)),
+                ethernet(GATEWAY, own_mac, 0x86dd, &honest),
+            ],
+        );
     }
     soon("the harmless ones", || {
-        ears[..2].iter().all(|ear| ear.heard(HARMLESS) == 1) && wires[1].heard(HARMLESS) == 1
+        ears[..2].iter().all(|ear| ear.heard(HARMLESS) == 2) && wires[1].heard(HARMLESS) == 2
     });
 
     let mut frames = Vec::new();
@@ -145,6 +153,10 @@ fn hostile_frames_arrive_nowhere() {
         let its_mac = mac(bed.interface(node, to)["mac"].as_str().unwrap());
         for destination in [its_mac, [0xff; 6], [0x01, 0, 0x5e, 0, 0, 1]] {
             frames.push(ethernet(destination, own_mac, 0x0800, &honest));
+        }
+        for source in [v6(near), v6(near_back), hosts[1].ipv6(), Ipv6Addr::LOCALHOST] {
+            let forged = udp6(source, v6(to), (1000, 9999), HOSTILE);
+            frames.push(ethernet(GATEWAY, own_mac, 0x86dd, &forged));
         }
         // The other network, plainly and in tags and tunnels of its own making.
         if to_back {
@@ -209,9 +221,7 @@ fn hostile_frames_arrive_nowhere() {
     for to in [near, far] {
         send(&evil.pod, &[ip(&udp4(own, v4(to), (1001, 9999), HARMLESS))]);
     }
-    soon("the last harmless ones", || ears[..2].iter().all(|ear| ear.heard(HARMLESS) == 2));
-    // A frame of a workload to its own network's unicast MAC is forwarded as what it is: a packet of its
-    // own to an address it may reach.
+    soon("the last harmless ones", || ears[..2].iter().all(|ear| ear.heard(HARMLESS) == 3));
     for (ear, victim) in ears.iter().zip(&victims) {
         assert_eq!(ear.heard(HOSTILE), 0, "{} got a hostile frame", victim.pod.name());
     }

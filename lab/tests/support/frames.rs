@@ -2,7 +2,7 @@
 //! workspace's own code has no packet sockets, and the tests should not trust it with them anyway.
 
 use skein_lab::{Host, Pod, Process, require, wait_for};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -122,10 +122,32 @@ pub fn udp4(source: Ipv4Addr, destination: Ipv4Addr, ports: (u16, u16), payload:
     head.extend([0, 1, 0, 0, 64, 17, 0, 0]);
     head.extend(source.octets());
     head.extend(destination.octets());
-    let sum: u32 =
-        head.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let check = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap();
+    let check = !sum(&head);
     head[10..12].copy_from_slice(&check.to_be_bytes());
     [head, udp, payload.to_vec()].concat()
+}
+
+/// An IPv6 packet with UDP.
+pub fn udp6(source: Ipv6Addr, destination: Ipv6Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len() + 8).unwrap();
+    let mut udp = Vec::new();
+    for field in [ports.0, ports.1, length, 0] {
+        udp.extend(field.to_be_bytes());
+    }
+    udp.extend(payload);
+    let addresses = [source.octets(), destination.octets()].concat();
+    let pseudo = [&addresses[..], &[0, 0], &length.to_be_bytes(), &[0, 0, 0, 17], &udp].concat();
+    let check = !sum(&pseudo);
+    udp[6..8].copy_from_slice(&if check == 0 { 0xffff } else { check }.to_be_bytes());
+    [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[17, 64], &addresses, &udp].concat()
+}
+
+/// The one's complement sum of 16-bit words (RFC 1071), a lone last byte filled up with zero.
+fn sum(bytes: &[u8]) -> u16 {
+    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b));
+    let mut sum: u32 = bytes.chunks(2).map(word).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    u16::try_from(sum).unwrap()
 }
