@@ -372,7 +372,8 @@ fn killing_any_process_at_any_point_loses_and_leaves_nothing() {
             let struck = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 strike(&mut bed, &mut random);
             }));
-            let ended = writing.is_finished() || churning.iter().any(|one| one.is_finished());
+            let ended = writing.is_finished()
+                || churning.iter().any(std::thread::ScopedJoinHandle::is_finished);
             if struck.is_err() || ended {
                 stop.store(true, Ordering::Relaxed);
                 panic!("it broke in round {round}");
