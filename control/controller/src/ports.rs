@@ -180,7 +180,6 @@ impl PortService {
             "uuid": wanted.machine,
             "fq_name": [format!("{}-{}", request.container_id, &wanted.machine.to_string()[..8])],
             "display_name": label,
-            "annotations": {"key_value_pair": [{"key": "skein.io/node", "value": node}]},
         });
         self.create_once(Kind::VIRTUAL_MACHINE, wanted.machine, machine).await?;
 
@@ -195,6 +194,11 @@ impl PortService {
             "virtual_network_refs": [{"to": wanted.network.fq_name}],
             "virtual_machine_refs": [{"uuid": wanted.machine}],
             "virtual_machine_interface_device_owner": "skein:cni",
+            // Bound to the node that asked: no other node may have it.
+            "virtual_machine_interface_bindings": {"key_value_pair": [
+                {"key": "host_id", "value": node},
+                {"key": "vif_type", "value": "vrouter"},
+            ]},
         });
         if !request.mac.is_empty() {
             port["virtual_machine_interface_mac_addresses"] = json!({"mac_address": [request.mac]});
@@ -296,14 +300,8 @@ impl PortService {
 
     /// A node may only remove ports that it made.
     fn may_remove(&self, port: Uuid, node: &str) -> Result<(), Status> {
-        let maker = self.shared.read(|core| {
-            let graph = core.engine().graph();
-            let port = graph.get(port)?;
-            let machine = graph.get(port.reference_to(Kind::VIRTUAL_MACHINE)?.uuid)?;
-            let pairs: skein_model::values::KeyValuePairs = machine.property("annotations")?;
-            let mut pairs = pairs.key_value_pair.into_iter();
-            pairs.find(|p| p.key.as_deref() == Some("skein.io/node")).and_then(|p| p.value)
-        });
+        let maker =
+            self.shared.read(|core| core.interface(port).and_then(|port| port.host.clone()));
         match maker {
             Some(maker) if maker != node => Err(Status::permission_denied(format!(
                 "the port belongs to node {maker}, not to {node}"
