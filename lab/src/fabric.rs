@@ -147,7 +147,7 @@ impl Fabric {
 
     fn wait_controller(&mut self) -> Result<(), FabricError> {
         let host = self.control_host.clone();
-        Ok(self.controller.wait_ready(READY, || answers(&host, 8083))?)
+        Ok(self.controller.wait_ready(READY, || answers(&host, 8083, "/readyz"))?)
     }
 
     fn start_node(&self, host: Host) -> Result<Node, FabricError> {
@@ -289,9 +289,20 @@ impl Node {
         self.wait_ready()
     }
 
+    /// Starts the agent again while no controller runs: waits until it answers, ready or not. It listens only
+    /// once the kernel is up to date with what it has saved.
+    ///
+    /// # Errors
+    /// It did not start.
+    pub fn start_agent_alone(&mut self) -> Result<(), FabricError> {
+        self.agent = start_agent(&self.host, &self.command)?;
+        let host = self.host.clone();
+        Ok(self.agent.wait_ready(READY, || answers(&host, 8085, "/healthz"))?)
+    }
+
     fn wait_ready(&mut self) -> Result<(), FabricError> {
         let host = self.host.clone();
-        Ok(self.agent.wait_ready(READY, || answers(&host, 8085))?)
+        Ok(self.agent.wait_ready(READY, || answers(&host, 8085, "/readyz"))?)
     }
 
     /// A container runtime that attaches workloads of this node to a network.
@@ -357,9 +368,9 @@ fn start_agent(host: &Host, command: &[String]) -> Result<Process, FabricError> 
     Ok(host.spawn("agent", &mut start)?)
 }
 
-/// Whether a daemon's readiness page on this host says yes.
-fn answers(host: &Host, port: u16) -> Result<(), String> {
-    let answer = host.http(port, "GET", "/readyz", "").map_err(|error| error.to_string())?;
+/// Whether a daemon's page about itself on this host says yes.
+fn answers(host: &Host, port: u16, page: &str) -> Result<(), String> {
+    let answer = host.http(port, "GET", page, "").map_err(|error| error.to_string())?;
     if answer.status == 200 { Ok(()) } else { Err(answer.body) }
 }
 

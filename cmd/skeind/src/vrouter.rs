@@ -87,8 +87,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
         .build()
         .map_err(RoleError::Runtime)?;
     runtime.block_on(async {
-        notify::notify("READY=1");
-        skein_agent::run(config, shutdown::requested()).await
+        skein_agent::run(config, || notify::notify("READY=1"), shutdown::requested()).await
     })?;
     Ok(())
 }

@@ -75,11 +75,12 @@ impl Ports for PortService {
         request: Request<ReleaseRequest>,
     ) -> Result<Response<ReleaseReply>, Status> {
         let node = peer_name(&request)?;
-        let text = request.into_inner().interface;
-        let port: Uuid = text
-            .parse()
-            .map_err(|_| Status::invalid_argument(format!("interface {text:?} is no uuid")))?;
-        self.remove(port, &node).await?;
+        let request = request.into_inner();
+        if request.container_id.is_empty() || request.interface_name.is_empty() {
+            return Err(Status::invalid_argument("container_id and interface_name are needed"));
+        }
+        let (machine, port) = uuids(&request.container_id, &request.interface_name);
+        self.remove(machine, port, &node).await?;
         info!(node, %port, "port removed");
         Ok(Response::new(ReleaseReply {}))
     }
@@ -109,8 +110,7 @@ impl PortService {
                     .map_err(|_| Status::invalid_argument(format!("{text:?} is no IP address")))
             })
             .collect::<Result<Vec<IpAddr>, Status>>()?;
-        let machine = Uuid::new_v5(&WORKLOAD_SPACE, request.container_id.as_bytes());
-        let port = Uuid::new_v5(&machine, request.interface_name.as_bytes());
+        let (machine, port) = uuids(&request.container_id, &request.interface_name);
         let groups = request.security_groups.iter().map(|text| FqName::parse(text)).collect();
         Ok(Wanted { network, machine, port, addresses, groups })
     }
@@ -180,6 +180,8 @@ impl PortService {
             "uuid": wanted.machine,
             "fq_name": [format!("{}-{}", request.container_id, &wanted.machine.to_string()[..8])],
             "display_name": label,
+            // A machine has no bindings; its maker has to find it when the port is gone already.
+            "annotations": {"key_value_pair": [{"key": "skein.io/node", "value": node}]},
         });
         self.create_once(Kind::VIRTUAL_MACHINE, wanted.machine, machine).await?;
 
@@ -262,20 +264,35 @@ impl PortService {
         }
     }
 
-    /// Removes a port that [`Ports::ensure`] made, its addresses and its machine.
-    async fn remove(&self, uuid: Uuid, node: &str) -> Result<(), Status> {
-        let port = match self.client.get(Kind::VIRTUAL_MACHINE_INTERFACE, uuid).await {
-            Ok(port) => port,
-            Err(error) if error.is_not_found() => return Ok(()),
+    /// Removes what [`Ports::ensure`] made, or has left of it: the addresses, the port, the machine.
+    /// Either call may have been cut short by the end of the controller, so no object's absence says
+    /// anything about the next one.
+    async fn remove(&self, machine: Uuid, uuid: Uuid, node: &str) -> Result<(), Status> {
+        self.may_remove(machine, node).await?;
+        match self.client.get(Kind::VIRTUAL_MACHINE_INTERFACE, uuid).await {
+            Ok(port) => {
+                if !self.remove_port(&port).await? {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.is_not_found() => {}
             Err(error) => return Err(status(&error)),
-        };
-        let owner = VirtualMachineInterface::of(&port)
+        }
+        match self.delete_once(Kind::VIRTUAL_MACHINE, machine).await {
+            // Another port of the same workload still refers to it.
+            Err(refused) if refused.code() == tonic::Code::AlreadyExists => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes a port with its addresses; false when an orchestrator made it and it is not ours to remove.
+    async fn remove_port(&self, port: &Object) -> Result<bool, Status> {
+        let uuid = port.uuid;
+        let owner = VirtualMachineInterface::of(port)
             .and_then(VirtualMachineInterface::virtual_machine_interface_device_owner);
         if owner.as_deref() != Some("skein:cni") {
-            // An orchestrator made it: it is not ours to remove.
-            return Ok(());
+            return Ok(false);
         }
-        self.may_remove(uuid, node)?;
         let options = skein_client::ListOptions {
             back_references: vec![uuid],
             ..skein_client::ListOptions::default()
@@ -288,20 +305,19 @@ impl PortService {
             .map(|address| self.delete_once(Kind::INSTANCE_IP, address.uuid));
         futures_util::future::try_join_all(calls).await?;
         self.delete_once(Kind::VIRTUAL_MACHINE_INTERFACE, uuid).await?;
-        for machine in port.references_to(Kind::VIRTUAL_MACHINE) {
-            match self.delete_once(Kind::VIRTUAL_MACHINE, machine.uuid).await {
-                // Another port of the same workload still refers to it.
-                Err(refused) if refused.code() == tonic::Code::AlreadyExists => {}
-                other => other?,
-            }
-        }
-        Ok(())
+        Ok(true)
     }
 
-    /// A node may only remove ports that it made.
-    fn may_remove(&self, port: Uuid, node: &str) -> Result<(), Status> {
-        let maker =
-            self.shared.read(|core| core.interface(port).and_then(|port| port.host.clone()));
+    /// A node may only remove ports that it made. The API is asked: what the watch has not brought yet counts.
+    async fn may_remove(&self, machine: Uuid, node: &str) -> Result<(), Status> {
+        let machine = match self.client.get(Kind::VIRTUAL_MACHINE, machine).await {
+            Ok(machine) => machine,
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(status(&error)),
+        };
+        let pairs: Option<skein_model::values::KeyValuePairs> = machine.property("annotations");
+        let mut pairs = pairs.unwrap_or_default().key_value_pair.into_iter();
+        let maker = pairs.find(|p| p.key.as_deref() == Some("skein.io/node")).and_then(|p| p.value);
         match maker {
             Some(maker) if maker != node => Err(Status::permission_denied(format!(
                 "the port belongs to node {maker}, not to {node}"
@@ -309,6 +325,12 @@ impl PortService {
             _ => Ok(()),
         }
     }
+}
+
+/// The machine and the port of a workload's interface.
+fn uuids(container: &str, interface: &str) -> (Uuid, Uuid) {
+    let machine = Uuid::new_v5(&WORKLOAD_SPACE, container.as_bytes());
+    (machine, Uuid::new_v5(&machine, interface.as_bytes()))
 }
 
 /// Families that a network has subnets of; true means IPv6.

@@ -6,10 +6,10 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// What a file must survive.
+/// What the new content must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durability {
-    /// The end of the process.
+    /// The end of the process. After a loss of power the file is whole, but may be the old one.
     Process,
     /// Loss of power.
     Machine,
@@ -35,7 +35,9 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], durable: Durability) -> Result<
         .open(&aside)
         .and_then(|mut file| {
             file.write_all(bytes)?;
-            if durable == Durability::Machine { file.sync_all() } else { Ok(()) }
+            // A rename may reach the disk before the bytes do: without this a loss of power could
+            // leave an empty file, and a daemon that refuses to start on it.
+            file.sync_all()
         });
     written.map_err(AgentError::file("write", &aside))?;
     std::fs::rename(&aside, path).map_err(AgentError::file("replace", path))?;

@@ -11,7 +11,7 @@ use crate::{AgentError, Underlay};
 use skein_cni::port_api::PortKey;
 use skein_datapath::{Event, Timeouts};
 use skein_proto::session::{self as wire, FromAgent, ToAgent, from_agent, to_agent};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -93,6 +93,7 @@ pub(crate) struct Node {
     pub(crate) kernel: Kernel,
     pub(crate) ports: Ports,
     pub(crate) releases: Vec<PendingRelease>,
+    making: BTreeSet<PortKey>,
     pub(crate) underlay: Underlay,
     pub(crate) events: VecDeque<SeenEvent>,
     pub(crate) events_seen: u64,
@@ -137,6 +138,7 @@ impl Node {
             core: setup.core,
             kernel: setup.kernel,
             releases: setup.state.releases.clone(),
+            making: BTreeSet::new(),
             ports: setup.state.ports.iter().map(|r| (r.key.clone(), r.clone())).collect(),
             underlay: setup.underlay,
             events: VecDeque::new(),
@@ -154,6 +156,9 @@ impl Node {
             told_revision: 0,
             timeouts: setup.timeouts,
         };
+        for key in &node.saved_state.making.clone() {
+            node.abandon(key);
+        }
         node.check_links(None);
         let bound: Vec<(u32, LocalPort)> = node.ports.values().filter_map(local_port).collect();
         for (ifindex, port) in bound {
@@ -437,6 +442,7 @@ impl Node {
         let state = NodeState {
             ports: self.ports.values().cloned().collect(),
             releases: self.releases.clone(),
+            making: self.making.clone(),
             numbers: self.core.numbers().clone(),
         };
         if state == self.saved_state {
@@ -450,9 +456,25 @@ impl Node {
 
     // ------------------------------------------------------------------ for the port API
 
+    /// Notes, on disk, that a controller is asked to make a port.
+    pub(crate) fn begin(&mut self, key: &PortKey) {
+        self.making.insert(key.clone());
+        self.save_state();
+    }
+
+    /// Whatever a controller made for this port is to be released: the port never came to be.
+    pub(crate) fn abandon(&mut self, key: &PortKey) {
+        self.making.remove(key);
+        if !self.releases.iter().any(|pending| pending.key == *key) {
+            self.releases.push(PendingRelease { key: key.clone() });
+        }
+        self.save_state();
+    }
+
     /// Adds a port that a controller has made.
     pub(crate) fn register(&mut self, record: PortRecord) {
         let add = vec![record.uuid.to_string()];
+        self.making.remove(&record.key);
         self.ports.insert(record.key.clone(), record);
         self.save_state();
         let interest = wire::Interest { add, ..wire::Interest::default() };
@@ -482,9 +504,15 @@ impl Node {
 
     /// Forgets a port here and queues its release at a controller.
     pub(crate) fn release(&mut self, key: &PortKey) -> Option<PortRecord> {
-        let record = self.ports.remove(key)?;
+        let Some(record) = self.ports.remove(key) else {
+            // The plugin was killed while its ADD waited for the controller.
+            if self.making.contains(key) {
+                self.abandon(key);
+            }
+            return None;
+        };
         self.core.forget(record.uuid);
-        self.releases.push(PendingRelease { key: key.clone(), uuid: record.uuid });
+        self.releases.push(PendingRelease { key: key.clone() });
         let interest =
             wire::Interest { remove: vec![record.uuid.to_string()], ..wire::Interest::default() };
         self.settle();
@@ -493,8 +521,8 @@ impl Node {
     }
 
     /// A controller has released the port.
-    pub(crate) fn released(&mut self, uuid: Uuid) {
-        self.releases.retain(|pending| pending.uuid != uuid);
+    pub(crate) fn released(&mut self, key: &PortKey) {
+        self.releases.retain(|pending| pending.key != *key);
         self.save_state();
     }
 

@@ -117,9 +117,15 @@ impl PortService {
             let pending = self.node.ask(|node| node.releases.clone()).await.unwrap_or_default();
             for one in pending {
                 let _guard = self.locks.lock(&one.key).await;
+                // Meanwhile an ADD of the same name may have released it and made it anew.
+                let wanted = one.clone();
+                let still = self.node.ask(move |node| node.releases.contains(&wanted)).await;
+                if still != Some(true) {
+                    continue;
+                }
                 // The controller being away is reported by the session; here it only means "later".
-                if let Err(reason) = self.release_at_controller(one.uuid).await {
-                    tracing::debug!(port = %one.uuid, reason, "not released yet");
+                if let Err(reason) = self.release_at_controller(&one.key).await {
+                    tracing::debug!(container = one.key.container, reason, "not released yet");
                     break;
                 }
             }
@@ -127,14 +133,18 @@ impl PortService {
         }
     }
 
-    async fn release_at_controller(&self, uuid: uuid::Uuid) -> Result<(), String> {
+    async fn release_at_controller(&self, key: &PortKey) -> Result<(), String> {
         let mut last = "no controller is connected".to_owned();
         for channel in self.channels.connected() {
-            let request = ReleaseRequest { interface: uuid.to_string() };
+            let request = ReleaseRequest {
+                container_id: key.container.clone(),
+                interface_name: key.interface.clone(),
+            };
             let mut client = PortsClient::new(channel);
             match tokio::time::timeout(ENSURE_TIMEOUT, client.release(request)).await {
                 Ok(Ok(_)) => {
-                    self.node.ask(move |node| node.released(uuid)).await;
+                    let key = key.clone();
+                    self.node.ask(move |node| node.released(&key)).await;
                     return Ok(());
                 }
                 Ok(Err(status)) => last = status.message().to_owned(),
@@ -195,7 +205,7 @@ async fn prepare(State(service): State<PortService>, body: Bytes) -> Reply<Port>
     let known = service
         .node
         .ask(move |node| {
-            let pending = node.releases.iter().find(|one| one.key == key).map(|one| one.uuid);
+            let pending = node.releases.iter().any(|one| one.key == key);
             (describe(node, &key), pending)
         })
         .await;
@@ -208,20 +218,33 @@ async fn prepare(State(service): State<PortService>, body: Bytes) -> Reply<Port>
         let hint = "delete it (DEL) before adding it to another network";
         return Err(Refusal::new(StatusCode::CONFLICT, message, hint, false));
     }
-    if let Some(uuid) = pending {
+    if pending {
         // An earlier life of the same name has to end first: its release would take the new port.
-        service.release_at_controller(uuid).await.map_err(|reason| {
+        service.release_at_controller(&prepare.key).await.map_err(|reason| {
             let message = format!("the port's earlier life is not released yet: {reason}");
             let hint = "it is released when a controller is connected";
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint, true)
         })?;
     }
-    let made = service.ensure(&prepare).await?;
-    let record = record(&prepare, &made).map_err(|what| {
-        let message = format!("the controller's answer is not usable: {what}");
-        let hint = "are controller and agent of the same release?";
-        Refusal::new(StatusCode::BAD_GATEWAY, message, hint, false)
-    })?;
+    let key = prepare.key.clone();
+    service.node.ask(move |node| node.begin(&key)).await.ok_or_else(Refusal::stopping)?;
+    let made = service.ensure(&prepare).await.and_then(|made| {
+        record(&prepare, &made).map_err(|what| {
+            let message = format!("the controller's answer is not usable: {what}");
+            let hint = "are controller and agent of the same release?";
+            Refusal::new(StatusCode::BAD_GATEWAY, message, hint, false)
+        })
+    });
+    let record = match made {
+        Ok(record) => record,
+        Err(refusal) => {
+            // It may have made some of the objects, or may still be making them.
+            let key = prepare.key.clone();
+            service.node.ask(move |node| node.abandon(&key)).await;
+            service.released.notify_one();
+            return Err(refusal);
+        }
+    };
     let key = prepare.key.clone();
     let port = service
         .node

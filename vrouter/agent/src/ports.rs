@@ -5,7 +5,7 @@ use crate::files;
 use crate::state::Numbers;
 use serde::{Deserialize, Serialize};
 use skein_cni::port_api::{Port, PortAddress, PortKey};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use uuid::Uuid;
 
@@ -62,8 +62,6 @@ impl PortRecord {
 pub struct PendingRelease {
     /// Which port it was.
     pub key: PortKey,
-    /// Its virtual-machine-interface.
-    pub uuid: Uuid,
 }
 
 /// What the agent must know after a restart besides the controllers' word.
@@ -75,6 +73,10 @@ pub struct NodeState {
     /// Ports to be released at a controller.
     #[serde(default)]
     pub releases: Vec<PendingRelease>,
+    /// Ports that a controller was asked to make and whose answer is not here: what was made for them
+    /// has to be released when the answer never comes.
+    #[serde(default)]
+    pub making: BTreeSet<PortKey>,
     /// Labels and VRF numbers.
     #[serde(default)]
     pub numbers: Numbers,

@@ -27,12 +27,13 @@ const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
 /// Runs an agent until `shutdown` completes. Programs, tables and flows stay in the kernel when it ends.
 ///
 /// Must be called within a tokio runtime. The port API and the introspection API listen before the first
-/// controller is reached; the kernel is up to date with the saved state by then.
+/// controller is reached; the kernel is up to date with the saved state by then, and `ready` is called.
 ///
 /// # Errors
 /// The node cannot run: configuration, files, datapath, sockets. Controllers being away is no error.
 pub async fn run(
     config: AgentConfig,
+    ready: impl FnOnce() + Send,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), AgentError> {
     check(&config)?;
@@ -67,6 +68,7 @@ pub async fn run(
     tasks.spawn(keep_connected(config.clone(), controllers, node.clone(), channels));
     let watching = watch_links(node.clone())?;
     tracing::info!(node = config.node, socket = %config.socket.display(), "the agent runs");
+    ready();
 
     shutdown.await;
     tracing::info!("the agent stops; the datapath goes on forwarding");

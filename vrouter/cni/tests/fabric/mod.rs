@@ -93,7 +93,7 @@ impl Agent {
                     let stopped = async {
                         let _ = stopped.await;
                     };
-                    let ran = runtime.block_on(skein_agent::run(config, stopped));
+                    let ran = runtime.block_on(skein_agent::run(config, || (), stopped));
                     ran.map_err(|error| error.to_string())
                 })
                 .map_err(|error| error.to_string())?
@@ -240,6 +240,7 @@ impl Fabric {
         let state = NodeState {
             ports,
             releases: Vec::new(),
+            making: std::collections::BTreeSet::default(),
             numbers: serde_json::from_value(numbers).unwrap(),
         };
         state.save(&data).unwrap();

@@ -1,0 +1,131 @@
+//! Frames as they are on a wire: sent raw, and heard on any interface. The sockets are Python's: the
+//! workspace's own code has no packet sockets, and the tests should not trust it with them anyway.
+
+use skein_lab::{Host, Pod, Process, require, wait_for};
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+const SEND: &str = "
+import socket, sys
+out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+out.bind((sys.argv[1], 0))
+for line in sys.argv[2].split():
+    try:
+        out.send(bytes.fromhex(line))
+    except OSError as error:
+        # The kernel itself refuses what is shorter than a header.
+        print(error, file=sys.stderr)
+";
+
+const HEAR: &str = "
+import socket, sys
+heard = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+heard.bind((sys.argv[1], 0))
+print('listening', flush=True)
+while True:
+    print(heard.recv(65535).hex(), flush=True)
+";
+
+/// Sends frames out of a pod's `eth0`, whatever its address, as root in a container could.
+pub fn send(pod: &Pod, frames: &[Vec<u8>]) {
+    for some in frames.chunks(200) {
+        let lines: Vec<String> = some.iter().map(|frame| hex(frame)).collect();
+        let mut command = Command::new("python3");
+        command.args(["-c", SEND, "eth0", &lines.join(" ")]);
+        pod.run(&mut command).unwrap().success().unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// A log of its own for each listener.
+fn name() -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    format!("ear-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Everything that arrives on an interface, or leaves by it.
+#[derive(Debug)]
+pub struct Ear(Process);
+
+impl Ear {
+    pub fn of_pod(pod: &Pod) -> Ear {
+        require("python3", "python3").unwrap();
+        let mut command = Command::new("python3");
+        Ear::ready(pod.spawn(&name(), command.args(["-c", HEAR, "eth0"])).unwrap())
+    }
+
+    pub fn of_uplink(host: &Host) -> Ear {
+        require("python3", "python3").unwrap();
+        let mut command = Command::new("python3");
+        command.args(["-c", HEAR, host.uplink()]);
+        Ear::ready(host.spawn(&name(), &mut command).unwrap())
+    }
+
+    fn ready(process: Process) -> Ear {
+        let ear = Ear(process);
+        wait_for("a listener", Duration::from_secs(10), || {
+            if ear.log().starts_with("listening") { Ok(()) } else { Err(ear.log()) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        ear
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.0.log_path()).unwrap_or_default()
+    }
+
+    /// How many of the frames hold these bytes.
+    pub fn heard(&self, bytes: &[u8]) -> usize {
+        let wanted = hex(bytes);
+        self.log().lines().filter(|line| line.contains(&wanted)).count()
+    }
+
+    /// How many frames are IPv4 UDP to this port.
+    pub fn heard_udp(&self, port: u16) -> usize {
+        let port = hex(&port.to_be_bytes());
+        let is = |line: &&str| {
+            line.get(24..28) == Some("0800")
+                && line.get(46..48) == Some("11")
+                && line.get(72..76) == Some(port.as_str())
+        };
+        self.log().lines().filter(is).count()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The gateway's MAC address in every network.
+pub const GATEWAY: [u8; 6] = [0, 0, 0x5e, 0, 1, 0];
+
+/// Bytes of a MAC address.
+pub fn mac(text: &str) -> [u8; 6] {
+    let bytes: Vec<u8> = text.split(':').map(|b| u8::from_str_radix(b, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
+}
+
+/// An Ethernet frame.
+pub fn ethernet(destination: [u8; 6], source: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {
+    [&destination[..], &source[..], &kind.to_be_bytes()[..], payload].concat()
+}
+
+/// An IPv4 packet with UDP. The UDP checksum is left out, as IPv4 allows.
+pub fn udp4(source: Ipv4Addr, destination: Ipv4Addr, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(payload.len() + 8).unwrap();
+    let udp = [&ports.0.to_be_bytes()[..], &ports.1.to_be_bytes(), &length.to_be_bytes(), &[0, 0]]
+        .concat();
+    let total = length + 20;
+    let mut head = vec![0x45, 0];
+    head.extend(total.to_be_bytes());
+    head.extend([0, 1, 0, 0, 64, 17, 0, 0]);
+    head.extend(source.octets());
+    head.extend(destination.octets());
+    let sum: u32 =
+        head.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let check = !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap();
+    head[10..12].copy_from_slice(&check.to_be_bytes());
+    [head, udp, payload.to_vec()].concat()
+}
