@@ -5,7 +5,12 @@
 //! controller and the agents are killed at random points and started again after random times. The seed
 //! is printed; `SKEIN_SEED` repeats it and `SKEIN_FAULT_ROUNDS` asks for more. Needs root.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step is a failed test"
+)]
 #![allow(clippy::print_stdout, reason = "the seed is for whoever reads a failure")]
 
 mod support;

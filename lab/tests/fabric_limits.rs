@@ -1,7 +1,12 @@
 //! Greed, malice and solitude: a workload that opens flows without end, one that forges frames, and a
 //! node whose controller is gone. Needs root.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step is a failed test"
+)]
 
 mod support;
 

@@ -4,7 +4,12 @@
 //! Every test builds its own fabric - controller, two nodes, CNI plugin - and acts on it as a user would:
 //! through the CLI and the configuration API. They need root.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step is a failed test"
+)]
 
 mod support;
 

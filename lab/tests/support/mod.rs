@@ -1,7 +1,12 @@
 //! What the end-to-end tests share: the programs, a fabric to act on, and traffic to judge it by.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed step is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed step is a failed test"
+)]
 
 pub mod frames;
 pub mod programs;
