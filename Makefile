@@ -50,7 +50,7 @@ test: setup-build setup-lab setup-tests setup-python ## Every test, in namespace
 	$(AS_ROOT) cargo test --workspace --no-fail-fast
 
 bench: setup-build setup-lab ## Speed and memory beside their goals; writes target/bench/summary.json
-	cargo build --release -p skein -p skeind -p skein-cni -p skein-lab
+	cargo build --release --bins --examples -p skein -p skeind -p skein-cni -p skein-lab -p skein-datapath -p skein-api
 	scripts/as-root $(RELEASE)/skein-bench
 
 lint: setup-build ## Formatting, clippy without warnings, licences and banned dependencies

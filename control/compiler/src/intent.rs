@@ -61,6 +61,8 @@ pub struct Interface {
     pub max_flows: u32,
     /// Administratively up.
     pub enabled: bool,
+    /// The node it is bound to (`host_id` of its bindings); `None` when any node may have it.
+    pub host: Option<String>,
 }
 
 /// An address of a port.

@@ -6,7 +6,7 @@ use crate::network::{NetworkFacts, flow_limit};
 use crate::query::{Answer, Query, Stamped, content_id};
 use crate::rule::Rules;
 use ipnet::IpNet;
-use skein_model::values::{MacAddressesType, VirtualMachineInterfacePropertiesType};
+use skein_model::values::{KeyValuePairs, MacAddressesType, VirtualMachineInterfacePropertiesType};
 use skein_model::views::{InstanceIp, Tag, VirtualMachineInterface};
 use skein_model::{Kind, Object};
 use skein_policy::{Attributes, Layer, Policy};
@@ -56,7 +56,14 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
         },
         max_flows: if own_limit > 0 { own_limit } else { facts.max_flows },
         enabled: object.enabled(),
+        host: host(&view.virtual_machine_interface_bindings().unwrap_or_default()),
     }))
+}
+
+/// The node that a port is bound to, as Nova and the port service write it.
+fn host(bindings: &KeyValuePairs) -> Option<String> {
+    let pair = bindings.key_value_pair.iter().find(|p| p.key.as_deref() == Some("host_id"))?;
+    pair.value.clone().filter(|host| !host.is_empty())
 }
 
 /// Security groups of a port with their numbers.

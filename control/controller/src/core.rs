@@ -317,6 +317,9 @@ impl Core {
         local: &LocalRoute,
     ) -> Option<(PathKey, Path)> {
         let vrf = self.engine.vrf(port.network)?;
+        if !may_have(name, port) {
+            return None;
+        }
         let has_address = port.addresses.iter().any(|a| a.prefix.addr() == prefix.addr());
         let is_host = prefix.prefix_len() == prefix.max_prefix_len();
         if local.vrf != port.vrf || !has_address || !is_host || !port.enabled {
@@ -364,7 +367,7 @@ impl Core {
             return Vec::new();
         }
         let mut out = Vec::new();
-        if let Some(intent) = node.take_intent(&self.engine, &self.rib, self.revision) {
+        if let Some(intent) = node.take_intent(name, &self.engine, &self.rib, self.revision) {
             for vrf in &intent.vrfs {
                 let name_of = Arc::from(vrf.name.as_str());
                 self.holders.entry(name_of).or_default().insert(name.to_owned());
@@ -430,6 +433,11 @@ impl Core {
     pub fn interface(&self, uuid: Uuid) -> Option<&Arc<Interface>> {
         self.engine.interface(uuid)
     }
+}
+
+/// Whether a node may have a port: one bound to another node is not its business, whatever it says.
+pub(crate) fn may_have(node: &str, port: &Interface) -> bool {
+    port.host.as_deref().is_none_or(|host| host == node)
 }
 
 /// The address half of a route distinguisher. IPv6 underlays take a hash of the address, which only

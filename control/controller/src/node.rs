@@ -1,5 +1,6 @@
 //! One node as the controller sees it.
 
+use crate::core::may_have;
 use crate::message;
 use ipnet::IpNet;
 use skein_bgp::{Rib, TunnelType};
@@ -189,6 +190,7 @@ impl Node {
     /// Turns pending intent into a delta, as things are now.
     pub(crate) fn take_intent(
         &mut self,
+        name: &str,
         engine: &Engine,
         rib: &Rib,
         revision: u64,
@@ -207,7 +209,9 @@ impl Node {
         }
         let policies_before = self.policies();
         for uuid in touched {
-            let port = engine.interface(uuid).filter(|_| self.interest.contains(&uuid));
+            let port = engine
+                .interface(uuid)
+                .filter(|port| self.interest.contains(&uuid) && may_have(name, port));
             match port {
                 Some(port) if self.sent_interfaces.get(&uuid) == Some(port) => {}
                 Some(port) => {

@@ -180,6 +180,7 @@ impl PortService {
             "uuid": wanted.machine,
             "fq_name": [format!("{}-{}", request.container_id, &wanted.machine.to_string()[..8])],
             "display_name": label,
+            // A machine has no bindings; its maker has to find it when the port is gone already.
             "annotations": {"key_value_pair": [{"key": "skein.io/node", "value": node}]},
         });
         self.create_once(Kind::VIRTUAL_MACHINE, wanted.machine, machine).await?;
@@ -195,6 +196,11 @@ impl PortService {
             "virtual_network_refs": [{"to": wanted.network.fq_name}],
             "virtual_machine_refs": [{"uuid": wanted.machine}],
             "virtual_machine_interface_device_owner": "skein:cni",
+            // Bound to the node that asked: no other node may have it.
+            "virtual_machine_interface_bindings": {"key_value_pair": [
+                {"key": "host_id", "value": node},
+                {"key": "vif_type", "value": "vrouter"},
+            ]},
         });
         if !request.mac.is_empty() {
             port["virtual_machine_interface_mac_addresses"] = json!({"mac_address": [request.mac]});

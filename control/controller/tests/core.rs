@@ -188,6 +188,26 @@ fn a_node_may_only_announce_addresses_that_intent_gave_its_ports() {
 }
 
 #[test]
+fn a_port_bound_to_one_node_is_no_business_of_another() {
+    let (mut core, mut one, two) = two_nodes(&["web"]);
+    let mut bound = port("b", "back", "10.6.0.7", &[]);
+    let Change::Put(object) = &bound[0] else { panic!("a port is put") };
+    let mut object = (**object).clone();
+    let bindings = serde_json::json!({"key_value_pair": [{"key": "host_id", "value": "node-2"}]});
+    object.properties.insert("virtual_machine_interface_bindings".into(), bindings);
+    bound[0] = Change::Put(std::sync::Arc::new(object));
+    core.configure(&bound, 8, false);
+    // Node 1 claims it too: it is told nothing of it and draws no traffic for it.
+    let claim = session::Interest { add: vec![uuid("b")], ..session::Interest::default() };
+    core.interest(&one.name, one.id, &claim);
+    one.publish(&mut core, local("b", "back", "10.6.0.7", 40));
+    one.poll(&mut core);
+    assert!(!one.view.interfaces.contains_key(&uuid("b")));
+    assert_eq!(one.paths("front", "10.6.0.7"), ["192.168.0.2"]);
+    drop(two);
+}
+
+#[test]
 fn routes_of_a_lost_node_stay_for_the_restart_time_and_no_longer() {
     let (mut core, mut one, two) = two_nodes(&["web"]);
     core.disconnect("node-2", two.id, Duration::from_secs(10));
