@@ -28,19 +28,24 @@ fn a_workload_that_opens_flows_without_end_meets_its_own_quota() {
     const OPENED: u16 = 3000;
     let bed = Bed::start("tquota");
     bed.network("front", 1);
-    let greedy = bed.attach(0, "greedy", "front");
+    // The quota is there before the port: one that is lowered refuses new flows and ends none.
+    bed.network("greed", 2);
+    let network = bed.uuid("virtual-network", &["default-domain", "shop", "greed"]);
+    bed.put(
+        "virtual-network",
+        &network,
+        &json!({"virtual_network_properties": {"max_flows": QUOTA}}),
+    );
+    bed.run("create policy all --rule 'pass any between front and greed'");
+    bed.run("attach network front policy all");
+    bed.run("attach network greed policy all");
+    let greedy = bed.attach(0, "greedy", "greed");
     let modest = bed.attach(0, "modest", "front");
     let target = bed.attach(1, "target", "front");
     let service = Echo::start(&target.pod, 53);
     for from in [&greedy, &modest] {
         soon("the service", || reaches(from, &target));
     }
-    let port = bed.port(0, &greedy);
-    bed.put(
-        "virtual-machine-interface",
-        &port,
-        &json!({"virtual_machine_interface_properties": {"max_flows": QUOTA}}),
-    );
     let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
     let socket = greedy.pod.udp(any).unwrap();
     let open = || {
@@ -55,6 +60,7 @@ fn a_workload_that_opens_flows_without_end_meets_its_own_quota() {
     });
     open();
 
+    let port = bed.port(0, &greedy);
     let entry = bed.interface(0, &greedy);
     let flows = entry["counters"]["flows"].as_u64().unwrap();
     assert!(flows <= QUOTA, "{flows} flows");
@@ -76,7 +82,7 @@ fn a_workload_that_opens_flows_without_end_meets_its_own_quota() {
     assert!(target.pod.pings(modest.ipv4(), 5).unwrap());
     assert_eq!(bed.dropped(0, &modest, "flow_quota"), 0);
 
-    // With its quota raised it goes on: nothing has to be restarted.
+    // With a larger quota of the port's own it goes on: nothing has to be restarted.
     bed.put(
         "virtual-machine-interface",
         &port,
