@@ -11,7 +11,7 @@ BUILD := clang=clang llvm-strip=llvm gcc=gcc make=make pkg-config=pkg-config \
 	/usr/include/gelf.h=libelf-dev /usr/include/zlib.h=zlib1g-dev
 LAB := ip=iproute2 ping=iputils-ping iperf3=iperf3 ethtool=ethtool \
 	/usr/lib/cni/bridge=containernetworking-plugins
-TESTS := tshark=tshark tcpdump=tcpdump hping3=hping3 jq=jq python:ensurepip=python3-venv
+TESTS := bpftool=bpftool curl=curl python3=python3 python:ensurepip=python3-venv
 
 # Tests and lab programs run as root; building does not. Cargo starts what it has built through this.
 HOST = $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
