@@ -70,14 +70,29 @@ impl Drop for Lab {
     }
 }
 
-fn underlay(node: u8) -> IpAddr {
-    Ipv4Addr::new(192, 0, 2, node).into()
+#[derive(Clone, Copy, PartialEq)]
+enum Underlay {
+    V4,
+    V6,
+}
+
+impl Underlay {
+    fn address(self, node: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(192, 0, 2, node).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, node.into()).into(),
+        }
+    }
 }
 
 const POLICY: PolicyId = 1;
 
 impl Lab {
     fn new(tag: &str, encapsulation: Encapsulation) -> Self {
+        Self::over(Underlay::V4, tag, encapsulation)
+    }
+
+    fn over(underlay: Underlay, tag: &str, encapsulation: Encapsulation) -> Self {
         need_root();
         let id = format!("sk{}{tag}", std::process::id() % 100_000);
         let mut lab = Self { nodes: vec![], names: vec![], pins: vec![] };
@@ -91,19 +106,27 @@ impl Lab {
         let (n1, n2) = (format!("{id}-n1"), format!("{id}-n2"));
         ip(&format!("-n {n1} link add uplink type veth peer name uplink netns {n2}"));
         for number in [1, 2] {
-            let node = lab.node(&id, number, encapsulation);
+            let node = lab.node(&id, number, underlay, encapsulation);
             lab.nodes.push(node);
         }
         lab
     }
 
-    fn node(&mut self, id: &str, number: u8, encapsulation: Encapsulation) -> Node {
+    fn node(
+        &mut self,
+        id: &str,
+        number: u8,
+        underlay: Underlay,
+        encapsulation: Encapsulation,
+    ) -> Node {
         let (name, pod) = (format!("{id}-n{number}"), format!("{id}-p{number}"));
+        let mtu = 1500 - Encapsulation::Vxlan.overhead(underlay.address(1));
         ip(&format!("-n {name} addr add 192.0.2.{number}/24 dev uplink"));
+        ip(&format!("-n {name} addr add 2001:db8::{number}/64 dev uplink nodad"));
         ip(&format!("-n {name} link set uplink up"));
         ip(&format!("-n {name} link add pod type veth peer name eth0 netns {pod}"));
         ip(&format!("-n {name} link set pod up"));
-        ip(&format!("-n {pod} link set eth0 address 02:00:00:00:00:0{number} mtu 1450 up"));
+        ip(&format!("-n {pod} link set eth0 address 02:00:00:00:00:0{number} mtu {mtu} up"));
         ip(&format!("-n {pod} addr add 10.1.0.1{number}/32 dev eth0"));
         ip(&format!("-n {pod} route add 10.1.0.1 dev eth0"));
         ip(&format!("-n {pod} route add default via 10.1.0.1"));
@@ -115,7 +138,7 @@ impl Lab {
         let datapath = Datapath::open(&config).expect("open");
         let (uplink, vif) = within(&name, || (bed::ifindex("uplink"), bed::ifindex("pod")));
         let mut node = Node { name, pod, number, uplink, vif, config, datapath };
-        node.fill(encapsulation);
+        node.fill(underlay, encapsulation);
         node.attach();
         node
     }
@@ -146,13 +169,13 @@ impl Node {
         }
     }
 
-    fn fill(&mut self, encapsulation: Encapsulation) {
+    fn fill(&mut self, underlay: Underlay, encapsulation: Encapsulation) {
         let (own, other) = (self.number, 3 - self.number);
         let (vif, record) = (self.vif, self.vif());
         let everything = bed::flatten(&skein_policy::Policy::default());
         let remote = NextHop::Tunnel {
-            remote: underlay(other),
-            local: underlay(own),
+            remote: underlay.address(other),
+            local: underlay.address(own),
             encapsulation,
             label: 16 + u32::from(other),
             uplink: self.uplink,
@@ -177,8 +200,8 @@ impl Node {
             .expect("routes");
         datapath.set_vif(&record).expect("vif");
         datapath.set_label(16 + u32::from(own), vif).expect("label");
-        datapath.add_tunnel_address(underlay(own)).expect("address");
-        datapath.add_peer(underlay(other)).expect("peer");
+        datapath.add_tunnel_address(underlay.address(own)).expect("address");
+        datapath.add_peer(underlay.address(other)).expect("peer");
     }
 
     /// What an agent does for speed; connections made before do not profit.
@@ -265,8 +288,8 @@ fn reaches(lab: &Lab, to: &str) {
     assert!(done.status.success(), "{to}: {text} {why:#?}");
 }
 
-fn everything_works(tag: &str, encapsulation: Encapsulation) {
-    let lab = Lab::new(tag, encapsulation);
+fn everything_works(underlay: Underlay, tag: &str, encapsulation: Encapsulation) {
+    let lab = Lab::over(underlay, tag, encapsulation);
     reaches(&lab, "10.1.0.1");
     reaches(&lab, "10.1.0.12");
     reaches(&lab, "fd01::12");
@@ -299,17 +322,27 @@ fn everything_works(tag: &str, encapsulation: Encapsulation) {
 
 #[test]
 fn vxlan_carries_both_families_fragments_and_tcp() {
-    everything_works("v", Encapsulation::Vxlan);
+    everything_works(Underlay::V4, "v", Encapsulation::Vxlan);
 }
 
 #[test]
 fn mpls_over_udp_carries_both_families_fragments_and_tcp() {
-    everything_works("u", Encapsulation::MplsOverUdp);
+    everything_works(Underlay::V4, "u", Encapsulation::MplsOverUdp);
 }
 
 #[test]
 fn mpls_over_gre_carries_both_families_fragments_and_tcp() {
-    everything_works("g", Encapsulation::MplsOverGre);
+    everything_works(Underlay::V4, "g", Encapsulation::MplsOverGre);
+}
+
+#[test]
+fn an_ipv6_underlay_carries_both_families_by_vxlan() {
+    everything_works(Underlay::V6, "v6", Encapsulation::Vxlan);
+}
+
+#[test]
+fn an_ipv6_underlay_carries_both_families_by_mpls_over_udp() {
+    everything_works(Underlay::V6, "u6", Encapsulation::MplsOverUdp);
 }
 
 #[test]
@@ -429,7 +462,9 @@ fn faster_than_a_bridge_over_vxlan() {
             sent_again += again;
         }
         let (by_peer, by_bare) = (median(by_peer), median(by_bare));
-        println!("{what}: {by_peer:.2} of the bridge, {by_bare:.2} of the underlay, {sent_again} sent again");
+        println!(
+            "{what}: {by_peer:.2} of the bridge, {by_bare:.2} of the underlay, {sent_again} sent again"
+        );
         (by_peer, by_bare)
     };
     measure("64 KiB");
