@@ -79,7 +79,7 @@ static __noinline int workload_enter(struct __sk_buff *skb, struct scratch *s, c
 				     const struct origin *from)
 {
 	struct packet *p = &s->packet;
-	struct path path;
+	struct path path = {};
 	int reason;
 
 	s->vif = vif->id;

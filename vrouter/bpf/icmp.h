@@ -157,9 +157,11 @@ static __always_inline bool icmp_allowed(__u32 vif)
  * Sends an error about the workload's packet back to it, from the gateway address: the packet itself, cut to a quote,
  * becomes the answer. The caller has counted the drop. Returns 0, or a reason if there can be no answer.
  */
-static __noinline int icmp_error(struct __sk_buff *skb, struct scratch *s, const struct vif *vif, __u32 type_code,
+__noinline int icmp_error(struct __sk_buff *skb, struct scratch *s, const struct vif *vif, __u32 type_code,
 				 __u32 mtu)
 {
+	if (!s || !vif)
+		return DROP_NO_INTERFACE;
 	struct packet *p = &s->packet;
 	__u32 quote = skb->len - sizeof(struct ethhdr);
 

@@ -350,7 +350,7 @@ fn a_restarted_agent_neither_stalls_nor_resets_a_transfer() {
     let mut lab = Lab::new("r", Encapsulation::Vxlan);
     reaches(&lab, "10.1.0.12");
     let _server = iperf_server(&lab.nodes[1].pod);
-    let client = exec(&lab.nodes[0].pod, "iperf3 -J -t 3 -i 0.1 -c 10.1.0.12")
+    let client = exec(&lab.nodes[0].pod, "iperf3 -J -C cubic -t 3 -i 0.1 -c 10.1.0.12")
         .stdout(Stdio::piped())
         .spawn()
         .expect("iperf3");
