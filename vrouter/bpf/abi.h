@@ -8,7 +8,7 @@
 #pragma once
 #include "vmlinux.h"
 
-#define ABI_VERSION 1
+#define ABI_VERSION 2
 #define MAX_MEMBERS 16
 
 /* An address of either family; IPv4 is in w[0], the rest is 0. */
@@ -40,8 +40,10 @@ struct vif {
 
 /* What programs change about a vif, apart so that a new record never overwrites it. */
 struct vif_state {
-	__u64 denied_event;   /* time of the last event about policy */
-	__u64 resource_event; /* and about anything else */
+	__u64 denied_event;   /* time of the last event about policy, */
+	__u64 resource_event; /* about quota and a full table, */
+	__u64 spoof_event;    /* and about forged sources */
+	__u64 icmp_until;     /* up to this time its share of ICMP errors is used */
 	__u32 flows;
 	__u32 pad;
 };

@@ -12,8 +12,13 @@ static __always_inline void drop_event(struct scratch *s, __u32 reason)
 
 	if (!state)
 		return;
-	last = reason == DROP_POLICY_DENY ? &state->denied_event : &state->resource_event;
-	/* The quota is always told, however much noise the same vif makes: it shares the stamp with rare reasons. */
+	/* Apart, so that noise of one kind never hides the other kinds. */
+	if (reason == DROP_POLICY_DENY)
+		last = &state->denied_event;
+	else if (reason == DROP_FLOW_QUOTA || reason == DROP_FLOW_TABLE_FULL)
+		last = &state->resource_event;
+	else
+		last = &state->spoof_event;
 	if (now - *last < cfg.event_interval)
 		return;
 	*last = now;

@@ -20,8 +20,10 @@ static __always_inline __u32 mix(__u32 h, __u32 w)
 }
 
 /* The same for all packets of a flow and direction, fragments included. */
-static __noinline __u32 flow_hash(const struct packet *p)
+__noinline __u32 flow_hash(const struct packet *p)
 {
+	if (!p)
+		return 0;
 	__u32 h = (__u32)p->protocol << 8 | p->family;
 
 	h = mix(h, p->source.w[0]);
@@ -102,9 +104,11 @@ static __always_inline __u8 tcp_advance(__u8 state, const struct packet *p, __u3
  * Looks everything up that a flow remembers: checks both ends' addresses against the routes, finds next hop and
  * identity, and judges. `old` is the entry that is out of date, or NULL. Fills s->flow.
  */
-static __noinline int flow_resolve(struct scratch *s, const struct vif *vif, const struct origin *from,
+__noinline int flow_resolve(struct scratch *s, const struct vif *vif, const struct origin *from,
 				   const struct flow *old, __u32 policy)
 {
+	if (!s || !vif || !from)
+		return DROP_NO_INTERFACE;
 	const struct packet *p = &s->packet;
 	struct flow *f = &s->flow;
 	struct origin here = { .ifindex = vif->ifindex };
@@ -182,9 +186,11 @@ struct path {
 };
 
 /* Judges the packet in s->packet, which moves in s->direction of this vif. Returns 0 or a drop reason. */
-static __noinline int flow_admit(struct scratch *s, const struct vif *vif, const struct origin *from,
+__noinline int flow_admit(struct scratch *s, const struct vif *vif, const struct origin *from,
 				 struct path *path)
 {
+	if (!s || !vif || !from || !path)
+		return DROP_NO_INTERFACE;
 	const struct packet *p = &s->packet;
 	__u32 policy = p->family == 4 ? vif->policy4 : vif->policy6, generation, d = s->direction & 1;
 	struct flow *f;
@@ -249,9 +255,11 @@ static __noinline int flow_admit(struct scratch *s, const struct vif *vif, const
 }
 
 /* An ICMP error passes with the flow of the packet it quotes, in either direction; nothing else lets it in. */
-static __noinline int flow_admit_error(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
+__noinline int flow_admit_error(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
 				       struct path *path)
 {
+	if (!s || !vif || !path)
+		return DROP_NO_INTERFACE;
 	const struct packet *p = &s->packet;
 	struct packet *quoted = &s->quoted;
 	bool out = s->direction == EGRESS;

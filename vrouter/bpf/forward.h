@@ -31,6 +31,10 @@ static __always_inline int too_big(struct __sk_buff *skb, struct scratch *s, con
 {
 	drop(skb, s, DROP_TOO_BIG);
 	s->action = TC_ACT_SHOT;
+	if (!icmp_allowed(vif->id)) {
+		drop(skb, s, DROP_ICMP_ERROR_LIMIT);
+		return 0;
+	}
 	icmp_error(skb, s, vif, s->packet.family == 4 ? ICMP4_FRAGMENTATION_NEEDED : ICMP6_PACKET_TOO_BIG, mtu);
 	return 0;
 }
@@ -39,6 +43,10 @@ static __always_inline int ttl_exceeded(struct __sk_buff *skb, struct scratch *s
 {
 	drop(skb, s, DROP_TTL_EXCEEDED);
 	s->action = TC_ACT_SHOT;
+	if (!icmp_allowed(vif->id)) {
+		drop(skb, s, DROP_ICMP_ERROR_LIMIT);
+		return 0;
+	}
 	icmp_error(skb, s, vif, s->packet.family == 4 ? ICMP4_TIME_EXCEEDED : ICMP6_TIME_EXCEEDED, 0);
 	return 0;
 }
@@ -71,7 +79,7 @@ static __noinline int workload_enter(struct __sk_buff *skb, struct scratch *s, c
 				     const struct origin *from)
 {
 	struct packet *p = &s->packet;
-	struct path path;
+	struct path path = {};
 	int reason;
 
 	s->vif = vif->id;

@@ -131,12 +131,37 @@ static __always_inline int icmp_error6(struct __sk_buff *skb, struct scratch *s,
 }
 
 /*
+ * A token bucket as one time stamp: each answer moves it on by the interval, and it may be ahead of now by the burst. Races
+ * between CPUs let one more answer pass at worst.
+ */
+#define ICMP_INTERVAL (10ULL * 1000 * 1000) /* ns: 100 a second */
+#define ICMP_BURST (50 * ICMP_INTERVAL)
+
+static __always_inline bool icmp_allowed(__u32 vif)
+{
+	struct vif_state *state = bpf_map_lookup_elem(&vif_states, &vif);
+	__u64 now = bpf_ktime_get_coarse_ns(), until;
+
+	if (!state)
+		return false;
+	until = state->icmp_until;
+	if (until < now)
+		until = now;
+	if (until - now >= ICMP_BURST)
+		return false;
+	state->icmp_until = until + ICMP_INTERVAL;
+	return true;
+}
+
+/*
  * Sends an error about the workload's packet back to it, from the gateway address: the packet itself, cut to a quote,
  * becomes the answer. The caller has counted the drop. Returns 0, or a reason if there can be no answer.
  */
-static __noinline int icmp_error(struct __sk_buff *skb, struct scratch *s, const struct vif *vif, __u32 type_code,
+__noinline int icmp_error(struct __sk_buff *skb, struct scratch *s, const struct vif *vif, __u32 type_code,
 				 __u32 mtu)
 {
+	if (!s || !vif)
+		return DROP_NO_INTERFACE;
 	struct packet *p = &s->packet;
 	__u32 quote = skb->len - sizeof(struct ethhdr);
 

@@ -170,9 +170,15 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p, b
 	return parse_transport(skb, p, p->l3 + total, quoted);
 }
 
-/* Reads the IP packet at offset l3. Returns 0 or a drop reason. */
-static __noinline int parse(struct __sk_buff *skb, struct packet *p, __u32 l3, __u32 family, bool quoted)
+/*
+ * Reads the IP packet at offset l3. Returns 0 or a drop reason. Not static, like flow_admit and others: the verifier walks
+ * a global function once, not for each call and each state before it (204,000 instructions became 39,000, and opening a
+ * datapath takes 0.1 s instead of 0.8 s). Such a function has to look whether its pointers are there.
+ */
+__noinline int parse(struct __sk_buff *skb, struct packet *p, __u32 l3, __u32 family, bool quoted)
 {
+	if (!p)
+		return DROP_BAD_HEADER;
 	__builtin_memset(p, 0, sizeof(*p));
 	p->l3 = l3;
 	if (l3 > skb->len)
@@ -181,8 +187,10 @@ static __noinline int parse(struct __sk_buff *skb, struct packet *p, __u32 l3, _
 }
 
 /* Addresses that no forwarded packet may have. */
-static __noinline int sanity(const struct packet *p)
+__noinline int sanity(const struct packet *p)
 {
+	if (!p)
+		return DROP_BAD_HEADER;
 	if (p->family == 4) {
 		__u32 source = bpf_ntohl(p->source.w[0]), destination = bpf_ntohl(p->destination.w[0]);
 

@@ -13,8 +13,10 @@ struct question {
 };
 
 /* Returns 0 or a drop reason; *rule says who decided. */
-static __noinline int policy_judge(const struct question *q, __u32 *rule)
+__noinline int policy_judge(const struct question *q, __u32 *rule)
 {
+	if (!q || !rule)
+		return DROP_POLICY_INCOMPLETE;
 	struct policy_key key = {
 		.bits = 96,
 		.policy = q->policy,

@@ -27,12 +27,13 @@ pub(crate) use skeleton::{
 };
 
 /// Version of the layout; must equal `ABI_VERSION` of `abi.h` (a test compares them).
-pub(crate) const ABI_VERSION: u32 = 1;
+pub(crate) const ABI_VERSION: u32 = 2;
 
 // Values of the enums of abi.h; anonymous enums and flags do not appear in the generated types.
 pub(crate) const VIF_ADMIN_DOWN: u32 = 1;
 pub(crate) const VIF_POLICY_DISABLED: u32 = 2;
 pub(crate) const VIF_PEER: u32 = 4;
+pub(crate) const NEXT_HOP_DISCARD: u32 = 0;
 pub(crate) const NEXT_HOP_LOCAL: u32 = 1;
 pub(crate) const NEXT_HOP_TUNNEL: u32 = 2;
 pub(crate) const NEXT_HOP_COMPOSITE: u32 = 3;
@@ -59,7 +60,7 @@ macro_rules! plain {
 }
 
 plain! {
-    meta: 4, vif: 76, vif_state: 24, vif_counters: 32, vif_drop_key: 8, host_key: 24, prefix_key: 28, route: 8,
+    meta: 4, vif: 76, vif_state: 40, vif_counters: 32, vif_drop_key: 8, host_key: 24, prefix_key: 28, route: 8,
     next_hop: 144, address_key: 20, flow_key: 44, flow: 72, policy_key: 16, policy_value: 12, source_key: 16,
     fragment_key: 44, event: 64, settings: 24, bench: 72, sweep: 48,
 }
@@ -113,4 +114,43 @@ pub(crate) fn ip_from_abi(family: u32, address: &types::ip) -> IpAddr {
 pub(crate) fn address_key(address: IpAddr) -> types::address_key {
     let (family, address) = ip_to_abi(address);
     types::address_key { family, address }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The value behind `NAME = ` in an enum or `#define NAME ` of the header.
+    fn in_header(name: &str) -> Option<u32> {
+        let header = include_str!("../../bpf/abi.h");
+        let (enumerated, defined) = (format!("{name} = "), format!("#define {name} "));
+        header.lines().find_map(|line| {
+            let line = line.trim();
+            let rest = line.strip_prefix(&enumerated).or_else(|| line.strip_prefix(&defined))?;
+            rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        })
+    }
+
+    #[test]
+    fn numbers_written_twice_are_the_same() {
+        for (name, here) in [
+            ("ABI_VERSION", ABI_VERSION),
+            ("VIF_ADMIN_DOWN", VIF_ADMIN_DOWN),
+            ("VIF_POLICY_DISABLED", VIF_POLICY_DISABLED),
+            ("VIF_PEER", VIF_PEER),
+            ("NEXT_HOP_DISCARD", NEXT_HOP_DISCARD),
+            ("NEXT_HOP_LOCAL", NEXT_HOP_LOCAL),
+            ("NEXT_HOP_TUNNEL", NEXT_HOP_TUNNEL),
+            ("NEXT_HOP_COMPOSITE", NEXT_HOP_COMPOSITE),
+            ("ENCAP_VXLAN", ENCAP_VXLAN),
+            ("ENCAP_MPLS_UDP", ENCAP_MPLS_UDP),
+            ("ENCAP_MPLS_GRE", ENCAP_MPLS_GRE),
+            ("POLICY_PASS", POLICY_PASS),
+            ("POLICY_DROP", POLICY_DROP),
+            ("POLICY_BY_SOURCE", POLICY_BY_SOURCE),
+            ("MAX_MEMBERS", MAX_MEMBERS as u32),
+        ] {
+            assert_eq!(in_header(name), Some(here), "{name}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use crate::load::{self, Maps};
 use crate::table::Table;
 use crate::{Config, Error, PolicyId, Result};
 use libbpf_rs::{TC_INGRESS, TcHook, TcHookBuilder};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -31,6 +31,8 @@ pub struct Datapath {
     /// Keys of every loaded policy, so that unloading does not search.
     pub(crate) loaded_policies: HashMap<PolicyId, crate::policy::LoadedKeys>,
     pub(crate) last_peer: u32,
+    /// Next hops taken away since the programs were last waited for: one may still be reading them.
+    pub(crate) retired: HashSet<crate::NextHopId>,
     from_workload: OwnedFd,
     from_fabric: OwnedFd,
     pub(crate) sweep: OwnedFd,
@@ -103,6 +105,7 @@ impl Datapath {
             bench_state: Table::new(bench_state, "bench"),
             loaded_policies: HashMap::new(),
             last_peer: 0,
+            retired: HashSet::new(),
             from_workload,
             from_fabric,
             sweep,

@@ -9,6 +9,8 @@
 //!
 //! attach_workload(ifindex)  attach_uplink(ifindex)     hook up, or replace the programs atomically (caller's netns)
 //! detach(ifindex)
+//! widen_uplink(ifindex) -> bytes                       larger super-packets; then, in the workload's namespace:
+//! set_super_packet_size(ifindex, bytes)
 //!
 //! set_vif(&Vif)  remove_vif(ifindex)  vifs()           remove ends the interface's flows too
 //! set_next_hop(id, &NextHop)  remove_next_hop(id)  next_hops()
@@ -42,6 +44,7 @@ mod load;
 mod policy;
 mod routing;
 mod run;
+mod super_packet;
 mod table;
 mod trace;
 mod types;
@@ -51,6 +54,7 @@ pub use config::Config;
 pub use datapath::{Datapath, Hook};
 pub use error::{Error, Result};
 pub use run::{Outcome, Ran, Run};
+pub use super_packet::{DEFAULT_SUPER_PACKET, set_super_packet_size, widen_uplink};
 pub use trace::{Answer, Question};
 pub use types::*;
 

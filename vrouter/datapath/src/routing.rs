@@ -1,6 +1,6 @@
 //! Routes, next hops and tunnel end points.
 
-use crate::abi::{self, address_key, ip_from_abi, ip_to_abi, types};
+use crate::abi::{self, address_key, bytes_of, ip_from_abi, ip_to_abi, types};
 use crate::{
     Datapath, Encapsulation, Error, NextHop, NextHopId, Result, Route, RouteChange, VrfId,
     vif::check_vrf,
@@ -84,6 +84,18 @@ pub(crate) fn decode(raw: &types::next_hop) -> NextHop {
     }
 }
 
+/// Until every program that ran when this was called has ended.
+fn wait_for_programs() {
+    /// `MEMBARRIER_CMD_GLOBAL` (linux/membarrier.h): a grace period of RCU, under which programs run.
+    const GLOBAL: nix::libc::c_int = 1;
+    // SAFETY: a system call with integer arguments, which changes no memory of ours.
+    let code = unsafe { nix::libc::syscall(nix::libc::SYS_membarrier, GLOBAL, 0, 0) };
+    if code != 0 {
+        // Not offered with nohz_full. A program runs for microseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
 fn host_key(vrf: VrfId, address: IpAddr) -> types::host_key {
     let (family, address) = ip_to_abi(address);
     types::host_key { vrf, family, address }
@@ -104,14 +116,34 @@ fn is_host(prefix: IpNet) -> bool {
 }
 
 impl Datapath {
-    /// Adds or replaces a next hop. A replacement is not atomic for packets: to move routes elsewhere, give them another
-    /// next hop instead.
+    /// Adds or replaces a next hop. No packet meets a mixture: where another one was, packets drop with
+    /// [`crate::DropReason::DiscardRoute`] until every program has let go of it (some milliseconds). To move routes without
+    /// a gap, give them another next hop instead.
     ///
     /// # Errors
     /// [`Error::Argument`] for an id out of range or values a header cannot hold.
     pub fn set_next_hop(&mut self, id: NextHopId, next_hop: &NextHop) -> Result<()> {
         self.check_next_hop(id)?;
-        self.next_hops.set(&id, &encode(next_hop)?)
+        let new = encode(next_hop)?;
+        let old = self.next_hops.get(&id)?.unwrap_or_default();
+        if bytes_of(&old) == bytes_of(&new) {
+            return Ok(());
+        }
+        if old.r#type != abi::NEXT_HOP_DISCARD {
+            // The type alone: a program that has seen it reads the rest as it was.
+            let discards = types::next_hop { r#type: abi::NEXT_HOP_DISCARD, ..old };
+            self.next_hops.set(&id, &discards)?;
+            self.retired.insert(id);
+        }
+        if new.r#type == abi::NEXT_HOP_DISCARD {
+            return Ok(());
+        }
+        if self.retired.contains(&id) {
+            wait_for_programs();
+            self.retired.clear();
+        }
+        self.next_hops.set(&id, &types::next_hop { r#type: abi::NEXT_HOP_DISCARD, ..new })?;
+        self.next_hops.set(&id, &new)
     }
 
     fn check_next_hop(&self, id: NextHopId) -> Result<()> {

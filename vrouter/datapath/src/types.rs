@@ -251,7 +251,8 @@ pub struct VifCounters {
     pub drops: Vec<(crate::DropReason, u64)>,
 }
 
-/// Something worth telling a person, at most 100 a second and interface for each of the two kinds.
+/// Something worth telling a person, at most 100 a second and interface for each of three kinds: refused by policy, quota
+/// or table full, forged source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Monotonic clock, nanoseconds.

@@ -461,7 +461,7 @@ fn tables_of_another_layout_are_refused() {
     let bed = Bed::new();
     bed.write_abi_version(99);
     let error = Datapath::open(&Config::new(bed.pin_dir())).err().expect("refused");
-    assert!(matches!(error, Error::AbiVersion { found: 99, wanted: 1, .. }), "{error}");
+    assert!(matches!(error, Error::AbiVersion { found: 99, wanted: 2, .. }), "{error}");
 }
 
 #[test]
@@ -485,4 +485,54 @@ fn a_trace_tells_what_the_programs_do() {
     assert_eq!((answer.dropped, answer.identity), (None, Some(1009)));
     assert_eq!(ask(FAR, 81).dropped, Some(R::PolicyDeny));
     assert_eq!(ask([172, 16, 0, 1].into(), 80).dropped, Some(R::NoRoute));
+}
+
+#[test]
+fn a_flood_is_not_answered_packet_by_packet() {
+    let bed = Bed::new();
+    let looping = from_alice(&Ip4 { ttl: 1, ..ip4(ALICE, FAR) }.with(17, &udp(1, 2, &[7; 40])));
+    let (start, mut answered, mut silent) = (std::time::Instant::now(), 0, 0);
+    for _ in 0..5000 {
+        match bed.alice(&looping).outcome {
+            Outcome::ToWorkload { answer_to: Some(R::TtlExceeded), .. } => answered += 1,
+            Outcome::Dropped(R::IcmpErrorLimit) => silent += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    let allowed = 51 + start.elapsed().as_millis() / 10;
+    assert!((50..=allowed).contains(&answered), "{answered} answers, {allowed} allowed");
+    let drops = bed.datapath.vif_counters(ALICE_ID).unwrap().drops;
+    assert!(drops.contains(&(R::TtlExceeded, 5000)), "{drops:?}");
+    assert!(drops.contains(&(R::IcmpErrorLimit, silent)), "{drops:?}");
+}
+
+#[test]
+fn noise_about_forged_sources_does_not_hide_the_quota() {
+    let mut bed = Bed::new();
+    let forged = from_alice(&ip4(BOB, FAR).with(17, &udp(1, 2, b"")));
+    assert_eq!(bed.alice(&forged).outcome, dropped(R::SourceAddress));
+    let vif = Vif { flow_quota: 0, ..bed.vif(bed.alice) };
+    bed.datapath.set_vif(&vif).unwrap();
+    let ran = bed.alice(&from_alice(&ip4(ALICE, FAR).with(17, &udp(1, 2, b""))));
+    assert_eq!(ran.outcome, dropped(R::FlowQuota));
+    let mut told = vec![];
+    bed.datapath.poll_events(|event| told.push(event.reason)).unwrap();
+    assert_eq!(told, [R::SourceAddress, R::FlowQuota]);
+}
+
+#[test]
+fn a_next_hop_is_replaced_and_its_number_used_again() {
+    let mut bed = Bed::new();
+    let packet = from_alice(&ip4(ALICE, FAR).with(17, &udp(1, 2, b"")));
+    let remote = |bed: &Bed| address4(&bed.alice(&packet).frame, 30);
+    assert_eq!(remote(&bed), PEER);
+    let other = bed.tunnel(PEER_2, Encapsulation::Vxlan);
+    bed.datapath.set_next_hop(3, &other).unwrap();
+    assert_eq!(remote(&bed), PEER_2);
+    bed.datapath.remove_next_hop(3).unwrap();
+    assert_eq!(bed.alice(&packet).outcome, dropped(R::DiscardRoute));
+    assert!(bed.datapath.next_hops().unwrap().iter().all(|(id, _)| *id != 3));
+    let first = bed.tunnel(PEER, Encapsulation::Vxlan);
+    bed.datapath.set_next_hop(3, &first).unwrap();
+    assert_eq!(remote(&bed), PEER);
 }

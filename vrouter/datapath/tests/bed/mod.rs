@@ -428,3 +428,38 @@ pub fn mpls_over_gre(from: Ipv4Addr, label: u32, inner: &[u8]) -> Vec<u8> {
 pub fn address4(frame: &[u8], at: usize) -> IpAddr {
     IpAddr::from([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]])
 }
+
+/// One good packet of every kind: from the workload, and from the fabric.
+pub fn seeds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let workload = vec![
+        from_alice(&ip4(ALICE, FAR).with(6, &tcp(1000, 80, SYN))),
+        from_alice(&ip4(ALICE, BOB).with(17, &udp(1, 2, &[7; 100]))),
+        from_alice(&Ip4 { fragment: 0x2000, ..ip4(ALICE, FAR) }.with(17, &udp(1, 2, &[7; 16]))),
+        from_alice(
+            &ip4(ALICE, FAR).with(1, &icmp(3, 4, 0, &ip4(FAR, ALICE).with(17, &udp(1, 2, b"x")))),
+        ),
+        from_alice(&ip4(ALICE, GATEWAY).with(1, &icmp(8, 0, 1, b"ping"))),
+        from_alice(&ip6(ALICE6, FAR6, 64, 60, &[17, 0, 1, 4, 0, 0, 0, 0, 0, 1, 0, 2, 0, 8, 0, 0])),
+        from_alice(&ip6(ALICE6, BOB6, 64, 44, &[17, 0, 0, 1, 0, 0, 0, 9, 0, 1, 0, 2, 0, 8, 0, 0])),
+        from_alice(&ip6(ALICE6, GATEWAY6, 255, 58, &icmp6(ALICE6, GATEWAY6, 135, &[0; 28]))),
+        ethernet(
+            ALICE_MAC,
+            [255; 6],
+            0x0806,
+            &[
+                0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 10, 10, 1, 0, 2, 0, 0, 0, 0, 0, 0, 10, 1, 0,
+                1,
+            ],
+        ),
+    ];
+    let inner4 = ip4(FAR, ALICE).with(6, &tcp(80, 1000, SYN));
+    let inner6 = ip6(FAR6, ALICE6, 64, 17, &udp(1, 2, b"data"));
+    let fabric = vec![
+        vxlan(PEER, ALICE_LABEL, &inner4),
+        vxlan(PEER, ALICE_LABEL, &inner6),
+        mpls_over_udp(PEER, ALICE_LABEL, 6635, &inner6),
+        mpls_over_gre(PEER, ALICE_LABEL, &ip4(FAR_GRE, ALICE).with(17, &udp(1, 2, b""))),
+        vxlan(PEER, ALICE_LABEL, &ip4(FAR, ALICE).with(1, &icmp(11, 0, 0, &inner4))),
+    ];
+    (workload, fabric)
+}
