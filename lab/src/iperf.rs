@@ -71,6 +71,9 @@ impl Iperf {
         let mut command = Command::new("iperf3");
         command.args(["-J", "-c", address, "-p", &self.port.to_string()]);
         command.args(["-t", &self.seconds.to_string(), "-P", &self.streams.to_string()]);
+        // One congestion control for all that is compared, whatever the machine's default: pacing ones (BBR)
+        // measure a small machine's timers, and every path comes out alike.
+        command.args(["-C", "cubic"]);
         // The first second is slow start; it says nothing about the path.
         command.args(["-O", "1"]);
         command
