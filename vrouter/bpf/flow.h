@@ -104,9 +104,11 @@ static __always_inline __u8 tcp_advance(__u8 state, const struct packet *p, __u3
  * Looks everything up that a flow remembers: checks both ends' addresses against the routes, finds next hop and
  * identity, and judges. `old` is the entry that is out of date, or NULL. Fills s->flow.
  */
-__noinline int flow_resolve(struct scratch *s, const struct vif *vif, const struct origin *from,
-				   const struct flow *old, __u32 policy)
+__noinline int flow_resolve(const struct vif *vif, const struct origin *from, const struct flow *old, __u32 policy)
 {
+	/* Taken anew: Linux 6.1 looks no map up by a key that came in through an argument. */
+	struct scratch *s = scratch_get();
+
 	if (!s || !vif || !from)
 		return DROP_NO_INTERFACE;
 	const struct packet *p = &s->packet;
@@ -186,9 +188,11 @@ struct path {
 };
 
 /* Judges the packet in s->packet, which moves in s->direction of this vif. Returns 0 or a drop reason. */
-__noinline int flow_admit(struct scratch *s, const struct vif *vif, const struct origin *from,
-				 struct path *path)
+__noinline int flow_admit(const struct vif *vif, const struct origin *from, struct path *path)
 {
+	/* Taken anew: Linux 6.1 looks no map up by a key that came in through an argument. */
+	struct scratch *s = scratch_get();
+
 	if (!s || !vif || !from || !path)
 		return DROP_NO_INTERFACE;
 	const struct packet *p = &s->packet;
@@ -203,7 +207,7 @@ __noinline int flow_admit(struct scratch *s, const struct vif *vif, const struct
 	generation = generation_of(vif->vrf);
 	f = bpf_map_lookup_elem(&flows, &s->key);
 	if (!f) {
-		reason = flow_resolve(s, vif, from, 0, policy);
+		reason = flow_resolve(vif, from, 0, policy);
 		if (reason)
 			return reason;
 		s->flow.generation = generation;
@@ -217,7 +221,7 @@ __noinline int flow_admit(struct scratch *s, const struct vif *vif, const struct
 	}
 	if (tcp_opens(p) && tcp_closed(f->tcp)) {
 		/* The ports are used again: a new connection in the old one's place. */
-		reason = flow_resolve(s, vif, from, 0, policy);
+		reason = flow_resolve(vif, from, 0, policy);
 		if (reason)
 			return reason;
 		f->direction = s->flow.direction;
@@ -235,7 +239,7 @@ __noinline int flow_admit(struct scratch *s, const struct vif *vif, const struct
 		 * Refused flows stay, out of date, until they age: were they forgotten, the other direction's
 		 * next packet could open the connection anew.
 		 */
-		reason = flow_resolve(s, vif, from, f, policy);
+		reason = flow_resolve(vif, from, f, policy);
 		if (reason)
 			return reason;
 		f->identity = s->flow.identity;
@@ -255,9 +259,11 @@ __noinline int flow_admit(struct scratch *s, const struct vif *vif, const struct
 }
 
 /* An ICMP error passes with the flow of the packet it quotes, in either direction; nothing else lets it in. */
-__noinline int flow_admit_error(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
-				       struct path *path)
+__noinline int flow_admit_error(struct __sk_buff *skb, const struct vif *vif, struct path *path)
 {
+	/* Taken anew: Linux 6.1 looks no map up by a key that came in through an argument. */
+	struct scratch *s = scratch_get();
+
 	if (!s || !vif || !path)
 		return DROP_NO_INTERFACE;
 	const struct packet *p = &s->packet;

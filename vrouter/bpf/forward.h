@@ -35,7 +35,7 @@ static __always_inline int too_big(struct __sk_buff *skb, struct scratch *s, con
 		drop(skb, s, DROP_ICMP_ERROR_LIMIT);
 		return 0;
 	}
-	icmp_error(skb, s, vif, s->packet.family == 4 ? ICMP4_FRAGMENTATION_NEEDED : ICMP6_PACKET_TOO_BIG, mtu);
+	icmp_error(skb, vif, s->packet.family == 4 ? ICMP4_FRAGMENTATION_NEEDED : ICMP6_PACKET_TOO_BIG, mtu);
 	return 0;
 }
 
@@ -47,7 +47,7 @@ static __always_inline int ttl_exceeded(struct __sk_buff *skb, struct scratch *s
 		drop(skb, s, DROP_ICMP_ERROR_LIMIT);
 		return 0;
 	}
-	icmp_error(skb, s, vif, s->packet.family == 4 ? ICMP4_TIME_EXCEEDED : ICMP6_TIME_EXCEEDED, 0);
+	icmp_error(skb, vif, s->packet.family == 4 ? ICMP4_TIME_EXCEEDED : ICMP6_TIME_EXCEEDED, 0);
 	return 0;
 }
 
@@ -92,8 +92,8 @@ static __noinline int workload_enter(struct __sk_buff *skb, struct scratch *s, c
 			if (reason)
 				return reason;
 		}
-		reason = p->icmp_kind == ICMP_ERROR ? flow_admit_error(skb, s, vif, &path) :
-						      flow_admit(s, vif, from, &path);
+		reason = p->icmp_kind == ICMP_ERROR ? flow_admit_error(skb, vif, &path) :
+						      flow_admit(vif, from, &path);
 		if (reason)
 			return reason;
 	}
@@ -218,11 +218,11 @@ static __always_inline int workload_packet(struct __sk_buff *skb, struct scratch
 	if (!secure) {
 		reason = path_without_flow(vif, p, &path);
 	} else if (p->icmp_kind == ICMP_ERROR) {
-		reason = flow_admit_error(skb, s, vif, &path);
+		reason = flow_admit_error(skb, vif, &path);
 	} else {
 		struct origin from = { .ifindex = ifindex };
 
-		reason = flow_admit(s, vif, &from, &path);
+		reason = flow_admit(vif, &from, &path);
 	}
 	if (reason)
 		return reason;

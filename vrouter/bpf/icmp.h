@@ -157,9 +157,11 @@ static __always_inline bool icmp_allowed(__u32 vif)
  * Sends an error about the workload's packet back to it, from the gateway address: the packet itself, cut to a quote,
  * becomes the answer. The caller has counted the drop. Returns 0, or a reason if there can be no answer.
  */
-__noinline int icmp_error(struct __sk_buff *skb, struct scratch *s, const struct vif *vif, __u32 type_code,
-				 __u32 mtu)
+__noinline int icmp_error(struct __sk_buff *skb, const struct vif *vif, __u32 type_code, __u32 mtu)
 {
+	/* Taken anew: Linux 6.1 looks no map up by a key that came in through an argument. */
+	struct scratch *s = scratch_get();
+
 	if (!s || !vif)
 		return DROP_NO_INTERFACE;
 	struct packet *p = &s->packet;

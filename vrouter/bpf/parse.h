@@ -135,6 +135,8 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p, b
 	p->length = total;
 	next = h.nexthdr;
 	at = p->l3 + sizeof(h);
+	/* Unrolled: a loop whose head is reached by falling through is a back edge that Linux 6.1 refuses. */
+#pragma clang loop unroll(full)
 	for (i = 0; i <= MAX_EXTENSIONS; i++) {
 		__u8 x[8];
 
