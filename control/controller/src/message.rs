@@ -46,6 +46,7 @@ pub(crate) fn intent(delta: &IntentDelta) -> session::ToAgent {
         interfaces: delta.interfaces.iter().map(|i| interface(i)).collect(),
         interfaces_removed: delta.interfaces_removed.iter().map(ToString::to_string).collect(),
         end_of_snapshot: delta.end_of_snapshot,
+        ..session::Intent::default()
     };
     session::ToAgent { message: Some(to_agent::Message::Intent(message)) }
 }
@@ -69,6 +70,7 @@ fn vrf(vrf: &Vrf) -> session::Vrf {
                 service_address: address(subnet.service_address),
             })
             .collect(),
+        ..session::Vrf::default()
     }
 }
 
@@ -90,6 +92,7 @@ fn interface(port: &Interface) -> session::Interface {
         tags: port.attributes.tags.clone(),
         max_flows: port.max_flows,
         admin_down: !port.enabled,
+        ..session::Interface::default()
     }
 }
 
