@@ -50,7 +50,13 @@ fn attributes(engine: &Engine, name: &str) -> Attributes {
 }
 
 /// Whether one port's policy lets it open (egress) or be opened (ingress) a TCP connection.
-fn passes(engine: &Engine, at: &str, direction: Direction, remote: Attributes, packet: Packet) -> bool {
+fn passes(
+    engine: &Engine,
+    at: &str,
+    direction: Direction,
+    remote: Attributes,
+    packet: Packet,
+) -> bool {
     let port = engine.interface(id(Kind::VIRTUAL_MACHINE_INTERFACE, at)).unwrap();
     evaluate(&port.policy.as_ref().unwrap().policy, direction, &remote, &packet).pass
 }
@@ -97,8 +103,12 @@ fn tags_select_sets_and_their_end_denies() {
 #[test]
 fn policies_and_rules_are_read_in_order_of_their_sequences() {
     let engine = compile(vec![
-        set("shop", "app=shop", &[("late", "00002.0"), ("early", "00001.5"), ("first", "00001.25")])
-            .put(),
+        set(
+            "shop",
+            "app=shop",
+            &[("late", "00002.0"), ("early", "00001.5"), ("first", "00001.25")],
+        )
+        .put(),
         firewall_policy("late", "", &["deny"]),
         firewall_policy("early", "", &["pass-2"]),
         firewall_policy("first", "", &["pass-1"]),
@@ -163,7 +173,11 @@ fn match_tags_need_the_same_value_at_both_ends() {
     let mut engine = compile(vec![
         set("shop", "app=shop", &[("p", "1.0")]).put(),
         firewall_policy("p", "", &["same"]),
-        rule(("same", "pass", "any", "<>", "any"), 80, json!({"match_tag_types": {"tag_type": [1]}})),
+        rule(
+            ("same", "pass", "any", "<>", "any"),
+            80,
+            json!({"match_tag_types": {"tag_type": [1]}}),
+        ),
     ]);
     assert!(connects(&engine, "web", "db", 80));
     assert!(!enters(&engine, "web", "192.0.2.9", 80), "no tag is no match");
@@ -192,9 +206,8 @@ fn service_groups_are_alternatives() {
 
 #[test]
 fn sets_for_all_come_first_and_empty_ones_have_no_say() {
-    let global = |policies| {
-        set("all", "", policies).refer(Kind::GLOBAL_VROUTER_CONFIG, "vrouters").put()
-    };
+    let global =
+        |policies| set("all", "", policies).refer(Kind::GLOBAL_VROUTER_CONFIG, "vrouters").put();
     let mut engine = compile(vec![
         Build::new(Kind::GLOBAL_VROUTER_CONFIG, "vrouters").put(),
         global(&[]),
@@ -210,9 +223,10 @@ fn sets_for_all_come_first_and_empty_ones_have_no_say() {
     engine.apply(&[global(&[("deny", "1.0")])]);
     assert!(!connects(&engine, "web", "db", 22) && connects(&engine, "web", "db", 23));
     assert!(!enters(&engine, "plain", "192.0.2.9", 80), "a set for all has an end, too");
-    engine.apply(&[global(&[]), set("mine", "", &[("deny", "1.0")])
-        .with("all_applications", json!(true))
-        .put()]);
+    engine.apply(&[
+        global(&[]),
+        set("mine", "", &[("deny", "1.0")]).with("all_applications", json!(true)).put(),
+    ]);
     assert!(!connects(&engine, "web", "db", 22) && connects(&engine, "web", "db", 23));
 }
 
