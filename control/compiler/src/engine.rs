@@ -1,8 +1,8 @@
 //! Remembers answers and what they were made from.
 
+use crate::firewall::{self, Subject};
 use crate::intent::{Global, Interface, PolicySet, Vrf};
 use crate::query::{Answer, Query, Read};
-use crate::firewall::{self, Subject};
 use crate::{interface, network, network_policy, security_group};
 use skein_model::{Change, FqName, Graph, Kind, Object};
 use skein_policy::Policy;

@@ -42,7 +42,8 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
     let tags = tags(engine, &object, network, &facts);
     let checks = view.port_security_enabled().unwrap_or(facts.port_security)
         && view.virtual_machine_interface_disable_policy() != Some(true);
-    let policy = checks.then(|| policy(engine, network, &groups, subject(&object, network, &facts, &tags)));
+    let policy =
+        checks.then(|| policy(engine, network, &groups, subject(&object, network, &facts, &tags)));
     Answer::Interface(Arc::new(Interface {
         uuid,
         name: object.fq_name.to_string(),

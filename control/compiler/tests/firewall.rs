@@ -50,9 +50,15 @@ fn attributes(engine: &Engine, name: &str) -> Attributes {
 }
 
 /// Whether one port's policy lets it open (egress) or be opened (ingress) a TCP connection.
-fn passes(engine: &Engine, at: &str, direction: Direction, remote: Attributes, packet: Packet) -> bool {
+fn passes(
+    engine: &Engine,
+    at: &str,
+    direction: Direction,
+    remote: &Attributes,
+    packet: Packet,
+) -> bool {
     let port = engine.interface(id(Kind::VIRTUAL_MACHINE_INTERFACE, at)).unwrap();
-    evaluate(&port.policy.as_ref().unwrap().policy, direction, &remote, &packet).pass
+    evaluate(&port.policy.as_ref().unwrap().policy, direction, remote, &packet).pass
 }
 
 fn address(engine: &Engine, name: &str) -> IpAddr {
@@ -66,15 +72,15 @@ fn packet(local: IpAddr, remote: IpAddr, port: u16) -> Packet {
 /// Whether a connection passes at both of its ends.
 fn connects(engine: &Engine, from: &str, to: &str, port: u16) -> bool {
     let (a, b) = (address(engine, from), address(engine, to));
-    passes(engine, from, Direction::Egress, attributes(engine, to), packet(a, b, port))
-        && passes(engine, to, Direction::Ingress, attributes(engine, from), packet(b, a, port))
+    passes(engine, from, Direction::Egress, &attributes(engine, to), packet(a, b, port))
+        && passes(engine, to, Direction::Ingress, &attributes(engine, from), packet(b, a, port))
 }
 
 /// Whether someone outside, of whom nothing is known, reaches a port.
 fn enters(engine: &Engine, to: &str, remote: &str, port: u16) -> bool {
     let local = address(engine, to);
     let packet = packet(local, remote.parse().unwrap(), port);
-    passes(engine, to, Direction::Ingress, Attributes::default(), packet)
+    passes(engine, to, Direction::Ingress, &Attributes::default(), packet)
 }
 
 #[test]
@@ -97,8 +103,12 @@ fn tags_select_sets_and_their_end_denies() {
 #[test]
 fn policies_and_rules_are_read_in_order_of_their_sequences() {
     let engine = compile(vec![
-        set("shop", "app=shop", &[("late", "00002.0"), ("early", "00001.5"), ("first", "00001.25")])
-            .put(),
+        set(
+            "shop",
+            "app=shop",
+            &[("late", "00002.0"), ("early", "00001.5"), ("first", "00001.25")],
+        )
+        .put(),
         firewall_policy("late", "", &["deny"]),
         firewall_policy("early", "", &["pass-2"]),
         firewall_policy("first", "", &["pass-1"]),
@@ -147,14 +157,14 @@ fn every_kind_of_endpoint_is_understood_at_both_ends() {
     assert!(!enters(&engine, "web", "192.0.3.9", 80) && !enters(&engine, "db", "192.0.2.9", 80));
     let labelled = Attributes { tags: vec![1], ..Attributes::default() };
     let at = packet(address(&engine, "web"), "203.0.113.1".parse().unwrap(), 80);
-    assert!(passes(&engine, "web", Direction::Ingress, labelled, at));
+    assert!(passes(&engine, "web", Direction::Ingress, &labelled, at));
     let from_back = Attributes { network: 6, ..Attributes::default() };
     let at = packet(address(&engine, "db"), "10.6.0.1".parse().unwrap(), 81);
-    assert!(passes(&engine, "db", Direction::Ingress, from_back, at));
+    assert!(passes(&engine, "db", Direction::Ingress, &from_back, at));
     // Local addresses decide which port a subnet is about.
     for (port, open) in [("web", true), ("db", false)] {
         let out = packet(address(&engine, port), "198.51.100.1".parse().unwrap(), 82);
-        assert_eq!(passes(&engine, port, Direction::Egress, Attributes::default(), out), open);
+        assert_eq!(passes(&engine, port, Direction::Egress, &Attributes::default(), out), open);
     }
 }
 
@@ -163,7 +173,11 @@ fn match_tags_need_the_same_value_at_both_ends() {
     let mut engine = compile(vec![
         set("shop", "app=shop", &[("p", "1.0")]).put(),
         firewall_policy("p", "", &["same"]),
-        rule(("same", "pass", "any", "<>", "any"), 80, json!({"match_tag_types": {"tag_type": [1]}})),
+        rule(
+            ("same", "pass", "any", "<>", "any"),
+            80,
+            json!({"match_tag_types": {"tag_type": [1]}}),
+        ),
     ]);
     assert!(connects(&engine, "web", "db", 80));
     assert!(!enters(&engine, "web", "192.0.2.9", 80), "no tag is no match");
@@ -192,9 +206,8 @@ fn service_groups_are_alternatives() {
 
 #[test]
 fn sets_for_all_come_first_and_empty_ones_have_no_say() {
-    let global = |policies| {
-        set("all", "", policies).refer(Kind::GLOBAL_VROUTER_CONFIG, "vrouters").put()
-    };
+    let global =
+        |policies| set("all", "", policies).refer(Kind::GLOBAL_VROUTER_CONFIG, "vrouters").put();
     let mut engine = compile(vec![
         Build::new(Kind::GLOBAL_VROUTER_CONFIG, "vrouters").put(),
         global(&[]),
@@ -210,9 +223,10 @@ fn sets_for_all_come_first_and_empty_ones_have_no_say() {
     engine.apply(&[global(&[("deny", "1.0")])]);
     assert!(!connects(&engine, "web", "db", 22) && connects(&engine, "web", "db", 23));
     assert!(!enters(&engine, "plain", "192.0.2.9", 80), "a set for all has an end, too");
-    engine.apply(&[global(&[]), set("mine", "", &[("deny", "1.0")])
-        .with("all_applications", json!(true))
-        .put()]);
+    engine.apply(&[
+        global(&[]),
+        set("mine", "", &[("deny", "1.0")]).with("all_applications", json!(true)).put(),
+    ]);
     assert!(!connects(&engine, "web", "db", 22) && connects(&engine, "web", "db", 23));
 }
 

@@ -80,7 +80,11 @@ fn a_one_way_rule_lets_only_the_source_open_connections() {
     assert_eq!(front.egress[0].destination_ports, [80..=80]);
     // Implicit rules follow: the own network passes, the named one does not, the rest does.
     assert_eq!(front.egress[1].remotes, [Peer::Network(5)]);
-    assert!(front.egress[1].action == RuleAction::Pass && front.egress[2].action == RuleAction::Deny && front.default_pass);
+    assert!(
+        front.egress[1].action == RuleAction::Pass
+            && front.egress[2].action == RuleAction::Deny
+            && front.default_pass
+    );
     assert_eq!(front.ingress.len(), 2);
     let back = &layers(&engine, "b")[0];
     assert_eq!(back.ingress[0].remotes, [Peer::Network(5)]);

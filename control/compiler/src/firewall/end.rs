@@ -110,7 +110,8 @@ impl End {
 
     /// Cuts another end's prefixes out of this one's; `false` when they are not inside.
     pub(crate) fn cut(&mut self, hole: &End) -> bool {
-        let (End::Addresses { prefixes, .. }, End::Addresses { prefixes: holes, .. }) = (self, hole)
+        let (End::Addresses { prefixes, .. }, End::Addresses { prefixes: holes, .. }) =
+            (self, hole)
         else {
             return false;
         };

@@ -48,7 +48,8 @@ pub(crate) struct Subject {
 impl Subject {
     /// Equal subjects have equal ids.
     pub(crate) fn id(&self) -> Uuid {
-        let mut content = Vec::with_capacity(48 + 16 * self.applications.len() + 4 * self.tags.len());
+        let mut content =
+            Vec::with_capacity(48 + 16 * self.applications.len() + 4 * self.tags.len());
         content.extend(self.project.unwrap_or_default().as_bytes());
         content.extend(self.network.as_bytes());
         content.push(u8::try_from(self.applications.len()).unwrap_or(u8::MAX));

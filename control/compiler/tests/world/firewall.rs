@@ -76,8 +76,7 @@ pub(crate) fn set(name: &str, application: &str, policies: &[(&str, &str)]) -> B
         build = build.refer(Kind::TAG, application);
     }
     for (policy, sequence) in policies {
-        build =
-            build.refer_with(Kind::FIREWALL_POLICY, policy, json!({"sequence": sequence}));
+        build = build.refer_with(Kind::FIREWALL_POLICY, policy, json!({"sequence": sequence}));
     }
     build
 }
