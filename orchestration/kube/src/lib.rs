@@ -15,5 +15,6 @@ pub mod names;
 pub mod objects;
 pub mod plan;
 pub mod settings;
+pub mod writer;
 
 pub use settings::Settings;
