@@ -418,6 +418,7 @@ impl Core {
                 self.later.insert((*until, key), ());
                 return None;
             }
+            self.later.remove(&(*until, key.clone()));
             state.settling = None;
             if met {
                 state.failures = 0;
