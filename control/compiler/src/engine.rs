@@ -1,5 +1,6 @@
 //! Remembers answers and what they were made from.
 
+use crate::firewall::{self, Subject};
 use crate::intent::{Global, Interface, PolicySet, Vrf};
 use crate::query::{Answer, Query, Read};
 use crate::{interface, network, network_policy, security_group};
@@ -43,6 +44,8 @@ pub struct Engine {
     frames: Vec<HashSet<Read>>,
     /// Policies that interfaces hold, so that ten thousand equal ports hold one.
     policies: HashMap<Uuid, Weak<PolicySet>>,
+    /// What the ids in [`Query::Firewall`] stand for.
+    subjects: HashMap<Uuid, Arc<Subject>>,
 }
 
 impl Engine {
@@ -181,6 +184,11 @@ impl Engine {
             Query::Tags(uuid) => interface::own_tags(self, uuid),
             Query::GroupId(uuid) => security_group::id(self, uuid),
             Query::GroupRules(uuid) => security_group::rules(self, uuid),
+            Query::FirewallRule(uuid) => firewall::rule(self, uuid),
+            Query::FirewallPolicy(uuid) => firewall::policy(self, uuid),
+            Query::RuleSet(uuid) => firewall::rule_set(self, uuid),
+            Query::Sets(uuid) => firewall::sets(self, uuid),
+            Query::Firewall(id) => firewall::layer(self, id),
             Query::NetworkLayer(uuid) => network_policy::layer(self, uuid),
             Query::RouteTargets(uuid) => network::route_targets(self, uuid),
             Query::Peers(uuid) => network_policy::peers(self, uuid),
@@ -227,6 +235,9 @@ impl Engine {
 
     /// Drops an answer that nothing needs.
     fn forget(&mut self, query: Query) {
+        if let Query::Firewall(id) = query {
+            self.subjects.remove(&id);
+        }
         if let Some(memo) = self.memos.remove(&query) {
             self.stop_reading(query, &memo.reads);
         }
@@ -263,6 +274,18 @@ impl Engine {
         let policy = Arc::new(PolicySet { id, policy: build() });
         self.policies.insert(id, Arc::downgrade(&policy));
         policy
+    }
+
+    /// The firewall layer of a subject.
+    pub(crate) fn firewall(&mut self, subject: Subject) -> Answer {
+        let id = subject.id();
+        self.subjects.entry(id).or_insert_with(|| Arc::new(subject));
+        self.ask(Query::Firewall(id))
+    }
+
+    /// What an id in [`Query::Firewall`] stands for.
+    pub(crate) fn subject(&self, id: Uuid) -> Option<Arc<Subject>> {
+        self.subjects.get(&id).cloned()
     }
 
     /// An object of any kind.
