@@ -1,5 +1,6 @@
 //! Remembers answers and what they were made from.
 
+use crate::firewall::{self, Subject};
 use crate::intent::{Global, Interface, PolicySet, Vrf};
 use crate::query::{Answer, Query, Read};
 use crate::service::{self, ServiceSet};
@@ -54,6 +55,8 @@ pub struct Engine {
     services_in: HashMap<Uuid, BTreeSet<Uuid>>,
     /// What each port serves: listener, address and port.
     memberships: HashMap<Uuid, BTreeSet<(Uuid, IpAddr, u16)>>,
+    /// What the ids in [`Query::Firewall`] stand for.
+    subjects: HashMap<Uuid, Arc<Subject>>,
 }
 
 impl Engine {
@@ -282,6 +285,11 @@ impl Engine {
             Query::Tags(uuid) => interface::own_tags(self, uuid),
             Query::GroupId(uuid) => security_group::id(self, uuid),
             Query::GroupRules(uuid) => security_group::rules(self, uuid),
+            Query::FirewallRule(uuid) => firewall::rule(self, uuid),
+            Query::FirewallPolicy(uuid) => firewall::policy(self, uuid),
+            Query::RuleSet(uuid) => firewall::rule_set(self, uuid),
+            Query::Sets(uuid) => firewall::sets(self, uuid),
+            Query::Firewall(id) => firewall::layer(self, id),
             Query::NetworkLayer(uuid) => network_policy::layer(self, uuid),
             Query::RouteTargets(uuid) => network::route_targets(self, uuid),
             Query::Peers(uuid) => network_policy::peers(self, uuid),
@@ -330,6 +338,9 @@ impl Engine {
 
     /// Drops an answer that nothing needs.
     fn forget(&mut self, query: Query) {
+        if let Query::Firewall(id) = query {
+            self.subjects.remove(&id);
+        }
         if let Some(memo) = self.memos.remove(&query) {
             self.stop_reading(query, &memo.reads);
         }
@@ -366,6 +377,18 @@ impl Engine {
         let policy = Arc::new(PolicySet { id, policy: build() });
         self.policies.insert(id, Arc::downgrade(&policy));
         policy
+    }
+
+    /// The firewall layer of a subject.
+    pub(crate) fn firewall(&mut self, subject: Subject) -> Answer {
+        let id = subject.id();
+        self.subjects.entry(id).or_insert_with(|| Arc::new(subject));
+        self.ask(Query::Firewall(id))
+    }
+
+    /// What an id in [`Query::Firewall`] stands for.
+    pub(crate) fn subject(&self, id: Uuid) -> Option<Arc<Subject>> {
+        self.subjects.get(&id).cloned()
     }
 
     /// An object of any kind.

@@ -1,7 +1,7 @@
 //! Pure function from the object graph to network intent, with an incremental form.
 //!
 //! The compiler is a set of small queries over the object graph ([`query`]): what a network is,
-//! which networks its policies name, what a security group allows, what an interface needs. A query
+//! which networks its policies name, what a security group allows, what a tag firewall says, what an interface needs. A query
 //! may read objects and other queries. [`Engine`] remembers every answer and what was read for it;
 //! after a change it asks again only what read something that changed, and stops where the answer
 //! stays the same. Compiling from nothing is the same code with nothing remembered, so both forms
@@ -9,6 +9,7 @@
 
 mod context;
 mod engine;
+mod firewall;
 mod host;
 mod intent;
 mod interface;

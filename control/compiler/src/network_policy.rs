@@ -217,16 +217,7 @@ fn network_id(engine: &mut Engine, uuid: Uuid) -> Option<u32> {
 }
 
 fn implicit(id: Uuid, pass: bool, remotes: Vec<Peer>) -> Rule {
-    Rule {
-        id,
-        pass,
-        remotes,
-        local_prefixes: Vec::new(),
-        family: None,
-        protocol: None,
-        source_ports: Vec::new(),
-        destination_ports: Vec::new(),
-    }
+    Rule { id, action: pass.into(), remotes, ..Rule::default() }
 }
 
 /// What all expansions of one configured rule have in common.
@@ -263,13 +254,14 @@ impl Head {
             };
             out.push(Rule {
                 id: self.id,
-                pass: self.pass,
+                action: self.pass.into(),
                 remotes: remote.to_vec(),
                 local_prefixes: local_prefixes.to_vec(),
                 family: protocol.family,
                 protocol: protocol.number,
                 source_ports: ports(&self.source_ports),
                 destination_ports: ports(&self.destination_ports),
+                ..Rule::default()
             });
         }
     }

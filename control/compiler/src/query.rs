@@ -1,5 +1,6 @@
 //! The questions the compiler asks, and their answers.
 
+use crate::firewall::{FirewallPolicy, FirewallRule, RuleSet};
 use crate::intent::{Global, Interface, Vrf};
 use crate::network::{NetworkFacts, RouteTargets};
 use crate::network_policy::Mentions;
@@ -27,6 +28,16 @@ pub(crate) enum Query {
     GroupId(Uuid),
     /// Rules of a security group: [`Rules`].
     GroupRules(Uuid),
+    /// A firewall rule with its names resolved: [`FirewallRule`].
+    FirewallRule(Uuid),
+    /// A firewall policy: [`FirewallPolicy`].
+    FirewallPolicy(Uuid),
+    /// All rules of an application policy set: [`RuleSet`].
+    RuleSet(Uuid),
+    /// The application policy sets that a tag, a project or the global vRouter configuration selects.
+    Sets(Uuid),
+    /// The firewall layer of the ports that are one [`crate::firewall::Subject`], by its id.
+    Firewall(Uuid),
     /// The network policy layer of a network's ports.
     NetworkLayer(Uuid),
     /// A network's own route targets: [`RouteTargets`].
@@ -70,7 +81,12 @@ pub(crate) enum Answer {
     GroupId(u32),
     Rules(Arc<Stamped<Rules>>),
     Layer(Arc<Stamped<Layer>>),
-    Tags(Arc<Vec<u32>>),
+    FirewallRule(Arc<FirewallRule>),
+    FirewallPolicy(Arc<FirewallPolicy>),
+    RuleSet(Arc<RuleSet>),
+    Sets(Arc<Vec<Uuid>>),
+    /// Ids with the tags that have them.
+    Tags(Arc<Vec<(u32, Uuid)>>),
     RouteTargets(Arc<RouteTargets>),
     Peers(Arc<Vec<Uuid>>),
     Frontend(Arc<Frontend>),

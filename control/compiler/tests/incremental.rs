@@ -11,8 +11,9 @@ use skein_model::{Change, Graph, Kind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
+use world::firewall::{addresses, firewall_policy, rule, services, set, tag};
 use world::services::{balancer, floating_ip, member, node};
-use world::{Build, group, id, network, policy, port};
+use world::{Build, group, id, network, policy, port, tagged};
 
 const NETWORKS: [&str; 3] = ["red", "green", "blue"];
 const POLICIES: [&str; 3] = ["p0", "p1", "p2"];
@@ -22,6 +23,99 @@ const BALANCERS: [&str; 2] = ["web", "db"];
 const MEMBERS: [&str; 3] = ["m0", "m1", "m2"];
 const TARGETS: [&str; 4] = ["a", "b", "vip-web", "vip-db"];
 const ENDS: [&str; 6] = ["red", "green", "blue", "any", "local", "10.1.0.0/25"];
+
+const TAGS: [(&str, u32); 6] = [
+    ("app=one", 0x10001),
+    ("app=two", 0x10002),
+    ("tier=web", 0x20001),
+    ("tier=db", 0x20002),
+    ("label=x", 1),
+    ("label=y", 2),
+];
+const TAG_NAMES: [&str; 6] = ["app=one", "app=two", "tier=web", "tier=db", "label=x", "label=y"];
+const FIREWALL_RULES: [&str; 4] = ["r0", "r1", "r2", "r3"];
+const FIREWALL_POLICIES: [&str; 3] = ["f0", "f1", "f2"];
+const SETS: [&str; 2] = ["s0", "s1"];
+const FIREWALL_ENDS: [&str; 8] = [
+    "any",
+    "tags 20001",
+    "tags 20002 1",
+    "tags 2",
+    "group ag",
+    "network red",
+    "10.1.0.0/25",
+    "10.1.0.0/16",
+];
+
+fn firewall_step() -> impl Strategy<Value = Vec<Change>> {
+    let one = (pick(&FIREWALL_RULES), pick(&["pass", "pass", "deny", "skip"]));
+    let ends = (pick(&FIREWALL_ENDS), pick(&[">", "<", "<>"]), pick(&FIREWALL_ENDS));
+    let extra = (pick(&["both", "endpoint-1", "endpoint-2"]), any::<bool>(), any::<bool>());
+    let rules = (one, ends, 0u16..3, extra).prop_map(
+        |((name, action), (one, direction, two), port, (judged, exception, matching))| {
+            let types: &[u32] = if matching { &[1] } else { &[] };
+            let extra = serde_json::json!({
+                "judged_at": judged, "is_exception": exception,
+                "match_tag_types": {"tag_type": types},
+            });
+            vec![rule((name, action, one, direction, two), port, extra)]
+        },
+    );
+    prop_oneof![
+        4 => rules,
+        3 => (pick(&FIREWALL_POLICIES), pick(&["", "", "admin"]), some(&FIREWALL_RULES))
+            .prop_map(|(name, tier, rules)| vec![firewall_policy(name, tier, &rules)]),
+        3 => (pick(&SETS), pick(&TAG_NAMES), some(&FIREWALL_POLICIES), 0u8..3).prop_map(
+            |(name, tag, policies, scope)| {
+                let sequences = ["00002.0", "00001.5"];
+                let policies: Vec<_> = policies.into_iter().zip(sequences).collect();
+                match scope {
+                    0 => vec![set(name, tag, &policies).put()],
+                    1 => vec![
+                        Build::new(Kind::GLOBAL_VROUTER_CONFIG, "vrouters").put(),
+                        set(name, "", &policies).refer(Kind::GLOBAL_VROUTER_CONFIG, "vrouters").put(),
+                    ],
+                    _ => vec![
+                        set(name, "", &policies).with("all_applications", true.into()).put(),
+                        Build::new(Kind::PROJECT, "shop")
+                            .refer(Kind::APPLICATION_POLICY_SET, name)
+                            .put(),
+                    ],
+                }
+            }
+        ),
+        2 => proptest::sample::select(&TAGS[..]).prop_map(|(name, id)| vec![tag(name, id)]),
+        3 => (pick(&PORTS), pick(&NETWORKS), some(&TAG_NAMES))
+            .prop_map(|(name, network, tags)| tagged(name, network, "10.1.0.9", &[], &tags)),
+        1 => (pick(&NETWORKS), some(&TAG_NAMES)).prop_map(|(name, tags)| {
+            // The project is as good a holder as a network, and needs no routing instance.
+            let _ = name;
+            let mut project = Build::new(Kind::PROJECT, "shop");
+            for tag in tags {
+                project = project.refer(Kind::TAG, tag);
+            }
+            vec![project.put()]
+        }),
+        1 => some(&["10.1.0.0/24", "10.1.0.0/26", "0.0.0.0/0"])
+            .prop_map(|prefixes| vec![addresses("ag", &prefixes, &["label=x"])]),
+        1 => proptest::collection::vec(1u16..4, 0..3).prop_map(|ports| vec![
+            services("sg", &ports),
+            Build::new(Kind::FIREWALL_RULE, "r0")
+                .with("action_list", serde_json::json!({"simple_action": "pass"}))
+                .with("direction", "<>".into())
+                .refer(Kind::SERVICE_GROUP, "sg")
+                .put(),
+        ]),
+        1 => pick(&FIREWALL_RULES).prop_map(|n| vec![Change::Delete(id(Kind::FIREWALL_RULE, n))]),
+        1 => pick(&FIREWALL_POLICIES)
+            .prop_map(|n| vec![Change::Delete(id(Kind::FIREWALL_POLICY, n))]),
+        1 => pick(&SETS)
+            .prop_map(|n| vec![Change::Delete(id(Kind::APPLICATION_POLICY_SET, n))]),
+        1 => pick(&TAG_NAMES).prop_map(|n| vec![Change::Delete(id(Kind::TAG, n))]),
+        1 => Just(vec![Change::Delete(id(Kind::ADDRESS_GROUP, "ag"))]),
+        1 => Just(vec![Change::Delete(id(Kind::SERVICE_GROUP, "sg"))]),
+    ]
+}
 
 fn pick(names: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
     proptest::sample::select(names)
@@ -142,21 +236,46 @@ impl Outputs {
     }
 }
 
+/// Objects that most firewall steps need to mean anything.
+fn firewall_world() -> Vec<Vec<Change>> {
+    let mut world: Vec<_> = vec![TAGS.iter().map(|(name, id)| tag(name, *id)).collect()];
+    world.push(network("red", 1, &[]));
+    world.push(network("green", 2, &[]));
+    world.push(tagged("a", "red", "10.1.0.4", &[], &["app=one", "tier=web", "label=x"]));
+    world.push(tagged("b", "green", "10.1.0.4", &[], &["app=one", "tier=db"]));
+    world.push(vec![set("s0", "app=one", &[("f0", "1"), ("f1", "2")]).put()]);
+    world.push(vec![firewall_policy("f0", "", &["r0", "r1"])]);
+    world.push(vec![firewall_policy("f1", "admin", &["r2", "r3"])]);
+    world
+}
+
 proptest! {
     #[test]
-    fn incremental_equals_full(history in proptest::collection::vec(step(), 1..40)) {
-        let mut engine = Engine::new();
-        let mut outputs = Outputs::default();
-        let mut graph = Graph::default();
-        for changes in &history {
-            outputs.apply(&mut engine, changes);
-            for change in changes {
-                graph.apply(change);
-            }
-            let everything: Vec<_> = graph.objects().cloned().map(Change::Put).collect();
-            let mut fresh = Outputs::default();
-            fresh.apply(&mut Engine::new(), &everything);
-            prop_assert_eq!(&outputs, &fresh);
-        }
+    fn incremental_equals_full_with_a_firewall(
+        steps in proptest::collection::vec(prop_oneof![5 => firewall_step(), 1 => step()], 1..40),
+    ) {
+        check(&[firewall_world(), steps].concat())?;
     }
+
+    #[test]
+    fn incremental_equals_full(history in proptest::collection::vec(step(), 1..40)) {
+        check(&history)?;
+    }
+}
+
+fn check(history: &[Vec<Change>]) -> Result<(), TestCaseError> {
+    let mut engine = Engine::new();
+    let mut outputs = Outputs::default();
+    let mut graph = Graph::default();
+    for changes in history {
+        outputs.apply(&mut engine, changes);
+        for change in changes {
+            graph.apply(change);
+        }
+        let everything: Vec<_> = graph.objects().cloned().map(Change::Put).collect();
+        let mut fresh = Outputs::default();
+        fresh.apply(&mut Engine::new(), &everything);
+        prop_assert_eq!(&outputs, &fresh);
+    }
+    Ok(())
 }
