@@ -51,12 +51,12 @@ pub struct Engine {
     frames: Vec<HashSet<Read>>,
     /// Policies that interfaces hold, so that ten thousand equal ports hold one.
     policies: HashMap<Uuid, Weak<PolicySet>>,
-    /// What the ids in [`Query::Firewall`] stand for.
-    subjects: HashMap<Uuid, Arc<Subject>>,
     /// Listeners by the network their services live in.
     services_in: HashMap<Uuid, BTreeSet<Uuid>>,
     /// What each port serves: listener, address and port.
     memberships: HashMap<Uuid, BTreeSet<(Uuid, IpAddr, u16)>>,
+    /// What the ids in [`Query::Firewall`] stand for.
+    subjects: HashMap<Uuid, Arc<Subject>>,
 }
 
 impl Engine {

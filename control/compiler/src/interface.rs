@@ -46,9 +46,9 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
         && view.virtual_machine_interface_disable_policy() != Some(true);
     let addresses = addresses(engine, uuid, network, &facts);
     let subject = subject(&object, network, &facts, &tags);
-    let own_policy = checks.then(|| policy(engine, network, &groups, subject.clone()));
+    let own_policy = checks.then(|| policy(engine, network, &groups, &subject));
     let contexts = context::contexts(engine, uuid, network, &addresses, |engine, network| {
-        checks.then(|| policy(engine, network, &groups, subject.clone()))
+        checks.then(|| policy(engine, network, &groups, &subject))
     });
     let port = Interface {
         uuid,
@@ -183,14 +183,14 @@ fn policy(
     engine: &mut Engine,
     network: Uuid,
     groups: &[(Uuid, u32)],
-    subject: Subject,
+    subject: &Subject,
 ) -> Arc<PolicySet> {
     let network_layer = match engine.ask(Query::NetworkLayer(network)) {
         Answer::Layer(layer) => Some(layer),
         _ => None,
     };
     let groups = group_rules(engine, groups);
-    let firewall = match engine.firewall(subject) {
+    let firewall = match engine.firewall(subject.clone()) {
         Answer::Layer(layer) => Some(layer),
         _ => None,
     };

@@ -164,7 +164,7 @@ fn step() -> impl Strategy<Value = Vec<Change>> {
     ]
 }
 
-/// Load balancers, members that come and go and move between ports, floating IPs, a node.
+/// Load balancers, members that come and go and move between ports (an object never changes its parent), floating IPs, a node.
 fn service_step() -> impl Strategy<Value = Vec<Change>> {
     prop_oneof![
         3 => (pick(&BALANCERS), pick(&NETWORKS), 1u8..3, any::<bool>()).prop_map(
@@ -176,19 +176,25 @@ fn service_step() -> impl Strategy<Value = Vec<Change>> {
         ),
         5 => (pick(&MEMBERS), pick(&BALANCERS), pick(&PORTS), 1u8..4, any::<bool>()).prop_map(
             |(name, of, port, host, ready)| {
-                vec![member(name, of, &format!("10.1.0.{host}"), port, json!({"ready": ready}))]
+                let name = format!("{of}-{name}");
+                vec![member(&name, of, &format!("10.1.0.{host}"), port, json!({"ready": ready}))]
             }
         ),
         2 => (pick(&MEMBERS), pick(&NETWORKS), pick(&TARGETS), 1u8..3).prop_map(
             |(name, network, port, host)| {
-                floating_ip(name, network, &format!("203.0.113.{host}"), port)
+                let name = format!("{network}-{name}");
+                floating_ip(&name, network, &format!("203.0.113.{host}"), port)
             }
         ),
         1 => (pick(&NETWORKS), 1u8..3).prop_map(|(network, host)| {
             node("node-1", &format!("192.168.0.{host}"), network)
         }),
-        1 => pick(&MEMBERS).prop_map(|n| vec![Change::Delete(id(Kind::LOADBALANCER_MEMBER, n))]),
-        1 => pick(&MEMBERS).prop_map(|n| vec![Change::Delete(id(Kind::FLOATING_IP, n))]),
+        1 => (pick(&BALANCERS), pick(&MEMBERS)).prop_map(|(of, n)| {
+            vec![Change::Delete(id(Kind::LOADBALANCER_MEMBER, &format!("{of}-{n}")))]
+        }),
+        1 => (pick(&NETWORKS), pick(&MEMBERS)).prop_map(|(network, n)| {
+            vec![Change::Delete(id(Kind::FLOATING_IP, &format!("{network}-{n}")))]
+        }),
         1 => pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::FLOATING_IP_POOL, n))]),
         1 => pick(&BALANCERS).prop_map(|n| vec![Change::Delete(id(Kind::LOADBALANCER, n))]),
         1 => pick(&BALANCERS)
