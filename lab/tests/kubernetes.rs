@@ -30,7 +30,7 @@ const PODS_READY: Duration = Duration::from_secs(60);
 /// How long traffic goes on before and after a restart, in seconds.
 const AROUND: u64 = 3;
 /// Neither kubelet nor agent is in a packet's way; this much the load of a restart may cost, in milliseconds.
-const LONGEST_PAUSE: f64 = 1500.0;
+const LONGEST_PAUSE: f64 = 3000.0;
 
 fn daemon_sets() -> String {
     let one = |name: usize| {
