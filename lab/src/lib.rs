@@ -22,6 +22,8 @@ mod topology;
 mod transfer;
 mod wait;
 
+pub mod kubernetes;
+
 pub use bridge::{BridgeOverVxlan, LocalBridge};
 pub use cni::{Attachment, CniError, CniRuntime};
 pub use command::{Ran, require};

@@ -4,7 +4,7 @@ use crate::node::IntentDelta;
 use ipnet::IpNet;
 use skein_bgp::{Path, PathKey, TunnelType};
 use skein_compiler::{Interface, PolicySet, Vrf};
-use skein_policy::{Layer, Peer, Rule};
+use skein_policy::{Layer, Peer, Rule, RuleAction};
 use skein_proto::session::{self, Encapsulation, policy_peer, to_agent};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -122,8 +122,11 @@ fn rule(rule: &Rule) -> session::PolicyRule {
     };
     session::PolicyRule {
         id: rule.id.to_string(),
-        pass: rule.pass,
+        pass: rule.action == RuleAction::Pass,
+        skip: rule.action == RuleAction::Skip,
+        tier: rule.tier,
         remotes: rule.remotes.iter().map(peer).collect(),
+        remote_tags: rule.remote_tags.clone(),
         local_prefixes: rule.local_prefixes.iter().map(ToString::to_string).collect(),
         family: rule.family.map_or(0, u32::from),
         protocol: rule.protocol.map_or(ANY_PROTOCOL, u32::from),
@@ -137,6 +140,12 @@ fn peer(peer: &Peer) -> session::PolicyPeer {
         Peer::Network(id) => policy_peer::Peer::NetworkId(*id),
         Peer::SecurityGroup(id) => policy_peer::Peer::SecurityGroup(*id),
         Peer::Prefix(prefix) => policy_peer::Peer::Prefix(prefix.to_string()),
+        Peer::PrefixExcept(prefix, except) => {
+            policy_peer::Peer::PrefixExcept(session::PrefixExcept {
+                prefix: prefix.to_string(),
+                except: except.iter().map(ToString::to_string).collect(),
+            })
+        }
         Peer::Tags(ids) => policy_peer::Peer::Tags(session::TagSet { ids: ids.clone() }),
     };
     session::PolicyPeer { peer: Some(peer) }

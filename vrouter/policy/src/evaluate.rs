@@ -1,9 +1,10 @@
 //! The reference evaluator: the definition of what a policy does to a connection.
 //!
 //! Written to be read, not to be fast. Layers are ANDed in order; inside a layer the first matching
-//! rule decides, else the layer's default (spec/vrouter.md sections 4.1 and 4.2).
+//! rule decides, else the layer's default (spec/vrouter.md sections 4.1 and 4.2). A matching rule that
+//! skips decides nothing: evaluation goes on behind its tier.
 
-use crate::{Attributes, Direction, Family, Policy, Rule, selection};
+use crate::{Attributes, Direction, Family, Policy, Rule, RuleAction, selection};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use uuid::Uuid;
@@ -48,9 +49,9 @@ pub fn evaluate(
             Direction::Egress => &layer.egress,
             Direction::Ingress => &layer.ingress,
         };
-        let hit = rules.iter().find(|rule| matches(rule, remote, packet));
+        let hit = first_verdict(rules, |rule| matches(rule, remote, packet));
         verdict = Verdict {
-            pass: hit.map_or(layer.default_pass, |rule| rule.pass),
+            pass: hit.map_or(layer.default_pass, |rule| rule.action == RuleAction::Pass),
             layer: Some(index),
             rule: hit.map(|rule| rule.id),
         };
@@ -59,6 +60,21 @@ pub fn evaluate(
         }
     }
     verdict
+}
+
+/// The rule that decides: the first that holds and does not skip, in tiers that none before skipped.
+fn first_verdict(rules: &[Rule], holds: impl Fn(&Rule) -> bool) -> Option<&Rule> {
+    let mut left: Option<u32> = None;
+    for rule in rules {
+        if left.is_some_and(|tier| rule.tier <= tier) || !holds(rule) {
+            continue;
+        }
+        match rule.action {
+            RuleAction::Skip => left = Some(rule.tier),
+            RuleAction::Pass | RuleAction::Deny => return Some(rule),
+        }
+    }
+    None
 }
 
 fn matches(rule: &Rule, remote: &Attributes, packet: &Packet) -> bool {
@@ -71,6 +87,7 @@ fn matches(rule: &Rule, remote: &Attributes, packet: &Packet) -> bool {
             || rule.remotes.iter().any(|peer| {
                 selection::peer_matches(peer, remote, |prefix| prefix.contains(&packet.remote))
             }))
+        && selection::carries(remote, &rule.remote_tags)
         && (!tests_destination(rule, packet.protocol)
             || in_any(&rule.destination_ports, packet.destination_port))
         && (!tests_source(rule, packet.protocol) || in_any(&rule.source_ports, packet.source_port))
@@ -105,16 +122,7 @@ mod tests {
     use crate::{Layer, Peer};
 
     fn rule(pass: bool) -> Rule {
-        Rule {
-            id: Uuid::new_v4(),
-            pass,
-            remotes: vec![],
-            local_prefixes: vec![],
-            family: None,
-            protocol: None,
-            source_ports: vec![],
-            destination_ports: vec![],
-        }
+        Rule { id: Uuid::new_v4(), action: pass.into(), ..Rule::default() }
     }
 
     fn layer(rules: Vec<Rule>, default_pass: bool) -> Layer {
@@ -161,6 +169,48 @@ mod tests {
         assert!(judge(any));
         assert!(!judge(icmp.clone()));
         assert!(judge(Rule { destination_ports: vec![8 << 8..=(8 << 8 | 255)], ..icmp }));
+    }
+
+    #[test]
+    fn a_skip_leaves_its_tier_and_no_more() {
+        let at = |tier, action| Rule { tier, action, ..rule(false) };
+        let tiers = vec![
+            Rule { destination_ports: vec![80..=80], ..at(1, RuleAction::Skip) },
+            at(1, RuleAction::Deny),
+            Rule { destination_ports: vec![80..=80], ..at(2, RuleAction::Pass) },
+            at(3, RuleAction::Deny),
+        ];
+        let policy = Policy { layers: vec![layer(tiers.clone(), false)] };
+        let judge = |port| evaluate(&policy, Direction::Egress, &Attributes::default(), &tcp(port));
+        assert_eq!(judge(80), Verdict { pass: true, layer: Some(0), rule: Some(tiers[2].id) });
+        assert_eq!(judge(81), Verdict { pass: false, layer: Some(0), rule: Some(tiers[1].id) });
+    }
+
+    #[test]
+    fn an_exception_is_a_hole_not_a_verdict() {
+        let net = |text: &str| text.parse().unwrap();
+        let hole = Peer::PrefixExcept(net("10.0.0.0/8"), vec![net("10.0.0.0/30")]);
+        let holed = Rule { remotes: vec![hole], ..rule(true) };
+        let behind = Rule { remotes: vec![Peer::Prefix(net("10.0.0.2/32"))], ..rule(true) };
+        let policy = Policy { layers: vec![layer(vec![holed, behind.clone()], false)] };
+        let judge = |last| {
+            let remote = IpAddr::from([10, 0, 0, last]);
+            let packet = Packet { remote, ..tcp(1) };
+            evaluate(&policy, Direction::Egress, &Attributes::default(), &packet)
+        };
+        assert!(judge(9).pass && !judge(1).pass);
+        assert_eq!(judge(2).rule, Some(behind.id));
+    }
+
+    #[test]
+    fn remote_tags_narrow_every_peer() {
+        let any = Rule { remote_tags: vec![7], ..rule(true) };
+        let policy = Policy { layers: vec![layer(vec![any], false)] };
+        let pass = |tags: &[u32]| {
+            let who = Attributes { tags: tags.to_vec(), ..Attributes::default() };
+            evaluate(&policy, Direction::Egress, &who, &tcp(1)).pass
+        };
+        assert!(pass(&[7]) && !pass(&[8]));
     }
 
     #[test]

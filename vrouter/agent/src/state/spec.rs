@@ -1,7 +1,7 @@
 //! Controller messages in typed form. What does not parse is left out and reported, never guessed.
 
 use ipnet::IpNet;
-use skein_policy::{Attributes, Layer, Peer, Policy, Rule};
+use skein_policy::{Attributes, Layer, Peer, Policy, Rule, RuleAction};
 use skein_proto::session as wire;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -169,22 +169,25 @@ fn read_rule(rule: &wire::PolicyRule) -> Result<Rule, String> {
             .collect::<Result<Vec<_>, String>>()
     };
     let prefix = |text: &str| text.parse::<IpNet>().map_err(|_| wrong(format!("prefix `{text}`")));
+    let all =
+        |list: &[String]| list.iter().map(|text| prefix(text)).collect::<Result<Vec<_>, String>>();
     let remotes = rule.remotes.iter().map(|remote| match &remote.peer {
         Some(wire::policy_peer::Peer::NetworkId(id)) => Ok(Peer::Network(*id)),
         Some(wire::policy_peer::Peer::SecurityGroup(id)) => Ok(Peer::SecurityGroup(*id)),
         Some(wire::policy_peer::Peer::Prefix(text)) => Ok(Peer::Prefix(prefix(text)?)),
+        Some(wire::policy_peer::Peer::PrefixExcept(p)) => {
+            Ok(Peer::PrefixExcept(prefix(&p.prefix)?, all(&p.except)?))
+        }
         Some(wire::policy_peer::Peer::Tags(tags)) => Ok(Peer::Tags(tags.ids.clone())),
         None => Err(wrong("an empty remote".into())),
     });
     Ok(Rule {
         id: rule.id.parse().map_err(|_| wrong("its id is no uuid".into()))?,
-        pass: rule.pass,
+        action: if rule.skip { RuleAction::Skip } else { rule.pass.into() },
+        tier: rule.tier,
         remotes: remotes.collect::<Result<_, String>>()?,
-        local_prefixes: rule
-            .local_prefixes
-            .iter()
-            .map(|text| prefix(text))
-            .collect::<Result<_, String>>()?,
+        remote_tags: rule.remote_tags.clone(),
+        local_prefixes: all(&rule.local_prefixes)?,
         family: match rule.family {
             0 => None,
             4 => Some(4),

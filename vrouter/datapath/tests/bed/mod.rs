@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
 
 use skein_datapath::*;
-use skein_policy::{Addition, Direction, Layer, Peer, Policy, Rule};
+use skein_policy::{Addition, Direction, Layer, Policy, Rule, RuleAction};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Command;
@@ -278,13 +278,10 @@ pub fn only(egress: Vec<Rule>, ingress: Vec<Rule>) -> Policy {
 pub fn pass(protocol: u8, port: u16) -> Rule {
     Rule {
         id: uuid::Uuid::from_u128(u128::from(port) + 1),
-        pass: true,
-        remotes: Vec::<Peer>::new(),
-        local_prefixes: vec![],
-        family: None,
+        action: RuleAction::Pass,
         protocol: Some(protocol),
-        source_ports: vec![],
         destination_ports: vec![port..=port],
+        ..Rule::default()
     }
 }
 
