@@ -84,6 +84,7 @@ fn connect(
         name: &attachment.interface,
         mac,
         mtu: config.mtu.unwrap_or(port.mtu).min(port.mtu),
+        super_packet: port.super_packet,
         addresses: port.addresses.iter().map(|address| address.prefix).collect(),
         gateways: reply::default_routes(config, port),
     };
