@@ -54,7 +54,7 @@ pub use config::Config;
 pub use datapath::{Datapath, Hook};
 pub use error::{Error, Result};
 pub use run::{Outcome, Ran, Run};
-pub use super_packet::{DEFAULT_SUPER_PACKET, set_super_packet_size, widen_uplink};
+pub use super_packet::{DEFAULT_SUPER_PACKET, is_veth, set_super_packet_size, widen_uplink};
 pub use trace::{Answer, Question};
 pub use types::*;
 
