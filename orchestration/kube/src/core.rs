@@ -6,16 +6,16 @@
 
 mod impact;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Place};
 use crate::derive::{Context, TagTable};
 use crate::desired::{Demand, Derived, Patch, Problem};
 use crate::key::{Key, Ownership, Sort};
 use crate::names::Names;
-use crate::objects::KubeObject;
+use crate::objects::{KubeObject, Resource};
 use crate::plan::{Plan, Planner, Write};
 use crate::settings::Settings;
 use skein_model::{Change, FqName, Graph, Kind, Object};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -246,6 +246,13 @@ impl Core {
     pub fn kube_delete(&mut self, object: &KubeObject) {
         if let Some(changed) = self.cache.delete(object) {
             self.kube_changed(&changed);
+        }
+    }
+
+    /// A type was listed in full: what is not among it is gone.
+    pub fn kube_relisted(&mut self, resource: Resource, seen: &HashSet<Place>) {
+        for object in self.cache.absent(resource, seen) {
+            self.kube_delete(&object);
         }
     }
 

@@ -145,6 +145,12 @@ impl Planner<'_> {
         made.contains(&(kind, name)) || self.graph.by_name(kind, name).is_some()
     }
 
+    /// What its properties name and does not exist.
+    fn unmet(&self, desired: &Desired, made: &BTreeSet<(Kind, &FqName)>) -> Vec<(Kind, FqName)> {
+        let absent = desired.needs.iter().filter(|(kind, name)| !self.exists(made, *kind, name));
+        absent.cloned().collect()
+    }
+
     fn create<'d>(
         &'d self,
         desired: &'d Desired,
@@ -162,6 +168,7 @@ impl Planner<'_> {
             let absent = references.iter().filter(|r| !self.exists(made, *kind, &r.name));
             missing.extend(absent.map(|r| (*kind, r.name.clone())));
         }
+        missing.extend(self.unmet(desired, made));
         if !missing.is_empty() {
             // What this owner itself could not make yet is waited for where it could not be made.
             plan.waits.extend(missing);
@@ -208,6 +215,11 @@ impl Planner<'_> {
         made: &BTreeSet<(Kind, &FqName)>,
         plan: &mut Plan,
     ) {
+        let unmet = self.unmet(desired, made);
+        if !unmet.is_empty() {
+            plan.waits.extend(unmet);
+            return;
+        }
         let meta = desired.kind.meta();
         let mut fields = Map::new();
         for (name, want) in &desired.properties {
