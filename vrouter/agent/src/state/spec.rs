@@ -146,15 +146,18 @@ pub(crate) fn read_mac(text: &str) -> Option<[u8; 6]> {
 /// Reads a policy set. One unreadable rule makes the whole set unreadable: leaving out a rule could
 /// open what it closes, so its interfaces fail closed.
 pub(crate) fn read_policy(set: &wire::PolicySet) -> Result<Policy, String> {
-    let layers = set.layers.iter().map(|layer| {
+    let layer = |layer: &wire::PolicyLayer| {
         Ok(Layer {
             name: layer.name.clone(),
             egress: layer.egress.iter().map(read_rule).collect::<Result<_, String>>()?,
             ingress: layer.ingress.iter().map(read_rule).collect::<Result<_, String>>()?,
             default_pass: layer.default_pass,
         })
-    });
-    Ok(Policy { layers: layers.collect::<Result<_, String>>()? })
+    };
+    let read = |layers: &[wire::PolicyLayer]| {
+        layers.iter().map(layer).collect::<Result<Vec<Layer>, String>>()
+    };
+    Ok(Policy { layers: read(&set.layers)?, staged: read(&set.staged)? })
 }
 
 fn read_rule(rule: &wire::PolicyRule) -> Result<Rule, String> {
