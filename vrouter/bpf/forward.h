@@ -234,7 +234,7 @@ static __always_inline int fabric_packet(struct __sk_buff *skb, struct scratch *
 {
 	struct packet *p = &s->packet;
 	struct tunnel t = {};
-	__u32 *ifindex;
+	struct label *label;
 	struct vif *vif;
 	int reason;
 
@@ -243,10 +243,11 @@ static __always_inline int fabric_packet(struct __sk_buff *skb, struct scratch *
 	reason = tunnel_parse(skb, &t);
 	if (reason)
 		return reason;
-	ifindex = bpf_map_lookup_elem(&labels, &t.label);
-	if (!ifindex)
+	label = bpf_map_lookup_elem(&labels, &t.label);
+	if (!label)
 		return DROP_UNKNOWN_LABEL;
-	vif = bpf_map_lookup_elem(&vifs, ifindex);
+	t.from.context = label->context;
+	vif = bpf_map_lookup_elem(&vifs, &label->ifindex);
 	if (!vif)
 		return DROP_UNKNOWN_LABEL;
 	s->vif = vif->id;

@@ -47,16 +47,25 @@ static __noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
 	return nh->members[pick & (MAX_MEMBERS - 1)];
 }
 
+enum origin_flags {
+	ORIGIN_HOST = 1, /* the vif is the node's own stack */
+	ORIGIN_OUTSIDE = 2, /* no vif and no tunnel: to the node's own address on the uplink */
+};
+
 /* Where a packet came from: a vif, or the outer source of a tunnel. */
 struct origin {
 	__u32 ifindex; /* of the vif; 0: a tunnel */
 	__u32 family;
 	__u32 peer; /* as flows remember it */
+	__u32 context; /* of the vif it is for; 0: its own VRF */
+	__u32 flags; /* enum origin_flags */
 	struct ip remote;
 };
 
 static __always_inline bool leaf_is(const struct next_hop *nh, const struct origin *from)
 {
+	if (from->flags & ORIGIN_OUTSIDE)
+		return nh->type == NEXT_HOP_OUTSIDE;
 	if (from->ifindex)
 		return nh->type == NEXT_HOP_LOCAL && nh->ifindex == from->ifindex;
 	return nh->type == NEXT_HOP_TUNNEL && nh->family == from->family && ip_equal(&nh->remote, &from->remote);
