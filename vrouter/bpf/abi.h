@@ -268,6 +268,7 @@ enum form {
 
 enum flow_flags {
 	FLOW_FROM_HOST = 1, /* the node's own stack opened it */
+	FLOW_FROM_OUTSIDE = 2, /* a client outside the fabric opened it, to a member of this node */
 };
 
 enum tcp_state {

@@ -14,6 +14,13 @@ static __noinline struct route *route_find(__u32 vrf, __u32 family, const struct
 	return route ? route : bpf_map_lookup_elem(&prefix_routes, &key);
 }
 
+static __always_inline struct node *node_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&node, &zero);
+}
+
 static __always_inline __u32 generation_of(__u32 vrf)
 {
 	__u32 *generation = bpf_map_lookup_elem(&generations, &vrf);
@@ -27,7 +34,7 @@ static __always_inline struct next_hop *next_hop_get(__u32 id)
 }
 
 /* The leaf a flow takes: its present one while that is a member, else one by hash. */
-static __noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
+__noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
 {
 	struct next_hop *nh = next_hop_get(id);
 	__u32 count, pick, i;
@@ -72,8 +79,10 @@ static __always_inline bool leaf_is(const struct next_hop *nh, const struct orig
 }
 
 /* Reverse path: the leaf behind `id` that is this origin; 0 if there is none. */
-static __noinline __u32 next_hop_from(__u32 id, const struct origin *from)
+__noinline __u32 next_hop_from(__u32 id, const struct origin *from)
 {
+	if (!from)
+		return 0;
 	struct next_hop *nh = next_hop_get(id);
 	__u32 i;
 

@@ -4,17 +4,28 @@
  * together without losing a packet's increment in between.
  */
 #pragma once
-#include "flow.h"
+#include "admit.h"
 
 static long sweep_one(struct bpf_map *map, struct flow_key *key, struct flow *f, struct sweep *sweep)
 {
 	struct vif_state *state;
-	__u64 life = tcp_closed(f->tcp) ? sweep->closed : sweep->idle;
-	__u64 seen = f->last_seen;
+	__u64 life, seen = f->last_seen;
+	__u8 tcp = f->tcp;
 	bool of_remote = f->direction & FLOW_OF_REMOTE;
 	struct remote_cells cells;
-	__u32 vif = key->vif;
+	__u32 vif = flow_owner(key, f);
 
+	if (f->form) {
+		/* Both forms end together: the mate's packets and flags count too. */
+		struct flow *mate = bpf_map_lookup_elem(&flows, &f->mate);
+
+		if (mate) {
+			tcp |= mate->tcp;
+			if (mate->last_seen > seen)
+				seen = mate->last_seen;
+		}
+	}
+	life = tcp_closed(tcp) ? sweep->closed : sweep->idle;
 	/* A packet may have come since `now` was read. */
 	if (sweep->vif ? sweep->vif != vif : (seen >= sweep->now || sweep->now - seen < life)) {
 		sweep->live++;
