@@ -292,14 +292,18 @@ static __always_inline int flow_insert(struct scratch *s, const struct vif *vif)
 	return 0;
 }
 
-/* Takes an entry out, and the mate with it; sweep.h says what both count as. */
-static __always_inline void flow_forget_one(const struct flow_key *key, const struct ip *remote, __u32 owner, bool of_remote)
+/* Takes one entry out and gives its room in the quota back; 1 if it was there. */
+static __always_inline __u32 flow_forget_one(const struct flow_key *key, const struct ip *remote, __u32 owner,
+					     bool of_remote)
 {
 	struct vif_state *state = bpf_map_lookup_elem(&vif_states, &owner);
 
-	if (bpf_map_delete_elem(&flows, key) || !state)
-		return;
-	__sync_fetch_and_sub(&state->flows, 1);
-	if (of_remote)
-		remote_leave(remote_cells(state, remote));
+	if (bpf_map_delete_elem(&flows, key))
+		return 0;
+	if (state) {
+		__sync_fetch_and_sub(&state->flows, 1);
+		if (of_remote)
+			remote_leave(remote_cells(state, remote));
+	}
+	return 1;
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
 
+pub mod whole;
+
 use skein_datapath::*;
 use skein_policy::{Addition, Direction, Layer, Peer, Policy, Rule};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
