@@ -94,6 +94,28 @@ static __always_inline __u64 room_flags(const struct next_hop *nh)
 	}
 }
 
+/* Out by an uplink, in the packet's own words: source, destination and all are there. */
+static __always_inline int uplink_send(struct __sk_buff *skb, struct scratch *s, const struct next_hop *nh, __u32 kind)
+{
+	note(skb, kind, nh->ifindex);
+	/* The kernel resolves the neighbour (and, without a gateway, the route): it queues while ARP is under way. */
+	if (nh->gateway_family) {
+		struct bpf_redir_neigh via = {};
+
+		if (nh->gateway_family == 4) {
+			via.nh_family = AF_INET;
+			via.ipv4_nh = nh->gateway.w[0];
+		} else {
+			via.nh_family = AF_INET6;
+			__builtin_memcpy(via.ipv6_nh, &nh->gateway, 16);
+		}
+		s->action = bpf_redirect_neigh(nh->ifindex, &via, sizeof(via), 0);
+	} else {
+		s->action = bpf_redirect_neigh(nh->ifindex, 0, 0, 0);
+	}
+	return 0;
+}
+
 static __noinline int tunnel_send(struct __sk_buff *skb, struct scratch *s, const struct next_hop *nh, __u32 entropy)
 {
 	__be16 inner = bpf_htons(s->packet.family == 4 ? ETH_P_IP : ETH_P_IPV6);
@@ -144,21 +166,5 @@ static __noinline int tunnel_send(struct __sk_buff *skb, struct scratch *s, cons
 	error |= bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0);
 	if (error)
 		return DROP_REWRITE_FAILED;
-	note(skb, SENT_TUNNEL, nh->ifindex);
-	/* The kernel resolves the neighbour (and, without a gateway, the route): it queues while ARP is under way. */
-	if (nh->gateway_family) {
-		struct bpf_redir_neigh via = {};
-
-		if (nh->gateway_family == 4) {
-			via.nh_family = AF_INET;
-			via.ipv4_nh = nh->gateway.w[0];
-		} else {
-			via.nh_family = AF_INET6;
-			__builtin_memcpy(via.ipv6_nh, &nh->gateway, 16);
-		}
-		s->action = bpf_redirect_neigh(nh->ifindex, &via, sizeof(via), 0);
-	} else {
-		s->action = bpf_redirect_neigh(nh->ifindex, 0, 0, 0);
-	}
-	return 0;
+	return uplink_send(skb, s, nh, SENT_TUNNEL);
 }

@@ -3,6 +3,13 @@
 #pragma once
 #include "deliver.h"
 
+#define ICMP4_TIME_EXCEEDED (11 << 8)
+#define ICMP4_FRAGMENTATION_NEEDED (3 << 8 | 4)
+#define ICMP4_PORT_UNREACHABLE (3 << 8 | 3)
+#define ICMP6_PORT_UNREACHABLE (1 << 8 | 4)
+#define ICMP6_PACKET_TOO_BIG (2 << 8)
+#define ICMP6_TIME_EXCEEDED (3 << 8)
+
 static __always_inline bool is_gateway(const struct vif *vif, const struct packet *p)
 {
 	if (p->family == 4)
@@ -74,7 +81,8 @@ static __always_inline int icmp_error4(struct __sk_buff *skb, struct scratch *s,
 	h.ip.tot_len = bpf_htons(sizeof(h) + quote);
 	h.ip.ttl = 64;
 	h.ip.protocol = IPPROTO_ICMP;
-	h.ip.saddr = vif->gateway4.w[0];
+	/* A service that is not there speaks for itself. */
+	h.ip.saddr = type_code == ICMP4_PORT_UNREACHABLE ? p->destination.w[0] : vif->gateway4.w[0];
 	h.ip.daddr = p->source.w[0];
 	sum = bpf_csum_diff(0, 0, (__be32 *)&h.ip, sizeof(h.ip), 0);
 	h.ip.check = fold(sum);
@@ -103,7 +111,7 @@ static __always_inline int icmp_error6(struct __sk_buff *skb, struct scratch *s,
 	struct packet *p = &s->packet;
 	__s64 sum;
 
-	pseudo.source = vif->gateway6;
+	pseudo.source = type_code == ICMP6_PORT_UNREACHABLE ? p->destination : vif->gateway6;
 	if (ip_is_zero(&pseudo.source)) {
 		pseudo.source.w[0] = bpf_htonl(0xfe800000);
 		pseudo.source.w[3] = bpf_htonl(0x5e000100);
@@ -167,7 +175,8 @@ __noinline int icmp_error(struct __sk_buff *skb, const struct vif *vif, __u32 ty
 	struct packet *p = &s->packet;
 	__u32 quote = skb->len - sizeof(struct ethhdr);
 
-	if (!icmp_may_answer(p) || (p->family == 4 && !vif->gateway4.w[0]))
+	if (!icmp_may_answer(p) ||
+	    (p->family == 4 && !vif->gateway4.w[0] && type_code != ICMP4_PORT_UNREACHABLE))
 		return DROP_REWRITE_FAILED;
 	if (quote > ICMP_QUOTE)
 		quote = ICMP_QUOTE;
@@ -186,8 +195,3 @@ __noinline int icmp_error(struct __sk_buff *skb, const struct vif *vif, __u32 ty
 		return icmp_error4(skb, s, vif, quote, type_code, mtu);
 	return icmp_error6(skb, s, vif, quote, type_code, mtu);
 }
-
-#define ICMP4_TIME_EXCEEDED (11 << 8)
-#define ICMP4_FRAGMENTATION_NEEDED (3 << 8 | 4)
-#define ICMP6_PACKET_TOO_BIG (2 << 8)
-#define ICMP6_TIME_EXCEEDED (3 << 8)

@@ -28,11 +28,32 @@ struct packet {
 
 #define ICMP_QUOTE 128
 
+/* What addresses become. */
+struct turn {
+	struct ip source;
+	struct ip destination;
+	__u16 source_port;
+	__u16 destination_port;
+};
+
+/* Picking a member. */
+struct pick {
+	struct service_key key;
+	struct member_slot slot;
+	struct affinity_key client;
+	struct affinity fresh;
+	struct member_key known;
+};
+
 struct scratch {
 	struct packet packet;
 	struct packet quoted; /* the packet an ICMP error is about */
 	struct flow_key key;
+	struct flow_key mate; /* of the entry by which a translated packet leaves */
 	struct flow flow;
+	struct turn turn;
+	struct pick pick;
+	__u32 via; /* VRF of the services a route leads to */
 	__u32 action; /* what the hook returns */
 	__u32 rule; /* who refused, for the event */
 	__u32 vif; /* whose packet it is by now */
@@ -58,6 +79,12 @@ static __always_inline struct scratch *scratch_get(void)
 static __always_inline bool ip_equal(const struct ip *a, const struct ip *b)
 {
 	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
+}
+
+static __always_inline bool key_equal(const struct flow_key *a, const struct flow_key *b)
+{
+	return a->vif == b->vif && ip_equal(&a->local, &b->local) && ip_equal(&a->remote, &b->remote) &&
+	       a->local_port == b->local_port && a->remote_port == b->remote_port;
 }
 
 static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)

@@ -14,6 +14,13 @@ static __noinline struct route *route_find(__u32 vrf, __u32 family, const struct
 	return route ? route : bpf_map_lookup_elem(&prefix_routes, &key);
 }
 
+static __always_inline struct node *node_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&node, &zero);
+}
+
 static __always_inline __u32 generation_of(__u32 vrf)
 {
 	__u32 *generation = bpf_map_lookup_elem(&generations, &vrf);
@@ -27,7 +34,7 @@ static __always_inline struct next_hop *next_hop_get(__u32 id)
 }
 
 /* The leaf a flow takes: its present one while that is a member, else one by hash. */
-static __noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
+__noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
 {
 	struct next_hop *nh = next_hop_get(id);
 	__u32 count, pick, i;
@@ -47,24 +54,35 @@ static __noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
 	return nh->members[pick & (MAX_MEMBERS - 1)];
 }
 
+enum origin_flags {
+	ORIGIN_HOST = 1, /* the vif is the node's own stack */
+	ORIGIN_OUTSIDE = 2, /* no vif and no tunnel: to the node's own address on the uplink */
+};
+
 /* Where a packet came from: a vif, or the outer source of a tunnel. */
 struct origin {
 	__u32 ifindex; /* of the vif; 0: a tunnel */
 	__u32 family;
 	__u32 peer; /* as flows remember it */
+	__u32 context; /* of the vif it is for; 0: its own VRF */
+	__u32 flags; /* enum origin_flags */
 	struct ip remote;
 };
 
 static __always_inline bool leaf_is(const struct next_hop *nh, const struct origin *from)
 {
+	if (from->flags & ORIGIN_OUTSIDE)
+		return nh->type == NEXT_HOP_OUTSIDE;
 	if (from->ifindex)
 		return nh->type == NEXT_HOP_LOCAL && nh->ifindex == from->ifindex;
 	return nh->type == NEXT_HOP_TUNNEL && nh->family == from->family && ip_equal(&nh->remote, &from->remote);
 }
 
 /* Reverse path: the leaf behind `id` that is this origin; 0 if there is none. */
-static __noinline __u32 next_hop_from(__u32 id, const struct origin *from)
+__noinline __u32 next_hop_from(__u32 id, const struct origin *from)
 {
+	if (!from)
+		return 0;
 	struct next_hop *nh = next_hop_get(id);
 	__u32 i;
 

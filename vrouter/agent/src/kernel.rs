@@ -53,7 +53,10 @@ impl Kernel {
         for (number, next_hop) in self.datapath.next_hops()? {
             let known = match &next_hop {
                 datapath::NextHop::Discard => None,
-                datapath::NextHop::Local { ifindex } => Some(NextHop::Local { ifindex: *ifindex }),
+                datapath::NextHop::Local { ifindex, .. } => {
+                    Some(NextHop::Local { ifindex: *ifindex })
+                }
+                datapath::NextHop::Service { .. } | datapath::NextHop::Outside { .. } => None,
                 datapath::NextHop::Tunnel { remote, encapsulation, label, .. } => {
                     *self.peers.entry(*remote).or_default() += 1;
                     Some(NextHop::Tunnel {
@@ -153,7 +156,7 @@ impl Kernel {
             }
             Operation::PutInterface(ifindex, entry) => {
                 self.datapath.set_vif(&vif(*ifindex, entry))?;
-                self.datapath.set_label(entry.label, *ifindex)?;
+                self.datapath.set_label(entry.label, *ifindex, 0)?;
                 self.attach(*ifindex)?;
             }
             Operation::RemoveInterface(ifindex, entry) => {
@@ -185,7 +188,9 @@ impl Kernel {
 
     fn next_hop(&self, next_hop: &NextHop) -> datapath::NextHop {
         match next_hop {
-            NextHop::Local { ifindex } => datapath::NextHop::Local { ifindex: *ifindex },
+            NextHop::Local { ifindex } => {
+                datapath::NextHop::Local { ifindex: *ifindex, context: 0 }
+            }
             NextHop::Tunnel { destination, encapsulation, label } => datapath::NextHop::Tunnel {
                 remote: *destination,
                 local: self.underlay.tunnel_address,
@@ -237,6 +242,8 @@ fn vif(ifindex: u32, entry: &InterfaceEntry) -> Vif {
         flow_quota: entry.max_flows,
         mtu: entry.mtu,
         delivery: datapath::Delivery::VethPeer,
+        host: false,
+        floating: vec![],
     }
 }
 

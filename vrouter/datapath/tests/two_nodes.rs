@@ -166,6 +166,8 @@ impl Node {
             flow_quota: 1000,
             mtu: 0,
             delivery: Delivery::VethPeer,
+            host: false,
+            floating: vec![],
         }
     }
 
@@ -184,7 +186,7 @@ impl Node {
         };
         let datapath = &mut self.datapath;
         datapath.load_policy(POLICY, &everything).expect("policy");
-        datapath.set_next_hop(1, &NextHop::Local { ifindex: vif }).expect("next hop");
+        datapath.set_next_hop(1, &NextHop::Local { ifindex: vif, context: 0 }).expect("next hop");
         datapath.set_next_hop(2, &remote).expect("next hop");
         let route = |prefix: String, next_hop| {
             let prefix = prefix.parse().expect("prefix");
@@ -199,7 +201,7 @@ impl Node {
             ])
             .expect("routes");
         datapath.set_vif(&record).expect("vif");
-        datapath.set_label(16 + u32::from(own), vif).expect("label");
+        datapath.set_label(16 + u32::from(own), vif, 0).expect("label");
         datapath.add_tunnel_address(underlay.address(own)).expect("address");
         datapath.add_peer(underlay.address(other)).expect("peer");
     }
