@@ -54,11 +54,11 @@ fn passes(
     engine: &Engine,
     at: &str,
     direction: Direction,
-    remote: Attributes,
+    remote: &Attributes,
     packet: Packet,
 ) -> bool {
     let port = engine.interface(id(Kind::VIRTUAL_MACHINE_INTERFACE, at)).unwrap();
-    evaluate(&port.policy.as_ref().unwrap().policy, direction, &remote, &packet).pass
+    evaluate(&port.policy.as_ref().unwrap().policy, direction, remote, &packet).pass
 }
 
 fn address(engine: &Engine, name: &str) -> IpAddr {
@@ -72,15 +72,15 @@ fn packet(local: IpAddr, remote: IpAddr, port: u16) -> Packet {
 /// Whether a connection passes at both of its ends.
 fn connects(engine: &Engine, from: &str, to: &str, port: u16) -> bool {
     let (a, b) = (address(engine, from), address(engine, to));
-    passes(engine, from, Direction::Egress, attributes(engine, to), packet(a, b, port))
-        && passes(engine, to, Direction::Ingress, attributes(engine, from), packet(b, a, port))
+    passes(engine, from, Direction::Egress, &attributes(engine, to), packet(a, b, port))
+        && passes(engine, to, Direction::Ingress, &attributes(engine, from), packet(b, a, port))
 }
 
 /// Whether someone outside, of whom nothing is known, reaches a port.
 fn enters(engine: &Engine, to: &str, remote: &str, port: u16) -> bool {
     let local = address(engine, to);
     let packet = packet(local, remote.parse().unwrap(), port);
-    passes(engine, to, Direction::Ingress, Attributes::default(), packet)
+    passes(engine, to, Direction::Ingress, &Attributes::default(), packet)
 }
 
 #[test]
@@ -157,14 +157,14 @@ fn every_kind_of_endpoint_is_understood_at_both_ends() {
     assert!(!enters(&engine, "web", "192.0.3.9", 80) && !enters(&engine, "db", "192.0.2.9", 80));
     let labelled = Attributes { tags: vec![1], ..Attributes::default() };
     let at = packet(address(&engine, "web"), "203.0.113.1".parse().unwrap(), 80);
-    assert!(passes(&engine, "web", Direction::Ingress, labelled, at));
+    assert!(passes(&engine, "web", Direction::Ingress, &labelled, at));
     let from_back = Attributes { network: 6, ..Attributes::default() };
     let at = packet(address(&engine, "db"), "10.6.0.1".parse().unwrap(), 81);
-    assert!(passes(&engine, "db", Direction::Ingress, from_back, at));
+    assert!(passes(&engine, "db", Direction::Ingress, &from_back, at));
     // Local addresses decide which port a subnet is about.
     for (port, open) in [("web", true), ("db", false)] {
         let out = packet(address(&engine, port), "198.51.100.1".parse().unwrap(), 82);
-        assert_eq!(passes(&engine, port, Direction::Egress, Attributes::default(), out), open);
+        assert_eq!(passes(&engine, port, Direction::Egress, &Attributes::default(), out), open);
     }
 }
 

@@ -10,24 +10,27 @@ const TREE: &str = "/sys/fs/cgroup";
 /// Processes of a node that was ended get this long to be gone.
 const DEATH: Duration = Duration::from_secs(10);
 
-/// The hierarchies: with cgroup v1 one a controller, with v2 the only one.
+/// The hierarchies: with cgroup v1 one a controller, and `unified` with none beside them; with v2 the only one.
 fn hierarchies() -> Vec<PathBuf> {
     let tree = Path::new(TREE);
-    if tree.join("cgroup.controllers").is_file() {
+    if is_version_2() {
         return vec![tree.to_owned()];
     }
     let mut found: Vec<PathBuf> = fs::read_dir(tree)
         .into_iter()
         .flatten()
         .flatten()
-        // Links are second names of the same hierarchy; unified has no controllers.
+        // Links are second names of the same hierarchy.
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .filter(|entry| entry.file_name() != "unified")
         .map(|entry| entry.path())
         .filter(|path| path.join("cgroup.procs").is_file())
         .collect();
     found.sort();
     found
+}
+
+fn is_version_2() -> bool {
+    Path::new(TREE).join("cgroup.controllers").is_file()
 }
 
 /// The cgroup of a node, as the kubelet's `cgroupRoot` wants it.
@@ -48,7 +51,7 @@ pub(crate) fn make(cluster: &str, node: &str) -> Result<(), ClusterError> {
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 let (from, to) = (parent.join(file), path.join(file));
                 // Version 1 starts a cpuset empty, and an empty one holds no process.
-                if hierarchy.as_path() != Path::new(TREE) && from.is_file() {
+                if !is_version_2() && from.is_file() {
                     fs::read(&from)
                         .and_then(|value| fs::write(&to, value))
                         .map_err(|source| ClusterError::file("write", &to, source))?;

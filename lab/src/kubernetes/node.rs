@@ -220,6 +220,8 @@ fn write_configuration(plan: &Plan<'_>) -> Result<(), ClusterError> {
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
         "imageGCHighThresholdPercent": 100,
         "maxPods": 250,
+        // By default a node is told to be Ready up to 10 s after it is.
+        "nodeStatusUpdateFrequency": "1s",
     });
     files::write(&folder.join("kubelet.json"), kubelet.to_string())
 }

@@ -59,7 +59,7 @@ impl RuleSet {
         for placed in &rules {
             content.extend(placed.tier.to_be_bytes());
             content.extend(placed.rule.id.as_bytes());
-            for end in placed.rule.value.ends.iter() {
+            for end in &placed.rule.value.ends {
                 if let End::Tags(tags) = end {
                     tags.iter().for_each(|tag| *asked.entry(*tag).or_default() += 1);
                 }

@@ -1,5 +1,5 @@
 //! A small world of configuration objects to compile.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::needless_pass_by_value)] // each test file uses its part
 
 pub(crate) mod firewall;
 pub(crate) mod services;

@@ -169,9 +169,8 @@ fn read_rule(rule: &wire::PolicyRule) -> Result<Rule, String> {
             .collect::<Result<Vec<_>, String>>()
     };
     let prefix = |text: &str| text.parse::<IpNet>().map_err(|_| wrong(format!("prefix `{text}`")));
-    let all = |list: &[String]| {
-        list.iter().map(|text| prefix(text)).collect::<Result<Vec<_>, String>>()
-    };
+    let all =
+        |list: &[String]| list.iter().map(|text| prefix(text)).collect::<Result<Vec<_>, String>>();
     let remotes = rule.remotes.iter().map(|remote| match &remote.peer {
         Some(wire::policy_peer::Peer::NetworkId(id)) => Ok(Peer::Network(*id)),
         Some(wire::policy_peer::Peer::SecurityGroup(id)) => Ok(Peer::SecurityGroup(*id)),
