@@ -49,6 +49,8 @@ pub struct Service {
     pub node_port: u16,
     /// From outside: members of the node where the connection enters only.
     pub external_local: bool,
+    /// Clients outside the fabric reach the address, too, when it is routed to a node.
+    pub external: bool,
     /// Clients from outside must be in one of these; empty: anyone.
     pub source_prefixes: Vec<IpNet>,
 }
@@ -360,6 +362,7 @@ pub(crate) fn services(engine: &mut Engine, listener: Uuid) -> Answer {
         internal_local: place.cluster && front.internal_local,
         node_port: if place.cluster { front.node_port } else { 0 },
         external_local: front.external_local,
+        external: !place.cluster,
         source_prefixes: place.source_prefixes.clone(),
     });
     Answer::Services(Arc::new(ServiceSet {

@@ -121,6 +121,7 @@ fn kubernetes_words_arrive() {
     let outside = of("198.51.100.1");
     assert_eq!(outside.source_prefixes[0].to_string(), "198.51.0.0/16");
     assert_eq!((outside.node_port, outside.internal_local), (0, false));
+    assert!(outside.external && !v4.external);
     assert!(of("203.0.113.9").source_prefixes.is_empty());
 }
 

@@ -137,6 +137,7 @@ fn service(service: &Service) -> session::Service {
         internal_local: service.internal_local,
         node_port: service.node_port.into(),
         external_local: service.external_local,
+        external: service.external,
         name: service.name.clone(),
         source_prefixes: service.source_prefixes.iter().map(ToString::to_string).collect(),
     }

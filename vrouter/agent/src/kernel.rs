@@ -1,7 +1,7 @@
 //! Carries the core's operations into the datapath's tables, and reads them back after a restart.
 
 use crate::state::{Encapsulation, InterfaceEntry, NextHop, Operation, PolicyState, Tables};
-use crate::{AgentError, Underlay};
+use crate::{AgentError, Underlay, steering};
 use skein_datapath as datapath;
 use skein_datapath::{Datapath, Route, RouteChange, Vif, VifPolicy};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,10 +61,11 @@ impl Kernel {
         for (number, next_hop) in self.datapath.next_hops()? {
             let known = match &next_hop {
                 datapath::NextHop::Discard => None,
-                datapath::NextHop::Local { ifindex, .. } => {
-                    Some(NextHop::Local { ifindex: *ifindex })
+                datapath::NextHop::Service { vrf } => Some(NextHop::Service { vrf: *vrf }),
+                datapath::NextHop::Outside { .. } => Some(NextHop::Outside),
+                datapath::NextHop::Local { ifindex, context } => {
+                    Some(NextHop::Local { ifindex: *ifindex, context: *context })
                 }
-                datapath::NextHop::Service { .. } | datapath::NextHop::Outside { .. } => None,
                 datapath::NextHop::Tunnel { remote, encapsulation, label, .. } => {
                     *self.peers.entry(*remote).or_default() += 1;
                     Some(NextHop::Tunnel {
@@ -99,8 +100,39 @@ impl Kernel {
                 self.datapath.remove_peer(peer)?;
             }
         }
+        self.read_back_steering(owners, &mut tables)?;
         let policies = self.datapath.policies();
         Ok((tables, policies))
+    }
+
+    fn read_back_steering(
+        &mut self,
+        owners: &BTreeMap<u32, Uuid>,
+        tables: &mut Tables,
+    ) -> Result<(), AgentError> {
+        let labels: BTreeMap<u32, u32> = self
+            .datapath
+            .labels()?
+            .into_iter()
+            .map(|(label, ifindex, _)| (label, ifindex))
+            .collect();
+        for (id, context) in self.datapath.contexts()? {
+            match labels.get(&id).filter(|_| owners.contains_key(&id)) {
+                Some(ifindex) => {
+                    tables.contexts.insert(id, steering::context_entry(&context, *ifindex));
+                }
+                None => {
+                    self.datapath.remove_label(id)?;
+                    self.datapath.remove_context(id)?;
+                }
+            }
+        }
+        for service in self.datapath.services()? {
+            let (key, entry) = steering::service_entry(&service);
+            tables.services.insert(key, entry);
+        }
+        tables.node = steering::node_entry(&self.datapath.node_address()?);
+        Ok(())
     }
 
     /// Hooks the programs to a workload's interface. Until its entry is written it drops everything.
@@ -186,6 +218,25 @@ impl Kernel {
                     }
                 }
             }
+            Operation::PutContext(id, entry) => {
+                self.datapath.set_context(*id, &steering::context(entry))?;
+                self.datapath.set_label(*id, entry.ifindex, *id)?;
+            }
+            Operation::RemoveContext(id, _) => {
+                self.datapath.remove_label(*id)?;
+                self.datapath.remove_context(*id)?;
+            }
+            Operation::PutService(key, entry) => {
+                self.datapath.set_service(&steering::service(key, entry))?;
+            }
+            Operation::RemoveService(key) => {
+                self.datapath.remove_service(&steering::service_key(key))?;
+            }
+            Operation::SetNode(entry) => {
+                let node = steering::node_address(entry);
+                steering::reserve_ports(&node)?;
+                self.datapath.set_node_address(&node)?;
+            }
             Operation::PutRoute(..) | Operation::RemoveRoute(..) => {
                 let change: Vec<RouteChange> = route_change(operation).into_iter().collect();
                 self.datapath.change_routes(&change)?;
@@ -196,8 +247,14 @@ impl Kernel {
 
     fn next_hop(&self, next_hop: &NextHop) -> datapath::NextHop {
         match next_hop {
-            NextHop::Local { ifindex } => {
-                datapath::NextHop::Local { ifindex: *ifindex, context: 0 }
+            NextHop::Service { vrf } => datapath::NextHop::Service { vrf: *vrf },
+            NextHop::Outside => datapath::NextHop::Outside {
+                uplink: self.underlay.exit(),
+                gateway: None,
+                mtu: self.underlay.mtu(),
+            },
+            NextHop::Local { ifindex, context } => {
+                datapath::NextHop::Local { ifindex: *ifindex, context: *context }
             }
             NextHop::Tunnel { destination, encapsulation, label } => datapath::NextHop::Tunnel {
                 remote: *destination,
@@ -269,9 +326,14 @@ fn vif(ifindex: u32, entry: &InterfaceEntry) -> Vif {
         admin_down: false,
         flow_quota: entry.max_flows,
         mtu: entry.mtu,
-        delivery: datapath::Delivery::VethPeer,
-        host: false,
-        floating: vec![],
+        // The other end of the host's pair is in the same namespace: there is none to change into.
+        delivery: if entry.host {
+            datapath::Delivery::Transmit
+        } else {
+            datapath::Delivery::VethPeer
+        },
+        host: entry.host,
+        floating: entry.floating.clone(),
     }
 }
 
@@ -290,5 +352,7 @@ fn interface_entry(vif: &Vif, uuid: Uuid) -> InterfaceEntry {
         },
         max_flows: vif.flow_quota,
         mtu: vif.mtu,
+        host: vif.host,
+        floating: vif.floating.clone(),
     }
 }

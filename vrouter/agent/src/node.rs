@@ -99,6 +99,8 @@ pub(crate) struct Node {
     pub(crate) events_seen: u64,
     pub(crate) flows_live: u64,
     pub(crate) apply_failure: Option<String>,
+    pub(crate) host: Option<crate::host::HostPort>,
+    pub(crate) host_failure: Option<String>,
     name: String,
     directory: PathBuf,
     controllers: Vec<Controller>,
@@ -145,6 +147,8 @@ impl Node {
             events_seen: 0,
             flows_live: 0,
             apply_failure: None,
+            host: None,
+            host_failure: None,
             name: setup.name,
             saver: Saver::start(setup.directory.clone()),
             directory: setup.directory,
@@ -292,6 +296,7 @@ impl Node {
 
     /// Brings the kernel, the disk and the controllers up to date with the core.
     fn settle(&mut self) {
+        self.keep_host();
         // Most of the time one round is enough; freed numbers can make a second one useful.
         for _ in 0..2 {
             let operations = self.core.operations();
@@ -370,6 +375,10 @@ impl Node {
                 .iter()
                 .map(|reason| wire::Problem { subject: self.name.clone(), reason: reason.clone() }),
         );
+        problems.extend(self.host_failure.iter().map(|reason| wire::Problem {
+            subject: format!("{} (host)", self.name),
+            reason: reason.clone(),
+        }));
         let revision = if self.apply_failure.is_none() { self.core.revision() } else { 0 };
         self.tell(&from_agent::Message::Status(wire::Status {
             applied_revision: revision,
@@ -385,7 +394,7 @@ impl Node {
             Ok(swept) => self.flows_live = swept.live,
             Err(error) => tracing::warn!(%error, "flows are not swept: idle ones stay"),
         }
-        if self.apply_failure.is_some() {
+        if self.apply_failure.is_some() || self.host_failure.is_some() {
             self.settle();
         }
     }
@@ -428,6 +437,7 @@ impl Node {
                 bound.filter(|index| !present.contains(index)).collect()
             }
         };
+        self.host_link_gone(&missing);
         for ifindex in missing {
             self.kernel.detach(ifindex);
             for record in self.ports.values_mut().filter(|r| r.ifindex == Some(ifindex)) {

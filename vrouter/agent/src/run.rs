@@ -112,7 +112,8 @@ fn start_node(
         Some(underlay.tunnel_address),
         state.numbers.clone(),
         config.max_flows_per_port,
-    );
+    )
+    .named(&config.node);
     core.adopt(tables, policies);
     if let Some((intent, routes)) = saved::load(&config.data_dir)? {
         core.load(intent, &routes);

@@ -18,34 +18,34 @@ use std::path::Path;
 
 /// The gateway's MAC on every node (spec: vrrp_mac of the original). The host end carries it so that
 /// packets to the gateway are "to this host" for the kernel, too.
-const GATEWAY_MAC: [u8; 6] = [0x00, 0x00, 0x5e, 0x00, 0x01, 0x00];
+pub(crate) const GATEWAY_MAC: [u8; 6] = [0x00, 0x00, 0x5e, 0x00, 0x01, 0x00];
 
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_AF_SPEC: u16 = 26;
+pub(crate) const IFLA_ADDRESS: u16 = 1;
+pub(crate) const IFLA_IFNAME: u16 = 3;
+pub(crate) const IFLA_MTU: u16 = 4;
+pub(crate) const IFLA_LINKINFO: u16 = 18;
+pub(crate) const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
-const VETH_INFO_PEER: u16 = 1;
-const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
-const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+pub(crate) const IFLA_INFO_KIND: u16 = 1;
+pub(crate) const IFLA_INFO_DATA: u16 = 2;
+pub(crate) const VETH_INFO_PEER: u16 = 1;
+pub(crate) const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+pub(crate) const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 const IFA_F_NODAD: u32 = 0x02;
 const IFA_F_PERMANENT: u32 = 0x80;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
+pub(crate) const RTA_DST: u16 = 1;
+pub(crate) const RTA_OIF: u16 = 4;
+pub(crate) const RTA_GATEWAY: u16 = 5;
 const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const RT_TABLE_MAIN: u8 = 254;
+pub(crate) const AF_INET6: u8 = 10;
+pub(crate) const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
-const RTN_UNICAST: u8 = 1;
+pub(crate) const RTN_UNICAST: u8 = 1;
 
 /// Name of the host end: the same for every call about one container interface, with or without an
 /// agent to ask. 48 bits of FNV-1a are enough for the few hundred interfaces of a node.
@@ -307,7 +307,7 @@ pub(crate) fn default_gateways(socket: &mut Netlink, index: u32) -> Result<Vec<I
     Ok(found)
 }
 
-fn link_header(index: u32, up: bool) -> [u8; 16] {
+pub(crate) fn link_header(index: u32, up: bool) -> [u8; 16] {
     let mut header = [0; 16];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     if up {
@@ -317,21 +317,21 @@ fn link_header(index: u32, up: bool) -> [u8; 16] {
     header
 }
 
-fn address_bytes(address: IpAddr) -> (u8, Vec<u8>) {
+pub(crate) fn address_bytes(address: IpAddr) -> (u8, Vec<u8>) {
     match address {
         IpAddr::V4(address) => (AF_INET, address.octets().to_vec()),
         IpAddr::V6(address) => (AF_INET6, address.octets().to_vec()),
     }
 }
 
-fn address_from(bytes: &[u8]) -> Option<IpAddr> {
+pub(crate) fn address_from(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
         return Some(octets.into());
     }
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-fn exchange(
+pub(crate) fn exchange(
     socket: &mut Netlink,
     batch: &mut Batch,
     what: &str,
@@ -339,7 +339,7 @@ fn exchange(
     socket.exchange(batch).map_err(|error| kernel(what, &error))
 }
 
-fn kernel(what: &str, error: &std::io::Error) -> Error {
+pub(crate) fn kernel(what: &str, error: &std::io::Error) -> Error {
     let details = match error.raw_os_error() {
         Some(nix::libc::EPERM) => "the plugin needs CAP_NET_ADMIN",
         Some(nix::libc::EEXIST) => "an interface of this name is already in the container",
