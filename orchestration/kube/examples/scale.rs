@@ -135,18 +135,23 @@ fn settle(core: &mut Core, table: &mut Table, start: Instant, revision: &mut u64
     }
 }
 
+/// The same identity in every run.
+fn uid(name: &str) -> Uuid {
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
+}
+
 const NAMESPACES: usize = 50;
 
 fn feed(core: &mut Core, pods: usize, services: usize, policies: usize) {
     for n in 0..NAMESPACES {
         let name = format!("ns-{n}");
         let labels = json!({"kubernetes.io/metadata.name": name, "team": format!("t{}", n % 7)});
-        let meta = json!({"name": name, "uid": Uuid::new_v4(), "labels": labels});
+        let meta = json!({"name": name, "uid": uid(&name), "labels": labels});
         core.kube_put(kube(Resource::Namespace, json!({ "metadata": meta })));
     }
     let mut slices: HashMap<usize, Vec<Value>> = HashMap::new();
     for p in 0..pods {
-        let uid = Uuid::new_v4();
+        let uid = uid(&format!("pod-{p}"));
         let node = format!("node-{}", p % 100);
         let labels = json!({
             "app": format!("app-{}", p % 200), "role": format!("r{}", p % 5),
@@ -173,7 +178,7 @@ fn feed(core: &mut Core, pods: usize, services: usize, policies: usize) {
         core.kube_put(kube(
             Resource::Service,
             json!({
-                "metadata": {"name": name, "namespace": namespace, "uid": Uuid::new_v4()},
+                "metadata": {"name": name, "namespace": namespace, "uid": uid(&name)},
                 "spec": {"clusterIP": ip, "ports": [{"name": "http", "port": 80}]},
             }),
         ));
@@ -212,6 +217,9 @@ fn main() {
     let mut numbers = std::env::args().skip(1).map(|text| text.parse().unwrap());
     let mut next = |default: usize| numbers.next().unwrap_or(default);
     let (pods, services, policies) = (next(5000), next(1000), next(500));
+    if let Some(file) = std::env::var_os(START) {
+        return start_on(&file, pods, services, policies);
+    }
     let mut table = Table::default();
     table.add(Kind::DOMAIN, "default-domain");
     table.add(Kind::POLICY_MANAGEMENT, "default-policy-management");
@@ -238,17 +246,42 @@ fn main() {
     let again = table.writes - made;
     println!("full resync: {:.2} s, {again} writes", begun.elapsed().as_secs_f64());
     println!("{:?}", core.figures());
-    // A manager that starts on what is there: what it holds is its own, once the table is gone.
-    let objects: Vec<Object> = table.objects.values().cloned().collect();
-    drop((core, table));
-    let before = resident();
-    let begun = Instant::now();
+    // A manager that starts on what is there, as a process of its own: what it holds is its own.
+    let file = std::env::temp_dir().join(format!("skein-scale-{}.jsonl", std::process::id()));
+    let lines: Vec<String> = table.objects.values().map(|o| serde_json::to_string(o).unwrap()).collect();
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let sizes = [pods, services, policies].map(|n| n.to_string());
+    let me = std::env::current_exe().unwrap();
+    let status = std::process::Command::new(me).args(sizes).env(START, &file).status();
+    std::fs::remove_file(&file).unwrap();
+    assert!(status.unwrap().success());
+}
+
+/// The file of objects that a second manager starts on.
+const START: &str = "SKEIN_SCALE_START";
+
+fn start_on(file: &std::ffi::OsStr, pods: usize, services: usize, policies: usize) {
+    use std::io::BufRead as _;
+    let lines = std::io::BufReader::new(std::fs::File::open(file).unwrap()).lines();
+    let objects: Vec<Object> = lines
+        .map(|line| {
+            let mut object: Object = serde_json::from_str(&line.unwrap()).unwrap();
+            skein_kube::packed::shrink(&mut object);
+            object
+        })
+        .collect();
+    let mut table = Table::default();
+    let (start, mut revision) = (Instant::now(), 1);
     let mut core = Core::new(Settings::default());
     core.config_snapshot(objects, revision);
+    feed(&mut core, pods, services, policies);
+    core.kubernetes_listed();
+    settle(&mut core, &mut table, start, &mut revision);
     println!(
-        "a start with {} objects: {:.2} s, resident {} MiB (peak of this run counted {before} MiB before)",
+        "start with {} objects in place: {:.2} s, {} writes, resident {} MiB",
         core.graph().len(),
-        begun.elapsed().as_secs_f64(),
+        start.elapsed().as_secs_f64(),
+        table.writes,
         resident()
     );
 }

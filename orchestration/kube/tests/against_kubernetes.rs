@@ -142,6 +142,13 @@ impl Plane {
 
 impl Drop for Plane {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.dir.path().join("apiserver.log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let from = lines.iter().position(|line| line.starts_with("panic") || line.starts_with("fatal"));
+            let from = from.unwrap_or(lines.len().saturating_sub(30));
+            eprintln!("the API server's log:\n{}", lines[from..].iter().take(30).copied().collect::<Vec<_>>().join("\n"));
+        }
         for child in self.server.iter_mut().chain([&mut self.etcd]) {
             let _ = child.kill();
             let _ = child.wait();
@@ -174,6 +181,8 @@ fn pod(name: &str, annotations: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs etcd and KUBEBUILDER_ASSETS with kube-apiserver and kubectl"]
 async fn a_real_cluster_is_translated_with_least_rights() {
+    // What goes wrong should be read with the test's own output.
+    let _ = tracing_subscriber::fmt().with_env_filter("warn,skein_kube=info").try_init();
     let mut plane = Plane::start();
     plane.apply(include_str!("../../../deploy/kubernetes/rbac.yaml"));
     let store = tempfile::tempdir().unwrap();
@@ -240,7 +249,12 @@ async fn a_real_cluster_is_translated_with_least_rights() {
 
     // The definition of attachments was made by the manager.
     let nad = "apiVersion: k8s.cni.cncf.io/v1\nkind: NetworkAttachmentDefinition\nmetadata: {name: blue, namespace: shop, annotations: {opencontrail.org/cidr: 192.168.5.0/24}}\nspec: {config: '{\"type\": \"contrail-k8s-cni\"}'}";
-    eventually("the definition of attachments", async || plane.kubectl(&["apply", "-f", "-"], nad).0.then_some(())).await;
+    // kubectl remembers for ten minutes which types there are.
+    eventually("the definition of attachments", async || {
+        let _ = std::fs::remove_dir_all(plane.dir.path().join(".kube"));
+        plane.kubectl(&["apply", "-f", "-"], nad).0.then_some(())
+    })
+    .await;
     object(&client, Kind::VIRTUAL_NETWORK, "default-domain:k8s-shop:k8s-blue-pod-network").await;
     plane.apply(&pod("two", "k8s.v1.cni.cncf.io/networks: blue"));
     eventually("network-status", async || {
