@@ -8,8 +8,9 @@
 #pragma once
 #include "vmlinux.h"
 
-#define ABI_VERSION 2
+#define ABI_VERSION 3
 #define MAX_MEMBERS 16
+#define REMOTE_CELLS 128 /* a power of two */
 
 /* An address of either family; IPv4 is in w[0], the rest is 0. */
 struct ip {
@@ -45,7 +46,8 @@ struct vif_state {
 	__u64 spoof_event;    /* and about forged sources */
 	__u64 icmp_until;     /* up to this time its share of ICMP errors is used */
 	__u32 flows;
-	__u32 pad;
+	__u32 seed; /* of the cells, random: nobody can choose addresses that share them with a victim's */
+	__u32 remote_flows[2 * REMOTE_CELLS]; /* flows by the remote that opened them, two rows (flow.h) */
 };
 
 struct vif_counters {
@@ -147,10 +149,12 @@ struct flow {
 	__u16 open_source; /* ports of the opening packet, as policy sees them */
 	__u16 open_destination;
 	__u16 entropy; /* outer UDP source port */
-	__u8 direction; /* of the opening packet */
+	__u8 direction; /* of the opening packet, with FLOW_OF_REMOTE */
 	__u8 tcp;
 };
 #define PEER_LOCAL 0x80000000U
+/* Counted as its remote's; set when the flow is entered and never changed, whoever opens it anew. */
+#define FLOW_OF_REMOTE 2
 
 /* Longest prefix match; lengths used: 72 (identity), 80 (protocol), 80 + n (n bits of the port). */
 struct policy_key {

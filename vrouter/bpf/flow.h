@@ -152,7 +152,7 @@ __noinline int flow_resolve(const struct vif *vif, const struct origin *from, co
 	f->policy = policy;
 	q.policy = policy;
 	q.identity = f->identity;
-	q.direction = f->direction;
+	q.direction = f->direction & ~FLOW_OF_REMOTE;
 	q.protocol = p->protocol;
 	q.source_port = f->open_source;
 	q.destination_port = f->open_destination;
@@ -161,21 +161,78 @@ __noinline int flow_resolve(const struct vif *vif, const struct origin *from, co
 	return reason;
 }
 
-/* Enters s->flow under s->key, within the vif's quota. */
+/*
+ * How many flows each remote has opened to a vif, in constant space: a count-min sketch. An address has a cell in each of two
+ * rows; the smaller one is never less than its flows, and more only if other addresses share both (1 in 16,384 does).
+ */
+struct remote_cells {
+	__u32 *first;
+	__u32 *second;
+};
+
+static __always_inline struct remote_cells remote_cells(struct vif_state *state, const struct ip *remote)
+{
+	__u32 h = mix(mix(mix(mix(state->seed, remote->w[0]), remote->w[1]), remote->w[2]), remote->w[3]);
+	struct remote_cells cells;
+
+	h = (h ^ h >> 16) * 0x85ebca6b;
+	h ^= h >> 13;
+	cells.first = &state->remote_flows[h & (REMOTE_CELLS - 1)];
+	cells.second = &state->remote_flows[REMOTE_CELLS + (h >> 16 & (REMOTE_CELLS - 1))];
+	return cells;
+}
+
+static __always_inline void remote_leave(struct remote_cells cells)
+{
+	__sync_fetch_and_sub(cells.first, 1);
+	__sync_fetch_and_sub(cells.second, 1);
+}
+
+/*
+ * A remote may have as many flows as the vif has room left. So one alone gets half of the quota, n greedy ones an n+1st
+ * part each, and as much stays free for those who come later, and for the workload itself. A fixed share would
+ * be too little for one busy client and too much for a few greedy ones.
+ */
+static __always_inline bool remote_enter(struct remote_cells cells, __u32 room)
+{
+	__s32 first = __sync_fetch_and_add(cells.first, 1), second = __sync_fetch_and_add(cells.second, 1);
+	__s32 least = first < second ? first : second;
+
+	if (least < 0 || (__u32)least < room)
+		return true;
+	remote_leave(cells);
+	return false;
+}
+
+/* Enters s->flow under s->key, within the vif's quota and its remote's share of it. */
 static __always_inline int flow_insert(struct scratch *s, const struct vif *vif)
 {
 	struct vif_state *state = bpf_map_lookup_elem(&vif_states, &s->key.vif);
+	bool by_remote = s->flow.direction == INGRESS;
+	struct remote_cells cells;
+	__u32 used;
 	long error;
 
 	if (!state)
 		return DROP_NO_INTERFACE;
-	if (__sync_fetch_and_add(&state->flows, 1) >= vif->flow_quota) {
+	used = __sync_fetch_and_add(&state->flows, 1);
+	if (used >= vif->flow_quota) {
 		__sync_fetch_and_sub(&state->flows, 1);
 		return DROP_FLOW_QUOTA;
+	}
+	if (by_remote) {
+		cells = remote_cells(state, &s->key.remote);
+		if (!remote_enter(cells, vif->flow_quota - used)) {
+			__sync_fetch_and_sub(&state->flows, 1);
+			return DROP_REMOTE_SHARE;
+		}
+		s->flow.direction |= FLOW_OF_REMOTE;
 	}
 	error = bpf_map_update_elem(&flows, &s->key, &s->flow, BPF_NOEXIST);
 	if (error) {
 		__sync_fetch_and_sub(&state->flows, 1);
+		if (by_remote)
+			remote_leave(cells);
 		/* Another CPU entered the same flow meanwhile: good too. */
 		return error == -17 /* EEXIST */ ? 0 : DROP_FLOW_TABLE_FULL;
 	}
@@ -224,7 +281,7 @@ __noinline int flow_admit(const struct vif *vif, const struct origin *from, stru
 		reason = flow_resolve(vif, from, 0, policy);
 		if (reason)
 			return reason;
-		f->direction = s->flow.direction;
+		f->direction = s->flow.direction | (f->direction & FLOW_OF_REMOTE);
 		f->open_source = s->flow.open_source;
 		f->open_destination = s->flow.open_destination;
 		f->tcp = 0;

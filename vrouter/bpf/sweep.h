@@ -11,6 +11,8 @@ static long sweep_one(struct bpf_map *map, struct flow_key *key, struct flow *f,
 	struct vif_state *state;
 	__u64 life = tcp_closed(f->tcp) ? sweep->closed : sweep->idle;
 	__u64 seen = f->last_seen;
+	bool of_remote = f->direction & FLOW_OF_REMOTE;
+	struct remote_cells cells;
 	__u32 vif = key->vif;
 
 	/* A packet may have come since `now` was read. */
@@ -18,11 +20,17 @@ static long sweep_one(struct bpf_map *map, struct flow_key *key, struct flow *f,
 		sweep->live++;
 		return 0;
 	}
+	state = bpf_map_lookup_elem(&vif_states, &vif);
+	/* Before the deletion: from then on key and flow may be another's. */
+	if (state)
+		cells = remote_cells(state, &key->remote);
 	if (bpf_map_delete_elem(map, key))
 		return 0;
 	sweep->removed++;
-	state = bpf_map_lookup_elem(&vif_states, &vif);
-	if (state)
+	if (state) {
 		__sync_fetch_and_sub(&state->flows, 1);
+		if (of_remote)
+			remote_leave(cells);
+	}
 	return 0;
 }

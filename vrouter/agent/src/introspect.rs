@@ -126,6 +126,7 @@ fn interfaces(node: &mut Node) -> Result<Value, skein_datapath::Error> {
                 "packets_in": counters.packets_in,
                 "bytes_in": counters.bytes_in,
                 "flows": counters.flows,
+                "flow_quota": entry.map(|entry| entry.max_flows),
                 "drops": counters.drops.iter()
                     .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
                     .collect::<serde_json::Map<_, _>>(),

@@ -4,7 +4,7 @@
 //! once, answers those who waited for it, and tells the controllers what changed.
 
 use crate::kernel::Kernel;
-use crate::ports::{NodeState, PendingRelease, PortRecord, Ports};
+use crate::ports::{NodeState, PendingRelease, PodPlace, PortRecord, Ports};
 use crate::saved::Saver;
 use crate::state::{Core, LocalPort, PortProblem};
 use crate::{AgentError, Underlay};
@@ -471,11 +471,20 @@ impl Node {
         self.save_state();
     }
 
-    /// Adds a port that a controller has made.
-    pub(crate) fn register(&mut self, record: PortRecord) {
-        let add = vec![record.uuid.to_string()];
-        self.making.remove(&record.key);
-        self.ports.insert(record.key.clone(), record);
+    /// Adds ports that a controller has made or found. A port whose earlier sandbox is still here leaves that one:
+    /// it is the same workload, started anew.
+    pub(crate) fn register(&mut self, records: Vec<PortRecord>) {
+        let add = records.iter().map(|record| record.uuid.to_string()).collect();
+        for record in records {
+            self.making.remove(&record.key);
+            let earlier =
+                |key: &PortKey, other: &PortRecord| other.uuid == record.uuid && *key != record.key;
+            for (key, _) in self.ports.extract_if(.., |key, other| earlier(key, other)) {
+                tracing::info!(container = key.container, port = %record.uuid, "superseded");
+            }
+            self.core.unbind(record.uuid);
+            self.ports.insert(record.key.clone(), record);
+        }
         self.save_state();
         let interest = wire::Interest { add, ..wire::Interest::default() };
         self.tell(&from_agent::Message::Interest(interest));
@@ -512,12 +521,32 @@ impl Node {
             return None;
         };
         self.core.forget(record.uuid);
-        self.releases.push(PendingRelease { key: key.clone() });
+        if record.pod.is_none() {
+            self.releases.push(PendingRelease { key: key.clone() });
+        }
         let interest =
             wire::Interest { remove: vec![record.uuid.to_string()], ..wire::Interest::default() };
         self.settle();
         self.tell(&from_agent::Message::Interest(interest));
         Some(record)
+    }
+
+    /// Forgets all ports of a pod's sandbox.
+    pub(crate) fn release_pod(&mut self, container: &str) -> Vec<PortRecord> {
+        let of_pod = self.ports.values().filter(|record| record.pod.is_some());
+        let keys: Vec<PortKey> = of_pod
+            .filter(|record| record.key.container == container)
+            .map(|record| record.key.clone())
+            .collect();
+        keys.iter().filter_map(|key| self.release(key)).collect()
+    }
+
+    /// Ports of a pod's sandbox in order of their index.
+    pub(crate) fn pod(&self, container: &str) -> Vec<(PodPlace, PortRecord)> {
+        let of_pod = self.ports.values().filter(|record| record.key.container == container);
+        let mut all: Vec<_> = of_pod.filter_map(|r| Some((r.pod?, r.clone()))).collect();
+        all.sort_by_key(|(place, _)| place.index);
+        all
     }
 
     /// A controller has released the port.

@@ -34,6 +34,18 @@ pub struct PortRecord {
     /// MTU of the workload's end, once bound.
     #[serde(default)]
     pub mtu: u32,
+    /// Its place in a pod, when an orchestrator made its objects: then nothing is released at a controller.
+    #[serde(default)]
+    pub pod: Option<PodPlace>,
+}
+
+/// The place of a port among those of its pod.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PodPlace {
+    /// From 1.
+    pub index: u32,
+    /// The default route leads through it.
+    pub default_route: bool,
 }
 
 impl PortRecord {

@@ -13,6 +13,8 @@ mod error;
 mod link;
 pub mod links;
 mod netlink;
+mod pod;
+pub mod pod_api;
 pub mod port_api;
 mod reply;
 mod request;

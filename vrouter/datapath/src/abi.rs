@@ -27,7 +27,7 @@ pub(crate) use skeleton::{
 };
 
 /// Version of the layout; must equal `ABI_VERSION` of `abi.h` (a test compares them).
-pub(crate) const ABI_VERSION: u32 = 2;
+pub(crate) const ABI_VERSION: u32 = 3;
 
 // Values of the enums of abi.h; anonymous enums and flags do not appear in the generated types.
 pub(crate) const VIF_ADMIN_DOWN: u32 = 1;
@@ -44,6 +44,7 @@ pub(crate) const POLICY_PASS: u32 = 1;
 pub(crate) const POLICY_DROP: u32 = 2;
 pub(crate) const POLICY_BY_SOURCE: u32 = 3;
 pub(crate) const MAX_MEMBERS: usize = 16;
+pub(crate) const FLOW_OF_REMOTE: u8 = 2;
 
 /// Types that are nothing but their bytes.
 ///
@@ -60,7 +61,7 @@ macro_rules! plain {
 }
 
 plain! {
-    meta: 4, vif: 76, vif_state: 40, vif_counters: 32, vif_drop_key: 8, host_key: 24, prefix_key: 28, route: 8,
+    meta: 4, vif: 76, vif_state: 1064, vif_counters: 32, vif_drop_key: 8, host_key: 24, prefix_key: 28, route: 8,
     next_hop: 144, address_key: 20, flow_key: 44, flow: 72, policy_key: 16, policy_value: 12, source_key: 16,
     fragment_key: 44, event: 64, settings: 24, bench: 72, sweep: 48,
 }
@@ -149,6 +150,7 @@ mod tests {
             ("POLICY_DROP", POLICY_DROP),
             ("POLICY_BY_SOURCE", POLICY_BY_SOURCE),
             ("MAX_MEMBERS", MAX_MEMBERS as u32),
+            ("FLOW_OF_REMOTE", FLOW_OF_REMOTE.into()),
         ] {
             assert_eq!(in_header(name), Some(here), "{name}");
         }

@@ -1,6 +1,6 @@
 //! Connections: looking at them and letting them age.
 
-use crate::abi::{ip_from_abi, ip_to_abi, types};
+use crate::abi::{FLOW_OF_REMOTE, ip_from_abi, ip_to_abi, types};
 use crate::{Datapath, Flow, FlowFilter, Result, Swept, Timeouts};
 use skein_policy::Direction;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ fn decode(key: &types::flow_key, flow: &types::flow, now: u64) -> Flow {
         protocol: key.protocol,
         local_port: key.local_port,
         remote_port: key.remote_port,
-        direction: direction(flow.direction),
+        direction: direction(flow.direction & !FLOW_OF_REMOTE),
         policy: flow.policy,
         identity: flow.identity,
         rule: flow.rule,

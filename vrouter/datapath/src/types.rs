@@ -40,7 +40,8 @@ pub struct Vif {
     pub policy: VifPolicy,
     /// Nothing passes.
     pub admin_down: bool,
-    /// Flows it may have at a time.
+    /// Flows it may have at a time, whichever end opened them. A remote may have opened as many of them as there is room left:
+    /// half of the quota if it is the only one.
     pub flow_quota: u32,
     /// Largest IP packet delivered to it; 0: no limit.
     pub mtu: u32,
@@ -251,8 +252,8 @@ pub struct VifCounters {
     pub drops: Vec<(crate::DropReason, u64)>,
 }
 
-/// Something worth telling a person, at most 100 a second and interface for each of three kinds: refused by policy, quota
-/// or table full, forged source.
+/// Something worth telling a person, at most 100 a second and interface for each of three kinds: refused by policy, quota,
+/// share of a quota or table full, forged source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Monotonic clock, nanoseconds.

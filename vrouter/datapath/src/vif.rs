@@ -71,6 +71,12 @@ fn decode(raw: &types::vif) -> Vif {
     }
 }
 
+/// Of the standard library's hasher, which has its keys from the kernel.
+fn random() -> u32 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish() as u32
+}
+
 pub(crate) fn check_vrf(vrf: u32) -> Result<()> {
     if (1..=65_535).contains(&vrf) {
         return Ok(());
@@ -95,7 +101,8 @@ impl Datapath {
         if self.vifs.get(&vif.ifindex)?.is_some_and(|old| old.id != vif.id) {
             self.remove_vif(vif.ifindex)?;
         }
-        if self.vif_states.insert(&vif.id, &types::vif_state::default())? {
+        let state = types::vif_state { seed: random(), ..types::vif_state::default() };
+        if self.vif_states.insert(&vif.id, &state)? {
             self.vif_stats.set_per_cpu(&vif.id, &types::vif_counters::default())?;
         }
         self.vifs.set(&vif.ifindex, &encode(vif))

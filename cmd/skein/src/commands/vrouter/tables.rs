@@ -24,7 +24,7 @@ pub(crate) fn interfaces(list: &[Value], wide: bool) -> Table {
             state(item),
             at(item, "/counters/packets_out").into(),
             at(item, "/counters/packets_in").into(),
-            at(item, "/counters/flows").into(),
+            flows_of_quota(item).into(),
             if item.get("counters").is_none_or(Value::is_null) {
                 "".into()
             } else {
@@ -42,6 +42,13 @@ pub(crate) fn interfaces(list: &[Value], wide: bool) -> Table {
         table.row(row);
     }
     table
+}
+
+/// Flows, and how many the port may have: `12/16384`.
+fn flows_of_quota(item: &Value) -> String {
+    let quota = at(item, "/counters/flow_quota");
+    let flows = at(item, "/counters/flows");
+    if quota.is_empty() { flows } else { format!("{flows}/{quota}") }
 }
 
 fn state(item: &Value) -> Cell {
@@ -255,7 +262,7 @@ mod tests {
         let list = [
             json!({"name": "p-1", "workload": "web", "network": "d:shop:front", "active": true,
                    "addresses": ["10.1.1.3/24", "fd00::3/64"],
-                   "counters": {"packets_out": 5, "packets_in": 4, "flows": 1,
+                   "counters": {"packets_out": 5, "packets_in": 4, "flows": 1, "flow_quota": 300,
                                 "drops": {"policy": 2, "ttl": 1}}}),
             json!({"uuid": "u-2", "active": false, "problem": "no policy yet", "counters": null}),
         ];
@@ -268,7 +275,7 @@ mod tests {
         };
         assert_eq!(
             words(&lines[1]),
-            ["p-1", "web", "front", "10.1.1.3/24,fd00::3/64", "active", "5", "4", "1", "3"]
+            ["p-1", "web", "front", "10.1.1.3/24,fd00::3/64", "active", "5", "4", "1/300", "3"]
         );
         assert!(lines[2].contains("no policy yet"));
     }

@@ -1,0 +1,20 @@
+//! The Kubernetes manager: what Kubernetes objects mean in the configuration API.
+//!
+//! [`core::Core`] has no I/O: it keeps both sides as they are, derives for each owner (a pod, a service, a policy, ...)
+//! the configuration objects it should have, and names the writes that are missing. [`run`] is the shell around it:
+//! informers, the configuration watch, a writer, leader election, status.
+//!
+//! It only translates. What the objects do is the business of the compiler and the nodes.
+
+pub mod cache;
+pub mod core;
+pub mod derive;
+pub mod desired;
+pub mod key;
+pub mod names;
+pub mod objects;
+pub mod plan;
+pub mod settings;
+pub mod writer;
+
+pub use settings::Settings;
