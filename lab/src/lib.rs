@@ -20,6 +20,7 @@ mod http;
 mod iperf;
 mod probe;
 mod process;
+mod super_packet;
 mod topology;
 mod transfer;
 mod wait;

@@ -120,16 +120,6 @@ static __always_inline __u32 policy_of(const struct vif *vif, __u32 context, __u
 	return family == 4 ? c->policy4 : c->policy6;
 }
 
-/* By what a client outside is answered. */
-static __always_inline __u32 next_hop_outside(__u32 family)
-{
-	struct node *n = node_get();
-
-	if (!n)
-		return 0;
-	return family == 4 ? n->next_hop4 : n->next_hop6;
-}
-
 /*
  * Looks everything up that s->flow remembers: checks both ends' addresses against the routes, finds next hop and
  * identity, and judges. The caller has set direction, opening ports, VRF, context and form. Returns 0, a drop reason, or

@@ -119,6 +119,20 @@ static __always_inline bool flow_wanted(struct scratch *s, const struct vif *vif
 	return nh && (nh->type == NEXT_HOP_SERVICE || nh->type == NEXT_HOP_OUTSIDE);
 }
 
+/* Into the vif that has judged the packet; or, if it stands in for a client outside, on to that. */
+static __always_inline int hand_over(struct __sk_buff *skb, struct scratch *s, const struct vif *vif)
+{
+	__u32 family = s->packet.family;
+	struct next_hop *nh;
+
+	if (!s->onward)
+		return deliver(skb, s, vif, bpf_htons(family == 4 ? ETH_P_IP : ETH_P_IPV6));
+	nh = next_hop_get(next_hop_outside(family));
+	if (!nh || nh->type != NEXT_HOP_OUTSIDE)
+		return DROP_DISCARD_ROUTE;
+	return uplink_send(skb, s, nh, SENT_OUTSIDE);
+}
+
 /* Judges a packet that enters `vif` from elsewhere, and counts it. s->packet is parsed and sane. */
 static __noinline int workload_enter(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
 				     const struct origin *from)
@@ -148,6 +162,7 @@ static __noinline int workload_enter(struct __sk_buff *skb, struct scratch *s, c
 		reason = turn(skb, s, path.form);
 	if (reason)
 		return reason;
+	s->onward = path.form == FORM_FABRIC && s->mate.vif == NO_VIF;
 	count_in(vif->id, p->length);
 	return 0;
 }
@@ -169,12 +184,7 @@ static __always_inline int path_without_flow(const struct vif *vif, const struct
 static __always_inline int send_local(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
 				      const struct next_hop *nh, __u32 form)
 {
-	struct origin from = {
-		.ifindex = vif->ifindex,
-		.peer = PEER_LOCAL | vif->ifindex,
-		.context = nh->context,
-		.flags = vif->flags & VIF_HOST ? ORIGIN_HOST : 0,
-	};
+	struct origin *from = &s->from;
 	struct packet *p = &s->packet;
 	__u32 ifindex = nh->ifindex;
 	struct vif *to;
@@ -188,14 +198,18 @@ static __always_inline int send_local(struct __sk_buff *skb, struct scratch *s, 
 	if (to->mtu && wire_length(skb, p) > to->mtu && !skb->gso_size)
 		return too_big(skb, s, vif, to->mtu);
 	reason = turn(skb, s, form);
+	from->ifindex = vif->ifindex;
+	from->peer = PEER_LOCAL | vif->ifindex;
+	from->context = nh->context;
+	from->flags = vif->flags & VIF_HOST && !s->outside ? ORIGIN_HOST : 0;
 	if (!reason)
-		reason = workload_enter(skb, s, to, &from);
+		reason = workload_enter(skb, s, to, from);
 	if (reason)
 		return reason;
 	count_out(vif->id, p->length);
 	if (ttl_decrement(skb, p))
 		return DROP_REWRITE_FAILED;
-	return deliver(skb, s, to, bpf_htons(p->family == 4 ? ETH_P_IP : ETH_P_IPV6));
+	return hand_over(skb, s, to);
 }
 
 /* To a member that is the client itself. */
@@ -253,12 +267,12 @@ static __always_inline int workload_packet(struct __sk_buff *skb, struct scratch
 	__u32 ifindex = skb->ifindex;
 	struct path path = {};
 	struct ethhdr eth;
-	struct origin from = {};
 	struct vif *vif;
 	bool secure;
 	int reason;
 
 	s->vif = 0;
+	s->outside = 0;
 	s->direction = EGRESS;
 	vif = bpf_map_lookup_elem(&vifs, &ifindex);
 	if (!vif)
@@ -301,15 +315,16 @@ static __always_inline int workload_packet(struct __sk_buff *skb, struct scratch
 		if (reason)
 			return reason;
 	}
-	from.ifindex = ifindex;
+	s->from.ifindex = ifindex;
+	s->from.context = s->from.flags = 0;
 	if (p->icmp_kind == ICMP_ERROR) {
-		reason = flow_admit_error(skb, vif, &from, &path);
+		reason = flow_admit_error(skb, vif, &s->from, &path);
 		if (reason == DROP_ICMP_ERROR_WITHOUT_FLOW && !secure)
 			reason = path_without_flow(vif, p, &path);
 	} else if (!secure && !flow_wanted(s, vif, 0)) {
 		reason = path_without_flow(vif, p, &path);
 	} else {
-		reason = flow_admit(vif, &from, &path);
+		reason = flow_admit(vif, &s->from, &path);
 	}
 	if (reason == DROP_SERVICE_PORT || reason == DROP_NO_MEMBERS)
 		return refuse(skb, s, vif, reason);
@@ -328,6 +343,7 @@ static __always_inline int fabric_packet(struct __sk_buff *skb, struct scratch *
 	int reason;
 
 	s->vif = 0;
+	s->outside = 0;
 	s->direction = INGRESS;
 	reason = tunnel_parse(skb, &t);
 	if (reason)
@@ -352,5 +368,13 @@ static __always_inline int fabric_packet(struct __sk_buff *skb, struct scratch *
 	reason = tunnel_strip(skb, t.inner, t.family, t.from.family);
 	if (reason)
 		return reason;
-	return deliver(skb, s, vif, bpf_htons(t.family == 4 ? ETH_P_IP : ETH_P_IPV6));
+	if (s->onward) {
+		/* The strip has moved the packet, and nobody else takes the hop off. */
+		p->l3 = sizeof(struct ethhdr);
+		if (p->ttl <= 1)
+			return DROP_TTL_EXCEEDED;
+		if (ttl_decrement(skb, p))
+			return DROP_REWRITE_FAILED;
+	}
+	return hand_over(skb, s, vif);
 }

@@ -36,6 +36,22 @@ struct turn {
 	__u16 destination_port;
 };
 
+enum origin_flags {
+	ORIGIN_HOST = 1, /* the vif is the node's own stack */
+	ORIGIN_OUTSIDE = 2, /* no vif and no tunnel: to the node's own address on the uplink */
+	ORIGIN_SERVICE = 4, /* and there to a service: it may open a connection */
+};
+
+/* Where a packet came from: a vif, or the outer source of a tunnel. */
+struct origin {
+	__u32 ifindex; /* of the vif; 0: a tunnel */
+	__u32 family;
+	__u32 peer; /* as flows remember it */
+	__u32 context; /* of the vif it is for; 0: its own VRF */
+	__u32 flags; /* enum origin_flags */
+	struct ip remote;
+};
+
 /* Picking a member. */
 struct pick {
 	struct service_key key;
@@ -43,6 +59,7 @@ struct pick {
 	struct affinity_key client;
 	struct affinity fresh;
 	struct member_key known;
+	struct service_source_key source;
 };
 
 struct scratch {
@@ -53,11 +70,14 @@ struct scratch {
 	struct flow flow;
 	struct turn turn;
 	struct pick pick;
+	struct origin from; /* of the packet at the vif it is at by now */
 	__u32 via; /* VRF of the services a route leads to */
 	__u32 action; /* what the hook returns */
 	__u32 rule; /* who refused, for the event */
 	__u32 vif; /* whose packet it is by now */
 	__u32 direction;
+	__u32 outside; /* a client outside sent it, who gets the answers */
+	__u32 onward; /* translated into an answer to one: not for the vif it came to */
 	/* An answer under construction; pseudo header, ICMP header and quote for ICMPv6. */
 	__u8 answer[40 + 8 + ICMP_QUOTE];
 };

@@ -33,6 +33,16 @@ static __always_inline struct next_hop *next_hop_get(__u32 id)
 	return bpf_map_lookup_elem(&next_hops, &id);
 }
 
+/* By what a client outside is answered. */
+static __always_inline __u32 next_hop_outside(__u32 family)
+{
+	struct node *n = node_get();
+
+	if (!n)
+		return 0;
+	return family == 4 ? n->next_hop4 : n->next_hop6;
+}
+
 /* The leaf a flow takes: its present one while that is a member, else one by hash. */
 __noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
 {
@@ -53,21 +63,6 @@ __noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
 	barrier_var(pick); /* or the compiler proves the mask away, and the verifier does not follow it */
 	return nh->members[pick & (MAX_MEMBERS - 1)];
 }
-
-enum origin_flags {
-	ORIGIN_HOST = 1, /* the vif is the node's own stack */
-	ORIGIN_OUTSIDE = 2, /* no vif and no tunnel: to the node's own address on the uplink */
-};
-
-/* Where a packet came from: a vif, or the outer source of a tunnel. */
-struct origin {
-	__u32 ifindex; /* of the vif; 0: a tunnel */
-	__u32 family;
-	__u32 peer; /* as flows remember it */
-	__u32 context; /* of the vif it is for; 0: its own VRF */
-	__u32 flags; /* enum origin_flags */
-	struct ip remote;
-};
 
 static __always_inline bool leaf_is(const struct next_hop *nh, const struct origin *from)
 {

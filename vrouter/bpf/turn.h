@@ -135,7 +135,7 @@ enum { MEMBER_TRIES = 4 };
  * Picks a member for the client s->key.local and makes it s->flow's other end. A member that would give the workload two flows
  * that look the same is passed over.
  */
-static __always_inline int service_pick(struct scratch *s, const struct vif *vif, const struct service *service, __u32 hash)
+static __always_inline int service_pick(struct scratch *s, const struct service *service, __u32 hash)
 {
 	const struct packet *p = &s->packet;
 	struct flow *f = &s->flow;
@@ -145,7 +145,6 @@ static __always_inline int service_pick(struct scratch *s, const struct vif *vif
 	int i;
 
 	f->service = service->id;
-	flow_moves_to(f, vif, service->vrf);
 	f->mate = s->key;
 	if (!count)
 		return DROP_NO_MEMBERS;
@@ -227,7 +226,8 @@ __noinline int service_enter(const struct vif *vif, __u32 hash)
 	service = has_ports(&s->packet) ? bpf_map_lookup_elem(&services, key) : 0;
 	if (!service)
 		return DROP_SERVICE_PORT;
-	return service_pick(s, vif, service, hash);
+	flow_moves_to(&s->flow, vif, service->vrf);
+	return service_pick(s, service, hash);
 }
 
 /* Out of the fabric, from the node's own address; flow_insert_pair finds a port. */
@@ -252,12 +252,60 @@ __noinline int outside_leave(void)
 	return 0;
 }
 
-/* New at the uplink: nothing of ours, unless a service is there (outside.h looks first). */
+/* The service at the uplink to which the packet of s->key, as its client sees it, goes. */
+static __always_inline struct service *service_outside(struct scratch *s)
+{
+	struct service_key *key = &s->pick.key;
+	const struct packet *p = &s->packet;
+
+	if (!has_ports(p))
+		return 0;
+	key->vrf = 0;
+	key->address = p->destination;
+	key->port = p->destination_port;
+	key->family = p->family;
+	key->protocol = p->protocol;
+	return bpf_map_lookup_elem(&services, key);
+}
+
+/*
+ * In from a client outside. With its own address to a member of this node, whom outside.h has picked; else to any
+ * member, as if the host's vif had sent it, from the node's address.
+ */
 __noinline int outside_enter(const struct vif *vif, const struct origin *from, __u32 hash)
 {
-	if (!vif || !from)
+	struct scratch *s = scratch_get();
+
+	if (!s || !vif || !from)
 		return DROP_NO_INTERFACE;
-	return hash ? DROP_TRANSLATION_GONE : DROP_NO_ROUTE;
+	const struct packet *p = &s->packet;
+	struct flow *f = &s->flow;
+	struct service *service;
+	struct node *n = node_get();
+	int reason;
+
+	service = from->flags & ORIGIN_SERVICE ? service_outside(s) : 0;
+	if (!service || !n)
+		return DROP_TRANSLATION_GONE;
+	flow_moves_to(f, vif, service->vrf);
+	if (s->direction == EGRESS) {
+		reason = service_pick(s, service, hash);
+		if (reason)
+			return reason;
+		f->mate.vif = vif->id;
+		f->mate.local = p->family == 4 ? n->address4 : n->address6;
+		return 0;
+	}
+	f->service = service->id;
+	f->context = from->context;
+	f->flags = FLOW_FROM_OUTSIDE;
+	f->form = FORM_FABRIC;
+	f->mate = s->key;
+	f->mate.vif = vif->id;
+	f->mate.local = s->pick.fresh.member.address;
+	f->mate.local_port = s->pick.fresh.member.port;
+	f->open_destination = f->mate.local_port;
+	return 0;
 }
 
 /* Whether s->flow, the entry of s->key, is still translated as it would be today. */
@@ -395,7 +443,9 @@ __noinline int flow_insert_pair(const struct vif *vif, __u32 hash)
 	struct flow *f = &s->flow, *other;
 	__u32 d = s->direction & 1, form = f->form, owner = vif->id;
 	struct vif_state *state = bpf_map_lookup_elem(&vif_states, &owner);
-	bool borrows = form == FORM_WORKLOAD && f->mate.vif == NO_VIF, made = true;
+	bool made = true;
+	/* The node's address in place of the workload's, or of a client's outside. */
+	bool borrows = form == FORM_WORKLOAD && (f->mate.vif == NO_VIF || s->key.vif == NO_VIF);
 	long error;
 	int reason;
 

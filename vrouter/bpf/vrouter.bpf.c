@@ -33,6 +33,9 @@ int from_fabric(struct __sk_buff *skb)
 	reason = fabric_packet(skb, s);
 	if (reason == NOT_OURS)
 		reason = outside_packet(skb);
+	/* From here, not from there: a chain of calls has 512 bytes of stack. */
+	if (reason == FOR_SERVICE)
+		reason = outside_service(skb);
 	if (reason == NOT_OURS)
 		return TC_ACT_OK;
 	return reason ? drop(skb, s, reason) : (int)s->action;

@@ -289,7 +289,7 @@ impl Engine {
             Query::FirewallPolicy(uuid) => firewall::policy(self, uuid),
             Query::RuleSet(uuid) => firewall::rule_set(self, uuid),
             Query::Sets(uuid) => firewall::sets(self, uuid),
-            Query::Firewall(id) => firewall::layer(self, id),
+            Query::Firewall(id) => firewall::firewall(self, id),
             Query::NetworkLayer(uuid) => network_policy::layer(self, uuid),
             Query::RouteTargets(uuid) => network::route_targets(self, uuid),
             Query::Peers(uuid) => network_policy::peers(self, uuid),
@@ -379,7 +379,7 @@ impl Engine {
         policy
     }
 
-    /// The firewall layer of a subject.
+    /// The firewall of a subject.
     pub(crate) fn firewall(&mut self, subject: Subject) -> Answer {
         let id = subject.id();
         self.subjects.entry(id).or_insert_with(|| Arc::new(subject));

@@ -27,7 +27,7 @@ pub(crate) fn complete(engine: &mut Engine, object: &Object, mut port: Interface
         .map(|address| Address { prefix: IpNet::from(address), gateway: None })
         .into_iter()
         .collect();
-    let pass = engine.shared_policy(content_id(b"host"), || Policy { layers: Vec::new() });
+    let pass = engine.shared_policy(content_id(b"host"), Policy::default);
     port.policy = Some(pass.clone());
     for context in &mut port.contexts {
         context.policy = Some(pass.clone());

@@ -191,7 +191,7 @@ fn policy(
     };
     let groups = group_rules(engine, groups);
     let firewall = match engine.firewall(subject.clone()) {
-        Answer::Layer(layer) => Some(layer),
+        Answer::Firewall(firewall) => Some(firewall),
         _ => None,
     };
     // Equal parts make equal ids, so ports share policies and a change is a new id.
@@ -199,9 +199,9 @@ fn policy(
     parts.extend(network_layer.iter().flat_map(|layer| *layer.id.as_bytes()));
     parts.push(b'/');
     parts.extend(groups.iter().flat_map(|rules| *rules.id.as_bytes()));
-    if let Some(layer) = &firewall {
+    if let Some(firewall) = &firewall {
         parts.push(b'!');
-        parts.extend(layer.id.as_bytes());
+        parts.extend(firewall.id.as_bytes());
     }
     engine.shared_policy(content_id(&parts), || {
         let mut layers: Vec<Layer> = network_layer.iter().map(|l| l.value.clone()).collect();
@@ -213,8 +213,15 @@ fn policy(
                 default_pass: false,
             });
         }
-        layers.extend(firewall.iter().map(|layer| layer.value.clone()));
-        Policy { layers }
+        let mut staged = Vec::new();
+        if let Some(firewall) = &firewall {
+            if let Some(layer) = &firewall.value.staged {
+                staged.clone_from(&layers);
+                staged.push(layer.clone());
+            }
+            layers.extend(firewall.value.enforced.clone());
+        }
+        Policy { layers, staged }
     })
 }
 

@@ -1,6 +1,6 @@
 //! The questions the compiler asks, and their answers.
 
-use crate::firewall::{FirewallPolicy, FirewallRule, RuleSet};
+use crate::firewall::{Firewall, FirewallPolicy, FirewallRule, RuleSet};
 use crate::intent::{Global, Interface, Vrf};
 use crate::network::{NetworkFacts, RouteTargets};
 use crate::network_policy::Mentions;
@@ -36,7 +36,7 @@ pub(crate) enum Query {
     RuleSet(Uuid),
     /// The application policy sets that a tag, a project or the global vRouter configuration selects.
     Sets(Uuid),
-    /// The firewall layer of the ports that are one [`crate::firewall::Subject`], by its id.
+    /// The [`Firewall`] of the ports that are one [`crate::firewall::Subject`], by its id.
     Firewall(Uuid),
     /// The network policy layer of a network's ports.
     NetworkLayer(Uuid),
@@ -81,6 +81,7 @@ pub(crate) enum Answer {
     GroupId(u32),
     Rules(Arc<Stamped<Rules>>),
     Layer(Arc<Stamped<Layer>>),
+    Firewall(Arc<Stamped<Firewall>>),
     FirewallRule(Arc<FirewallRule>),
     FirewallPolicy(Arc<FirewallPolicy>),
     RuleSet(Arc<RuleSet>),

@@ -11,7 +11,7 @@ use skein_model::{Change, Graph, Kind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
-use world::firewall::{addresses, firewall_policy, rule, services, set, tag};
+use world::firewall::{addresses, firewall_policy, rule, services, set, staged, tag};
 use world::services::{balancer, floating_ip, member, node};
 use world::{Build, group, id, network, policy, port, tagged};
 
@@ -65,6 +65,8 @@ fn firewall_step() -> impl Strategy<Value = Vec<Change>> {
         4 => rules,
         3 => (pick(&FIREWALL_POLICIES), pick(&["", "", "admin"]), some(&FIREWALL_RULES))
             .prop_map(|(name, tier, rules)| vec![firewall_policy(name, tier, &rules)]),
+        1 => (pick(&FIREWALL_POLICIES), some(&FIREWALL_RULES))
+            .prop_map(|(name, rules)| vec![staged(name, &rules)]),
         3 => (pick(&SETS), pick(&TAG_NAMES), some(&FIREWALL_POLICIES), 0u8..3).prop_map(
             |(name, tag, policies, scope)| {
                 let sequences = ["00002.0", "00001.5"];

@@ -157,6 +157,7 @@ fn policy(set: &PolicySet) -> session::PolicySet {
     session::PolicySet {
         id: set.id.to_string(),
         layers: set.policy.layers.iter().map(layer).collect(),
+        staged: set.policy.staged.iter().map(layer).collect(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! plain HTTP exchange over loopback, where a kubectl of its own would take a tenth of a second.
 
 use super::ClusterError;
-use crate::Host;
+use crate::{Host, wait_for};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -54,6 +54,23 @@ impl Api {
             Value::Array(items) => Ok(items),
             _ => Err(ClusterError::answer(path, "not a list")),
         }
+    }
+
+    /// Waits until an object is there and `holds` is true of it.
+    ///
+    /// # Errors
+    /// Time is up; the error tells the object as it was last seen.
+    pub fn wait(
+        &self,
+        what: &str,
+        path: &str,
+        timeout: Duration,
+        holds: impl Fn(&Value) -> bool,
+    ) -> Result<Value, ClusterError> {
+        Ok(wait_for(what, timeout, || {
+            let object = self.get(path).map_err(|error| error.to_string())?;
+            if holds(&object) { Ok(object) } else { Err(object.to_string()) }
+        })?)
     }
 
     /// POST of an object.

@@ -4,9 +4,9 @@ use crate::derive::service_id;
 use crate::key::{Key, Sort};
 use crate::objects::{
     AdminPolicy, Ingress, IngressClass, KubeObject, Nad, Namespace, NetworkPolicy, Node, Pod,
-    Service, Slice,
+    Resource, Service, Slice,
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -139,8 +139,12 @@ impl Cache {
                 self.by_uid.insert(pod.meta.uid, place);
                 for (name, protocol, number) in live_ports(pod) {
                     let key = (protocol.clone(), name.clone());
-                    let count =
-                        self.port_numbers.entry(key.clone()).or_default().entry(*number).or_default();
+                    let count = self
+                        .port_numbers
+                        .entry(key.clone())
+                        .or_default()
+                        .entry(*number)
+                        .or_default();
                     *count += 1;
                     if *count == 1 {
                         changed.push(key);
@@ -208,8 +212,55 @@ impl Cache {
         }
     }
 
+    /// Objects of a type that a full list does not hold: `(namespace, name)`.
+    #[must_use]
+    pub fn absent(&self, resource: Resource, seen: &HashSet<Place>) -> Vec<KubeObject> {
+        fn rest<T: Clone>(
+            map: &BTreeMap<Place, T>,
+            seen: &HashSet<Place>,
+            wrap: fn(T) -> KubeObject,
+        ) -> Vec<KubeObject> {
+            let gone = map.iter().filter(|(place, _)| !seen.contains(*place));
+            gone.map(|(_, object)| wrap(object.clone())).collect()
+        }
+        let bare = |name: &Arc<str>| !seen.contains(&(Arc::from(""), name.clone()));
+        match resource {
+            Resource::Namespace => {
+                let gone = self.namespaces.values().filter(|o| bare(&o.meta.name));
+                gone.cloned().map(KubeObject::Namespace).collect()
+            }
+            Resource::Node => {
+                let gone = self.nodes.values().filter(|o| bare(&o.meta.name));
+                gone.cloned().map(KubeObject::Node).collect()
+            }
+            Resource::IngressClass => {
+                let gone = self.classes.values().filter(|o| bare(&o.meta.name));
+                gone.cloned().map(KubeObject::IngressClass).collect()
+            }
+            Resource::Pod => rest(&self.pods, seen, KubeObject::Pod),
+            Resource::Service => rest(&self.services, seen, KubeObject::Service),
+            Resource::EndpointSlice | Resource::Endpoints => {
+                rest(&self.slices, seen, KubeObject::Slice)
+            }
+            Resource::Ingress => rest(&self.ingresses, seen, KubeObject::Ingress),
+            Resource::NetworkPolicy => rest(&self.policies, seen, KubeObject::NetworkPolicy),
+            Resource::Nad => rest(&self.nads, seen, KubeObject::Nad),
+            Resource::ClusterNetworkPolicy
+            | Resource::AdminNetworkPolicy
+            | Resource::BaselineAdminNetworkPolicy => {
+                let own = self.admin.values().filter(|o| o.resource == resource);
+                let gone = own.filter(|o| bare(&o.meta.name));
+                gone.cloned().map(KubeObject::AdminPolicy).collect()
+            }
+        }
+    }
+
     /// The slices of a service.
-    pub fn slices_of(&self, namespace: &Arc<str>, service: &Arc<str>) -> impl Iterator<Item = &Slice> {
+    pub fn slices_of(
+        &self,
+        namespace: &Arc<str>,
+        service: &Arc<str>,
+    ) -> impl Iterator<Item = &Slice> {
         let names = self.by_service.get(&(namespace.clone(), service.clone()));
         names
             .into_iter()

@@ -6,16 +6,16 @@
 
 mod impact;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Place};
 use crate::derive::{Context, TagTable};
 use crate::desired::{Demand, Derived, Patch, Problem};
 use crate::key::{Key, Ownership, Sort};
 use crate::names::Names;
-use crate::objects::KubeObject;
+use crate::objects::{KubeObject, Resource};
 use crate::plan::{Plan, Planner, Write};
 use crate::settings::Settings;
 use skein_model::{Change, FqName, Graph, Kind, Object};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -249,6 +249,13 @@ impl Core {
         }
     }
 
+    /// A type was listed in full: what is not among it is gone.
+    pub fn kube_relisted(&mut self, resource: Resource, seen: &HashSet<Place>) {
+        for object in self.cache.absent(resource, seen) {
+            self.kube_delete(&object);
+        }
+    }
+
     // ------------------------------------------------------------ configuration
 
     /// Everything that the configuration holds.
@@ -282,7 +289,8 @@ impl Core {
             object.references.clear();
         }
         let uuid = object.uuid;
-        if let Some(before) = self.owners.get(&uuid).filter(|before| Some(*before) != owner.as_ref())
+        if let Some(before) =
+            self.owners.get(&uuid).filter(|before| Some(*before) != owner.as_ref())
         {
             let before = before.clone();
             self.disown(uuid, &before);
@@ -465,7 +473,8 @@ impl Core {
         let mut addresses: HashMap<FqName, IpAddr> =
             derived.addresses.iter().filter(|_| tries).cloned().collect();
         if tries {
-            addresses.extend(state.addresses.iter().map(|(name, address)| (name.clone(), *address)));
+            addresses
+                .extend(state.addresses.iter().map(|(name, address)| (name.clone(), *address)));
         }
         Planner {
             graph: &self.graph,
@@ -519,9 +528,10 @@ impl Core {
             .map(|problem| Notice { key: key.clone(), problem: problem.clone() })
             .collect::<Vec<_>>();
         state.reported = problems;
-        let again = state.patched.as_ref().is_none_or(|(before, at)| {
-            *before != derived.patches || now >= *at + REPATCH
-        });
+        let again = state
+            .patched
+            .as_ref()
+            .is_none_or(|(before, at)| *before != derived.patches || now >= *at + REPATCH);
         let patches = if again { derived.patches } else { Vec::new() };
         if !patches.is_empty() {
             state.patched = Some((patches.clone(), now));

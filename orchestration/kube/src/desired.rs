@@ -22,6 +22,8 @@ pub struct Desired {
     pub properties: Map<String, Value>,
     /// References that matter, all of each type named.
     pub references: Vec<(Kind, Vec<Ref>)>,
+    /// Objects that its properties name.
+    pub needs: Vec<(Kind, FqName)>,
     /// References to what is not this cluster's stay: operators may add to it.
     pub open: bool,
     /// It may be someone else's: made if it is missing, else left alone, deleted by nobody.
@@ -56,6 +58,7 @@ impl Desired {
             uuid: None,
             properties: Map::new(),
             references: Vec::new(),
+            needs: Vec::new(),
             open: false,
             shared: false,
         }

@@ -7,6 +7,7 @@
 //! It only translates. What the objects do is the business of the compiler and the nodes.
 
 pub mod cache;
+mod config;
 pub mod core;
 pub mod derive;
 pub mod desired;
@@ -15,6 +16,9 @@ pub mod names;
 pub mod objects;
 pub mod plan;
 pub mod settings;
+mod shell;
 pub mod writer;
 
+pub use config::{Election, Kubernetes, ManagerConfig};
 pub use settings::Settings;
+pub use shell::{ManagerError, run};

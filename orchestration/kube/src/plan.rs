@@ -145,6 +145,12 @@ impl Planner<'_> {
         made.contains(&(kind, name)) || self.graph.by_name(kind, name).is_some()
     }
 
+    /// What its properties name and does not exist.
+    fn unmet(&self, desired: &Desired, made: &BTreeSet<(Kind, &FqName)>) -> Vec<(Kind, FqName)> {
+        let absent = desired.needs.iter().filter(|(kind, name)| !self.exists(made, *kind, name));
+        absent.cloned().collect()
+    }
+
     fn create<'d>(
         &'d self,
         desired: &'d Desired,
@@ -162,6 +168,7 @@ impl Planner<'_> {
             let absent = references.iter().filter(|r| !self.exists(made, *kind, &r.name));
             missing.extend(absent.map(|r| (*kind, r.name.clone())));
         }
+        missing.extend(self.unmet(desired, made));
         if !missing.is_empty() {
             // What this owner itself could not make yet is waited for where it could not be made.
             plan.waits.extend(missing);
@@ -208,6 +215,11 @@ impl Planner<'_> {
         made: &BTreeSet<(Kind, &FqName)>,
         plan: &mut Plan,
     ) {
+        let unmet = self.unmet(desired, made);
+        if !unmet.is_empty() {
+            plan.waits.extend(unmet);
+            return;
+        }
         let meta = desired.kind.meta();
         let mut fields = Map::new();
         for (name, want) in &desired.properties {
@@ -217,7 +229,8 @@ impl Planner<'_> {
             }
             let have = actual.properties.get(name);
             if !covers(want, have) {
-                let pairs = matches!(name.as_str(), "annotations" | "virtual_machine_interface_bindings");
+                let pairs =
+                    matches!(name.as_str(), "annotations" | "virtual_machine_interface_bindings");
                 let value = if pairs { merged(want, have) } else { want.clone() };
                 fields.insert(name.clone(), value);
             }
@@ -450,7 +463,8 @@ fn must_go(graph: &Graph, actual: &Object, desired: &Desired) -> bool {
     };
     match actual.kind {
         Kind::INSTANCE_IP => {
-            let network = desired.references.iter().find(|(kind, _)| *kind == Kind::VIRTUAL_NETWORK);
+            let network =
+                desired.references.iter().find(|(kind, _)| *kind == Kind::VIRTUAL_NETWORK);
             let network = network.and_then(|(_, refs)| refs.first());
             let moved = network.is_some_and(|network| {
                 let target = graph.by_name(Kind::VIRTUAL_NETWORK, &network.name);
@@ -484,7 +498,8 @@ fn delete_rank(kind: Kind) -> u8 {
         Kind::NETWORK_IPAM,
         Kind::SECURITY_GROUP,
     ];
-    let at = ORDER.iter().position(|k| *k == kind).unwrap_or(if kind == Kind::TAG { 18 } else { 17 });
+    let at =
+        ORDER.iter().position(|k| *k == kind).unwrap_or(if kind == Kind::TAG { 18 } else { 17 });
     u8::try_from(at).unwrap_or(u8::MAX)
 }
 
@@ -494,7 +509,9 @@ pub fn covers(want: &Value, have: Option<&Value>) -> bool {
     let have = have.filter(|have| !have.is_null());
     match (want, have) {
         (Value::Null, None) => true,
-        (Value::Null, Some(have)) => matches!(have, Value::String(s) if s.is_empty()) || is_empty(have),
+        (Value::Null, Some(have)) => {
+            matches!(have, Value::String(s) if s.is_empty()) || is_empty(have)
+        }
         (Value::Array(list), None) => list.is_empty(),
         (Value::Object(fields), None) => fields.values().all(|want| covers(want, None)),
         (Value::Bool(false), None) => true,

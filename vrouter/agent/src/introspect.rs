@@ -80,6 +80,7 @@ fn status(node: &mut Node) -> Result<Value, skein_datapath::Error> {
         "uplinks": node.underlay.uplinks.iter().map(|link| &link.name).collect::<Vec<_>>(),
         "mtu": node.underlay.mtu(),
         "workload_mtu": node.underlay.workload_mtu(),
+        "super_packet": node.kernel.super_packet,
         "controllers": controllers,
         "revision": node.core.revision(),
         "ports": node.ports.len(),

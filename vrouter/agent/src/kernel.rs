@@ -12,14 +12,20 @@ use uuid::Uuid;
 pub(crate) struct Kernel {
     pub(crate) datapath: Datapath,
     underlay: Underlay,
+    /// Bytes of a TCP super-packet that all uplinks take.
+    pub(crate) super_packet: u32,
     attached: BTreeSet<u32>,
     /// Tunnel sources by number of next hops that need them.
     peers: BTreeMap<IpAddr, u32>,
 }
 
 impl Kernel {
-    /// Opens the datapath and hooks it to the uplinks.
-    pub(crate) fn open(config: &datapath::Config, underlay: Underlay) -> Result<Self, AgentError> {
+    /// Opens the datapath and hooks it to the uplinks. `largest`: bytes of a super-packet, if the configuration has a limit.
+    pub(crate) fn open(
+        config: &datapath::Config,
+        underlay: Underlay,
+        largest: Option<u32>,
+    ) -> Result<Self, AgentError> {
         let mut datapath = Datapath::open(config)?;
         let own = underlay.tunnel_address;
         for address in datapath.tunnel_addresses()? {
@@ -31,7 +37,9 @@ impl Kernel {
         for uplink in &underlay.uplinks {
             datapath.attach_uplink(uplink.index)?;
         }
-        Ok(Self { datapath, underlay, attached: BTreeSet::new(), peers: BTreeMap::new() })
+        let super_packet = widen(&underlay, largest);
+        let (attached, peers) = (BTreeSet::new(), BTreeMap::new());
+        Ok(Self { datapath, underlay, super_packet, attached, peers })
     }
 
     /// What the tables hold, and which policies are loaded. `owners` tells whose label is whose; entries
@@ -264,6 +272,26 @@ impl Kernel {
             NextHop::Ecmp { members } => datapath::NextHop::Composite { members: members.clone() },
         }
     }
+}
+
+/// Lets the uplinks carry large super-packets; gives the size that all of them take.
+fn widen(underlay: &Underlay, largest: Option<u32>) -> u32 {
+    let default = datapath::DEFAULT_SUPER_PACKET;
+    // Beyond 64 KiB an outer IPv6 header would need an extension that tunnels do not write.
+    if !underlay.tunnel_address.is_ipv4() || largest.is_some_and(|bytes| bytes <= default) {
+        return default;
+    }
+    let widened = underlay.uplinks.iter().map(|link| {
+        let widened = match largest {
+            None if datapath::is_veth(link.index)? => Ok(default),
+            _ => datapath::widen_uplink(link.index),
+        };
+        widened.inspect_err(|error| {
+            tracing::warn!(uplink = link.name, %error, "super-packets stay at 64 KiB: slower TCP");
+        })
+    });
+    let smallest = widened.map(|bytes: datapath::Result<u32>| bytes.unwrap_or(default)).min();
+    smallest.unwrap_or(default).min(largest.unwrap_or(u32::MAX))
 }
 
 fn route_change(operation: &Operation) -> Option<RouteChange> {

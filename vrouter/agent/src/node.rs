@@ -4,7 +4,7 @@
 //! once, answers those who waited for it, and tells the controllers what changed.
 
 use crate::kernel::Kernel;
-use crate::ports::{NodeState, PendingRelease, PodPlace, PortRecord, Ports};
+use crate::ports::{LinkLimits, NodeState, PendingRelease, PodPlace, PortRecord, Ports};
 use crate::saved::Saver;
 use crate::state::{Core, LocalPort, PortProblem};
 use crate::{AgentError, Underlay};
@@ -563,6 +563,12 @@ impl Node {
     pub(crate) fn released(&mut self, key: &PortKey) {
         self.releases.retain(|pending| pending.key != *key);
         self.save_state();
+    }
+
+    /// What workloads' interfaces are given.
+    pub(crate) fn link_limits(&self) -> LinkLimits {
+        let super_packet = self.kernel.super_packet;
+        LinkLimits { mtu: self.underlay.workload_mtu(), super_packet }
     }
 
     /// Why a port does not forward.

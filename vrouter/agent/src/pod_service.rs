@@ -125,12 +125,12 @@ fn records(prepare: &PreparePod, found: &FindReply) -> Result<Vec<PortRecord>, S
 }
 
 fn describe(node: &mut Node, container: &str) -> Option<Pod> {
-    let mtu = node.underlay.workload_mtu();
+    let limits = node.link_limits();
     let ports: Vec<PodPort> = node
         .pod(container)
         .into_iter()
         .map(|(place, record)| PodPort {
-            port: record.port(mtu, node.problem(&record).is_none()),
+            port: record.port(limits, node.problem(&record).is_none()),
             default_route: place.default_route,
         })
         .collect();
@@ -141,8 +141,8 @@ pub(crate) async fn release(State(service): State<PortService>, body: Bytes) -> 
     let PodKey { container } = read(&body)?;
     let _guard = service.locks.lock(&lock_key(&container)).await;
     let released = service.node.ask(move |node| {
-        let mtu = node.underlay.workload_mtu();
-        node.release_pod(&container).iter().map(|record| record.port(mtu, false)).collect()
+        let limits = node.link_limits();
+        node.release_pod(&container).iter().map(|record| record.port(limits, false)).collect()
     });
     released.await.map(|ports| axum::Json(Released { ports })).ok_or_else(Refusal::stopping)
 }

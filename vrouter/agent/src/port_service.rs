@@ -303,7 +303,7 @@ pub(crate) fn addresses(
 pub(crate) fn describe(node: &mut crate::node::Node, key: &PortKey) -> Option<Port> {
     let record = node.ports.get(key)?;
     let active = node.problem(record).is_none();
-    Some(record.port(node.underlay.workload_mtu(), active))
+    Some(record.port(node.link_limits(), active))
 }
 
 fn unknown(key: &PortKey) -> Refusal {
@@ -349,9 +349,9 @@ async fn release(State(service): State<PortService>, body: Bytes) -> Reply<Relea
 
 async fn release_all(service: &PortService, keys: Vec<PortKey>) -> Reply<Released> {
     let released = service.node.ask(move |node| {
-        let mtu = node.underlay.workload_mtu();
+        let limits = node.link_limits();
         let gone = keys.iter().filter_map(|key| node.release(key));
-        gone.map(|record| record.port(mtu, false)).collect::<Vec<_>>()
+        gone.map(|record| record.port(limits, false)).collect::<Vec<_>>()
     });
     let ports = released.await.ok_or_else(Refusal::stopping)?;
     service.released.notify_one();

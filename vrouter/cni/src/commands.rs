@@ -92,6 +92,7 @@ pub(crate) fn connect(
         name: &port.key.interface,
         mac,
         mtu: config.mtu.unwrap_or(port.mtu).min(port.mtu),
+        super_packet: port.super_packet,
         addresses: port.addresses.iter().map(|address| address.prefix).collect(),
         gateways,
     };

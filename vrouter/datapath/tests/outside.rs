@@ -234,3 +234,171 @@ fn what_does_not_fit_outside_is_told() {
     assert!(matches!(ran.outcome, Outcome::ToWorkload { answer_to: Some(R::TooBig), .. }));
     assert_eq!(ran.frame[42..70], asked.packet()[..28], "the packet as it was sent");
 }
+
+// ------------------------------------------------------------------ services at the uplink
+
+const SERVICES: u32 = 2;
+
+/// Bob plays the node's own stack; Alice and FAR can be members.
+fn with_node_ports() -> Bed {
+    let mut bed = with_outside();
+    let vif = Vif { host: true, ..bed.vif(bed.bob) };
+    bed.datapath.set_vif(&vif).unwrap();
+    let node = NodeAddress { host: Some(bed.bob), ..node() };
+    bed.datapath.set_node_address(&node).unwrap();
+    let set = |vrf, prefix: &str, next_hop| {
+        let prefix = prefix.parse().unwrap();
+        RouteChange::Set(Route { vrf, prefix, next_hop, identity: 9 })
+    };
+    bed.datapath
+        .change_routes(&[
+            set(SERVICES, "10.1.0.2/32", 1),
+            set(SERVICES, "fd01::2/128", 1),
+            set(SERVICES, "10.1.0.9/32", 3),
+            set(SERVICES, "fd01::9/128", 3),
+            // The node's address, as members and the host itself know it.
+            set(SERVICES, "192.0.2.1/32", 2),
+            set(SERVICES, "2001:db8::1/128", 2),
+            set(VRF, "192.0.2.1/32", 2),
+            set(VRF, "2001:db8::1/128", 2),
+        ])
+        .unwrap();
+    bed
+}
+
+fn node_port(address: IpAddr, protocol: u8, member: (IpAddr, u16)) -> Service {
+    Service {
+        at: ServiceKey { vrf: OUTSIDE, address, protocol, port: 30_080 },
+        member_vrf: SERVICES,
+        members: vec![ServiceMember { address: member.0, port: member.1, draining: false }],
+        affinity: None,
+        keep_source: false,
+        sources: vec![],
+    }
+}
+
+/// Client, node, member here, member elsewhere.
+fn families() -> [(IpAddr, IpAddr, IpAddr, IpAddr); 2] {
+    [
+        (WORLD.into(), NODE.into(), ALICE.into(), FAR.into()),
+        (WORLD6.into(), NODE6.into(), ALICE6.into(), FAR6.into()),
+    ]
+}
+
+#[test]
+fn a_client_outside_is_seen_by_a_member_of_the_node() {
+    let mut bed = with_node_ports();
+    for protocol in [TCP, UDP, SCTP] {
+        for (world, node, alice, _) in families() {
+            let one = Service { keep_source: true, ..node_port(node, protocol, (alice, 8080)) };
+            bed.datapath.set_service(&one).unwrap();
+            let asked = whole(protocol, (world, 5000), (node, 30_080));
+            let seen = asked.between((world, 5000), (alice, 8080));
+            for _ in 0..2 {
+                let ran = arrives(&bed, &asked.packet());
+                assert_eq!(ran.outcome, bed.delivered(bed.alice));
+                assert_eq!(ran.frame[14..], seen.hops_less(1).packet());
+                let ran = alice_sends(&bed, &seen.back());
+                assert_eq!(ran.outcome, outward(&bed));
+                assert_eq!(ran.frame[14..], asked.back().hops_less(1).packet());
+            }
+            let other = whole(protocol, (world, 5000), (node, 30_081)).packet();
+            assert_eq!(arrives(&bed, &other).outcome, Outcome::Host);
+        }
+    }
+    // The member's policy judges the client, and the member's port.
+    bed.set_policy(2, &only(vec![], vec![pass(6, 8080)]));
+    bed.judge_alice_by(2);
+    let asked = |protocol| whole(protocol, (WORLD, 5001), (NODE, 30_080)).packet();
+    assert_eq!(arrives(&bed, &asked(TCP)).outcome, bed.delivered(bed.alice));
+    assert_eq!(arrives(&bed, &asked(UDP)).outcome, dropped(R::PolicyDeny));
+    // A member that is not here cannot keep the source.
+    let far = Service { keep_source: true, ..node_port(NODE.into(), TCP, (FAR.into(), 8080)) };
+    bed.datapath.set_service(&far).unwrap();
+    let asked = whole(TCP, (WORLD, 5002), (NODE, 30_080)).packet();
+    assert_eq!(arrives(&bed, &asked).outcome, dropped(R::NoMembers));
+}
+
+#[test]
+fn a_client_outside_reaches_any_member_by_the_nodes_address() {
+    const VXLAN: usize = 14 + 20 + 8 + 8 + 14;
+    let mut bed = with_node_ports();
+    for protocol in [TCP, UDP, SCTP] {
+        for (world, node, alice, far) in families() {
+            let asked = whole(protocol, (world, 5000), (node, 30_080));
+            // Elsewhere.
+            bed.datapath.set_service(&node_port(node, protocol, (far, 8080))).unwrap();
+            for _ in 0..2 {
+                let ran = arrives(&bed, &asked.packet());
+                assert_eq!(ran.outcome, bed.tunnel_out());
+                let port = lent(&ran.frame[VXLAN - 14..], protocol);
+                let seen = asked.between((node, port), (far, 8080));
+                assert_eq!(ran.frame[VXLAN..], seen.hops_less(1).packet());
+                let answer = vxlan(PEER, BOB_LABEL, &seen.back().packet());
+                let ran = bed.fabric(&answer);
+                assert_eq!(ran.outcome, outward(&bed), "{protocol}");
+                assert_eq!(ran.frame[14..], asked.back().hops_less(1).packet());
+            }
+            // On this node.
+            let asked = asked.between((world, 5001), (node, 30_080));
+            bed.datapath.set_service(&node_port(node, protocol, (alice, 8080))).unwrap();
+            for _ in 0..2 {
+                let ran = arrives(&bed, &asked.packet());
+                assert_eq!(ran.outcome, bed.delivered(bed.alice));
+                let port = lent(&ran.frame, protocol);
+                let seen = asked.between((node, port), (alice, 8080));
+                assert_eq!(ran.frame[14..], seen.hops_less(1).packet());
+                let ran = alice_sends(&bed, &seen.back());
+                assert_eq!(ran.outcome, outward(&bed));
+                assert_eq!(ran.frame[14..], asked.back().hops_less(1).packet());
+            }
+        }
+    }
+    // The client is no process of the host: it does not pass where policy is against it.
+    bed.set_policy(2, &only(vec![], vec![]));
+    bed.judge_alice_by(2);
+    let asked = whole(TCP, (WORLD, 5002), (NODE, 30_080)).packet();
+    assert_eq!(arrives(&bed, &asked).outcome, dropped(R::PolicyDeny));
+}
+
+#[test]
+fn clients_outside_are_told_why_not() {
+    let mut bed = with_node_ports();
+    let sources = vec!["203.0.113.0/24".parse().unwrap()];
+    let one = Service { sources, ..node_port(NODE.into(), TCP, (FAR.into(), 8080)) };
+    bed.datapath.set_service(&one).unwrap();
+    assert_eq!(bed.datapath.services().unwrap(), vec![one.clone()]);
+    let asked = |from: [u8; 4]| whole(TCP, (Ipv4Addr::from(from), 5000), (NODE, 30_080));
+    assert_eq!(
+        arrives(&bed, &asked([198, 51, 100, 1]).packet()).outcome,
+        dropped(R::ServiceSource)
+    );
+    assert_eq!(arrives(&bed, &asked([203, 0, 113, 1]).packet()).outcome, bed.tunnel_out());
+    // What does not fit the tunnel, and what nobody takes.
+    let large = Whole { size: 1440, ..asked([203, 0, 113, 2]) };
+    let told = |packet: &Whole, code| {
+        let bytes = packet.packet();
+        let ran = arrives(&bed, &bytes);
+        assert_eq!(ran.outcome, outward(&bed));
+        let reply = &ran.frame[14..];
+        assert_eq!((address4(reply, 12), address4(reply, 16)), (NODE.into(), packet.source));
+        assert_eq!((reply[20], reply[21]), (3, code));
+        assert_eq!(checksum(&[&reply[20..]]), 0);
+        let quoted = &reply[28..];
+        assert_eq!(quoted, &bytes[..quoted.len()]);
+    };
+    told(&large, 4);
+    bed.datapath.set_service(&Service { members: vec![], ..one.clone() }).unwrap();
+    let told = |packet: &Whole| {
+        let ran = arrives(&bed, &packet.packet());
+        assert_eq!((ran.outcome, ran.frame[35]), (outward(&bed), 3));
+    };
+    told(&asked([203, 0, 113, 3]));
+    let drops = bed.datapath.drops().unwrap();
+    for reason in [R::TooBig, R::NoMembers, R::ServiceSource] {
+        assert!(drops.contains(&(reason, 1)), "{drops:?}");
+    }
+    // Without the service the port is the host's again.
+    assert!(bed.datapath.remove_service(&one.at).unwrap());
+    assert_eq!(arrives(&bed, &asked([203, 0, 113, 4]).packet()).outcome, Outcome::Host);
+}

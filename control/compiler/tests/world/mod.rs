@@ -15,7 +15,7 @@ pub(crate) fn id(kind: Kind, name: &str) -> Uuid {
 }
 
 /// Builds objects with few words.
-pub(crate) struct Build(Object);
+pub(crate) struct Build(pub(crate) Object);
 
 impl Build {
     pub(crate) fn new(kind: Kind, name: &str) -> Build {

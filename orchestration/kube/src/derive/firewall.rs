@@ -60,6 +60,18 @@ impl Context<'_> {
                 }
             }
         }
+        let mut needs = Vec::new();
+        for end in [&spec.source, &spec.target] {
+            match end {
+                End::Any => {}
+                End::Tags(tags) => {
+                    needs.extend(tags.iter().map(|tag| (Kind::TAG, FqName::single(tag))));
+                }
+                End::Prefix(net) => {
+                    needs.push((Kind::ADDRESS_GROUP, self.names.policy_object(&group_name(net))))
+                }
+            }
+        }
         let tagged = |end: &End| matches!(end, End::Tags(_));
         // Tags are shared by all clusters: a rule about two pods is about two of one cluster.
         let matched: &[&str] =
@@ -68,7 +80,8 @@ impl Context<'_> {
         let (first, last) = spec.ports;
         let name = self.names.policy_object(spec.name);
         let name = self.free_name(key, Kind::FIREWALL_RULE, name);
-        self.owned(key, Kind::FIREWALL_RULE, Some(Kind::POLICY_MANAGEMENT), name, &[])
+        let mut rule = self
+            .owned(key, Kind::FIREWALL_RULE, Some(Kind::POLICY_MANAGEMENT), name, &[])
             .set("action_list", json!({"simple_action": spec.action}))
             .set(
                 "service",
@@ -83,7 +96,9 @@ impl Context<'_> {
             .set("endpoint_2", end(&spec.target))
             .set("match_tags", json!({ "tag_list": matched }))
             .set("judged_at", judged)
-            .set("is_exception", spec.exception)
+            .set("is_exception", spec.exception);
+        rule.needs = needs;
+        rule
     }
 
     /// A rule in one of the policies that the whole cluster shares.

@@ -66,8 +66,8 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let base = format!("{}__{uid}", key.name);
     let (port, address_name) = vip(cx, key, uid, &network, &mut out);
     let vip_address = cx.graph.by_name(Kind::INSTANCE_IP, &address_name);
-    let vip_address =
-        vip_address.and_then(|o| o.properties.get("instance_ip_address")?.as_str().map(str::to_owned));
+    let vip_address = vip_address
+        .and_then(|o| o.properties.get("instance_ip_address")?.as_str().map(str::to_owned));
     let balancer = cx.names.project(&key.namespace).child(&base);
     out.objects.push(
         cx.owned(key, Kind::LOADBALANCER, Some(Kind::PROJECT), balancer.clone(), &[])
@@ -156,8 +156,10 @@ fn resolve(
     let place = (key.namespace.clone(), Arc::from(name.as_str()));
     let service =
         cx.cache.services.get(&place).ok_or_else(|| format!("there is no service {name}"))?;
-    let address =
-        *service.addresses.first().ok_or_else(|| format!("service {name} has no cluster address"))?;
+    let address = *service
+        .addresses
+        .first()
+        .ok_or_else(|| format!("service {name} has no cluster address"))?;
     let port = match wanted {
         Ok(number) => service.ports.iter().find(|port| port.port == number).map(|port| port.port),
         Err(word) => service.ports.iter().find(|port| port.name == *word).map(|port| port.port),
@@ -216,7 +218,9 @@ fn front(
     );
     let (service, address, port) = match resolve(cx, key, backend) {
         Ok(found) => found,
-        Err(reason) => return out.problem("BadBackend", format!("host {host:?} path {text:?}: {reason}")),
+        Err(reason) => {
+            return out.problem("BadBackend", format!("host {host:?} path {text:?}: {reason}"));
+        }
     };
     let member = Uuid::new_v5(&pool, format!("{address}/{port}").as_bytes());
     out.objects.push(

@@ -314,15 +314,18 @@ pub(crate) fn read_mac(text: &str) -> Option<[u8; 6]> {
 /// Reads a policy set. One unreadable rule makes the whole set unreadable: leaving out a rule could
 /// open what it closes, so its interfaces fail closed.
 pub(crate) fn read_policy(set: &wire::PolicySet) -> Result<Policy, String> {
-    let layers = set.layers.iter().map(|layer| {
+    let layer = |layer: &wire::PolicyLayer| {
         Ok(Layer {
             name: layer.name.clone(),
             egress: layer.egress.iter().map(read_rule).collect::<Result<_, String>>()?,
             ingress: layer.ingress.iter().map(read_rule).collect::<Result<_, String>>()?,
             default_pass: layer.default_pass,
         })
-    });
-    Ok(Policy { layers: layers.collect::<Result<_, String>>()? })
+    };
+    let read = |layers: &[wire::PolicyLayer]| {
+        layers.iter().map(layer).collect::<Result<Vec<Layer>, String>>()
+    };
+    Ok(Policy { layers: read(&set.layers)?, staged: read(&set.staged)? })
 }
 
 fn read_rule(rule: &wire::PolicyRule) -> Result<Rule, String> {
@@ -369,4 +372,48 @@ fn read_rule(rule: &wire::PolicyRule) -> Result<Rule, String> {
         source_ports: ports(&rule.source_ports)?,
         destination_ports: ports(&rule.destination_ports)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_keeps_tiers_holes_and_what_is_staged() {
+        let hole = wire::PrefixExcept {
+            prefix: "10.0.0.0/8".into(),
+            except: vec!["10.1.0.0/16".into(), "10.2.0.0/16".into()],
+        };
+        let rule = wire::PolicyRule {
+            id: uuid::Uuid::from_u128(7).to_string(),
+            protocol: ANY_PROTOCOL,
+            pass: true,
+            skip: true,
+            tier: 3,
+            remote_tags: vec![9],
+            remotes: vec![wire::PolicyPeer {
+                peer: Some(wire::policy_peer::Peer::PrefixExcept(hole.clone())),
+            }],
+            ..wire::PolicyRule::default()
+        };
+        let layer = |rule| wire::PolicyLayer { egress: vec![rule], ..wire::PolicyLayer::default() };
+        let set = |rule: wire::PolicyRule| wire::PolicySet {
+            staged: vec![layer(wire::PolicyRule { skip: false, ..rule.clone() })],
+            layers: vec![layer(rule)],
+            ..wire::PolicySet::default()
+        };
+        let policy = read_policy(&set(rule.clone())).expect("a readable policy");
+        let read = &policy.layers[0].egress[0];
+        assert_eq!((read.action, read.tier), (RuleAction::Skip, 3));
+        assert_eq!(read.remote_tags, [9]);
+        let prefix = |text: &str| text.parse::<IpNet>().expect("a prefix");
+        let except = vec![prefix("10.1.0.0/16"), prefix("10.2.0.0/16")];
+        assert_eq!(read.remotes, [Peer::PrefixExcept(prefix("10.0.0.0/8"), except)]);
+        assert_eq!(policy.staged[0].egress[0].action, RuleAction::Pass);
+
+        let broken = wire::PrefixExcept { except: vec!["10.1".into()], ..hole };
+        let peer = wire::policy_peer::Peer::PrefixExcept(broken);
+        let remotes = vec![wire::PolicyPeer { peer: Some(peer) }];
+        assert!(read_policy(&set(wire::PolicyRule { remotes, ..rule })).is_err());
+    }
 }

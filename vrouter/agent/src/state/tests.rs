@@ -96,7 +96,7 @@ fn policy(number: u8, version: u8) -> wire::PolicySet {
         ingress: vec![rule],
         default_pass: false,
     };
-    wire::PolicySet { id: format!("policy{number}"), layers: vec![layer] }
+    wire::PolicySet { id: format!("policy{number}"), layers: vec![layer], staged: vec![] }
 }
 
 fn interface(port: u8, vrf: u8, policy: u8, contexts: u8) -> wire::Interface {

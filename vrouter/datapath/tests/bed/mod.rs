@@ -276,7 +276,8 @@ pub fn flatten(policy: &Policy) -> Addition {
 /// One layer of security groups that drops by default.
 pub fn only(egress: Vec<Rule>, ingress: Vec<Rule>) -> Policy {
     let name = "security-group".into();
-    Policy { layers: vec![Layer { name, egress, ingress, default_pass: false }] }
+    let layer = Layer { name, egress, ingress, default_pass: false };
+    Policy { layers: vec![layer], ..Policy::default() }
 }
 
 pub fn pass(protocol: u8, port: u16) -> Rule {
