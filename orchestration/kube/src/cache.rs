@@ -139,8 +139,12 @@ impl Cache {
                 self.by_uid.insert(pod.meta.uid, place);
                 for (name, protocol, number) in live_ports(pod) {
                     let key = (protocol.clone(), name.clone());
-                    let count =
-                        self.port_numbers.entry(key.clone()).or_default().entry(*number).or_default();
+                    let count = self
+                        .port_numbers
+                        .entry(key.clone())
+                        .or_default()
+                        .entry(*number)
+                        .or_default();
                     *count += 1;
                     if *count == 1 {
                         changed.push(key);
@@ -252,7 +256,11 @@ impl Cache {
     }
 
     /// The slices of a service.
-    pub fn slices_of(&self, namespace: &Arc<str>, service: &Arc<str>) -> impl Iterator<Item = &Slice> {
+    pub fn slices_of(
+        &self,
+        namespace: &Arc<str>,
+        service: &Arc<str>,
+    ) -> impl Iterator<Item = &Slice> {
         let names = self.by_service.get(&(namespace.clone(), service.clone()));
         names
             .into_iter()

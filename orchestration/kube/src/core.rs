@@ -295,7 +295,8 @@ impl Core {
         }
         crate::packed::shrink(&mut object);
         let uuid = object.uuid;
-        if let Some(before) = self.owners.get(&uuid).filter(|before| Some(*before) != owner.as_ref())
+        if let Some(before) =
+            self.owners.get(&uuid).filter(|before| Some(*before) != owner.as_ref())
         {
             let before = before.clone();
             self.disown(uuid, &before);
@@ -490,7 +491,8 @@ impl Core {
         let mut addresses: HashMap<FqName, IpAddr> =
             derived.addresses.iter().filter(|_| tries).cloned().collect();
         if tries {
-            addresses.extend(state.addresses.iter().map(|(name, address)| (name.clone(), *address)));
+            addresses
+                .extend(state.addresses.iter().map(|(name, address)| (name.clone(), *address)));
         }
         Planner {
             graph: &self.graph,
@@ -544,9 +546,10 @@ impl Core {
             .map(|problem| Notice { key: key.clone(), problem: problem.clone() })
             .collect::<Vec<_>>();
         state.reported = problems;
-        let again = state.patched.as_ref().is_none_or(|(before, at)| {
-            *before != derived.patches || now >= *at + REPATCH
-        });
+        let again = state
+            .patched
+            .as_ref()
+            .is_none_or(|(before, at)| *before != derived.patches || now >= *at + REPATCH);
         let patches = if again { derived.patches } else { Vec::new() };
         if !patches.is_empty() {
             state.patched = Some((patches.clone(), now));

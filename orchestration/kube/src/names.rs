@@ -160,7 +160,8 @@ pub fn label_tag(key: &str, value: &str) -> Option<String> {
     if key.chars().any(char::is_uppercase) {
         return None;
     }
-    let prefix = if RESERVED.contains(&key) || key.starts_with(LABEL_PREFIX) { LABEL_PREFIX } else { "" };
+    let prefix =
+        if RESERVED.contains(&key) || key.starts_with(LABEL_PREFIX) { LABEL_PREFIX } else { "" };
     let plain = |text: &str| text.replace('/', "__slash__");
     Some(format!("{prefix}{}={}", plain(key), plain(value)))
 }
@@ -237,7 +238,9 @@ mod tests {
             let name = parse_fq_name(text, &keys).unwrap();
             assert_eq!(name.to_string(), "default-domain:shop:blue", "{text}");
         }
-        for text in ["blue", "a:b", "{'domain':'d'}", "{'domain':'d','project':'p','nam':'n'}", "{", ""] {
+        for text in
+            ["blue", "a:b", "{'domain':'d'}", "{'domain':'d','project':'p','nam':'n'}", "{", ""]
+        {
             let reason = parse_fq_name(text, &keys).unwrap_err();
             assert!(reason.contains("domain:project:name"), "{reason}");
         }

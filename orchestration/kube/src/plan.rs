@@ -232,7 +232,8 @@ impl Planner<'_> {
             }
             let have = properties.get(name);
             if !covers(want, have) {
-                let pairs = matches!(name.as_str(), "annotations" | "virtual_machine_interface_bindings");
+                let pairs =
+                    matches!(name.as_str(), "annotations" | "virtual_machine_interface_bindings");
                 let value = if pairs { merged(want, have) } else { want.clone() };
                 fields.insert(name.clone(), value);
             }
@@ -467,7 +468,8 @@ fn must_go(graph: &Graph, actual: &Object, desired: &Desired) -> bool {
     };
     match actual.kind {
         Kind::INSTANCE_IP => {
-            let network = desired.references.iter().find(|(kind, _)| *kind == Kind::VIRTUAL_NETWORK);
+            let network =
+                desired.references.iter().find(|(kind, _)| *kind == Kind::VIRTUAL_NETWORK);
             let network = network.and_then(|(_, refs)| refs.first());
             let moved = network.is_some_and(|network| {
                 let target = graph.by_name(Kind::VIRTUAL_NETWORK, &network.name);
@@ -501,7 +503,8 @@ fn delete_rank(kind: Kind) -> u8 {
         Kind::NETWORK_IPAM,
         Kind::SECURITY_GROUP,
     ];
-    let at = ORDER.iter().position(|k| *k == kind).unwrap_or(if kind == Kind::TAG { 18 } else { 17 });
+    let at =
+        ORDER.iter().position(|k| *k == kind).unwrap_or(if kind == Kind::TAG { 18 } else { 17 });
     u8::try_from(at).unwrap_or(u8::MAX)
 }
 
@@ -511,7 +514,9 @@ pub fn covers(want: &Value, have: Option<&Value>) -> bool {
     let have = have.filter(|have| !have.is_null());
     match (want, have) {
         (Value::Null, None) => true,
-        (Value::Null, Some(have)) => matches!(have, Value::String(s) if s.is_empty()) || is_empty(have),
+        (Value::Null, Some(have)) => {
+            matches!(have, Value::String(s) if s.is_empty()) || is_empty(have)
+        }
         (Value::Array(list), None) => list.is_empty(),
         (Value::Object(fields), None) => fields.values().all(|want| covers(want, None)),
         (Value::Bool(false), None) => true,

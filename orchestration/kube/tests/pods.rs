@@ -19,14 +19,60 @@ async fn a_cluster_a_namespace_and_a_pod_have_the_originals_objects() {
     bench.settle().await;
     assert_eq!(bench.log, Vec::<String>::new(), "no write was refused");
     for (kind, names) in [
-        (Kind::PROJECT, &["default-domain:k8s-default", "default-domain:k8s-kube-system", "default-domain:k8s-shop"][..]),
-        (Kind::NETWORK_IPAM, &["default-domain:k8s-default:k8s-pod-ipam", "default-domain:k8s-default:k8s-service-ipam", "default-domain:k8s-default:k8s-ip-fabric-ipam"]),
-        (Kind::VIRTUAL_NETWORK, &["default-domain:k8s-default:k8s-default-pod-network", "default-domain:k8s-default:k8s-default-service-network"]),
-        (Kind::NETWORK_POLICY, &["default-domain:k8s-default:k8s-default-ip-fabric-np", "default-domain:k8s-default:k8s-default-service-np", "default-domain:k8s-default:k8s-default-pod-service-np"]),
+        (
+            Kind::PROJECT,
+            &[
+                "default-domain:k8s-default",
+                "default-domain:k8s-kube-system",
+                "default-domain:k8s-shop",
+            ][..],
+        ),
+        (
+            Kind::NETWORK_IPAM,
+            &[
+                "default-domain:k8s-default:k8s-pod-ipam",
+                "default-domain:k8s-default:k8s-service-ipam",
+                "default-domain:k8s-default:k8s-ip-fabric-ipam",
+            ],
+        ),
+        (
+            Kind::VIRTUAL_NETWORK,
+            &[
+                "default-domain:k8s-default:k8s-default-pod-network",
+                "default-domain:k8s-default:k8s-default-service-network",
+            ],
+        ),
+        (
+            Kind::NETWORK_POLICY,
+            &[
+                "default-domain:k8s-default:k8s-default-ip-fabric-np",
+                "default-domain:k8s-default:k8s-default-service-np",
+                "default-domain:k8s-default:k8s-default-pod-service-np",
+            ],
+        ),
         (Kind::APPLICATION_POLICY_SET, &["default-policy-management:k8s"]),
-        (Kind::FIREWALL_POLICY, &["default-policy-management:k8s-Ingress", "default-policy-management:k8s-denyall", "default-policy-management:k8s-allowall"]),
-        (Kind::FIREWALL_RULE, &["default-policy-management:k8s-Namespace-shop-ingress", "default-policy-management:k8s-Namespace-shop-egress"]),
-        (Kind::SECURITY_GROUP, &["default-domain:k8s-shop:k8s-shop-default-sg", "default-domain:k8s-default:k8s-default-default-sg"]),
+        (
+            Kind::FIREWALL_POLICY,
+            &[
+                "default-policy-management:k8s-Ingress",
+                "default-policy-management:k8s-denyall",
+                "default-policy-management:k8s-allowall",
+            ],
+        ),
+        (
+            Kind::FIREWALL_RULE,
+            &[
+                "default-policy-management:k8s-Namespace-shop-ingress",
+                "default-policy-management:k8s-Namespace-shop-egress",
+            ],
+        ),
+        (
+            Kind::SECURITY_GROUP,
+            &[
+                "default-domain:k8s-shop:k8s-shop-default-sg",
+                "default-domain:k8s-default:k8s-default-default-sg",
+            ],
+        ),
         (Kind::TAG, &["application=k8s", "namespace=shop"]),
     ] {
         for name in names {
@@ -36,7 +82,12 @@ async fn a_cluster_a_namespace_and_a_pod_have_the_originals_objects() {
     let set = bench.must(Kind::APPLICATION_POLICY_SET, "default-policy-management:k8s").await;
     let mut order: Vec<(String, String)> = set
         .references_to(Kind::FIREWALL_POLICY)
-        .map(|r| (r.attr["sequence"].as_str().unwrap().to_owned(), bench.core.graph().get(r.uuid).unwrap().name().to_owned()))
+        .map(|r| {
+            (
+                r.attr["sequence"].as_str().unwrap().to_owned(),
+                bench.core.graph().get(r.uuid).unwrap().name().to_owned(),
+            )
+        })
         .collect();
     order.sort();
     let order: Vec<&str> = order.iter().map(|(_, name)| name.as_str()).collect();
@@ -51,13 +102,24 @@ async fn a_cluster_a_namespace_and_a_pod_have_the_originals_objects() {
     assert!(ports[0].starts_with("default-domain:k8s-shop:web__"), "{ports:?}");
     let port = bench.must(Kind::VIRTUAL_MACHINE_INTERFACE, &ports[0]).await;
     assert_eq!(port.name(), format!("web__{}", port.uuid));
-    for (key, value) in [("index", "0/1"), ("network", "default"), ("kind", "Pod"), ("owner", "k8s"), ("cluster", "k8s"), ("namespace", "shop"), ("name", "web")] {
+    for (key, value) in [
+        ("index", "0/1"),
+        ("network", "default"),
+        ("kind", "Pod"),
+        ("owner", "k8s"),
+        ("cluster", "k8s"),
+        ("namespace", "shop"),
+        ("name", "web"),
+    ] {
         assert_eq!(note(&port, key), Some(value), "{key}");
     }
     let bindings = &port.properties["virtual_machine_interface_bindings"]["key_value_pair"];
     assert!(bindings.as_array().unwrap().contains(&json!({"key": "host_id", "value": "node-1"})));
     assert_eq!(bench.targets(&port, Kind::TAG), ["namespace=shop"]);
-    assert_eq!(bench.targets(&port, Kind::VIRTUAL_NETWORK), ["default-domain:k8s-default:k8s-default-pod-network"]);
+    assert_eq!(
+        bench.targets(&port, Kind::VIRTUAL_NETWORK),
+        ["default-domain:k8s-default:k8s-default-pod-network"]
+    );
     let address = bench.must(Kind::INSTANCE_IP, &format!("web__{}", port.uuid)).await;
     assert!(address.properties["instance_ip_address"].as_str().unwrap().starts_with("10.4"));
     let router = bench.must(Kind::VIRTUAL_ROUTER, "default-global-system-config:node-1").await;
@@ -70,7 +132,9 @@ async fn a_cluster_a_namespace_and_a_pod_have_the_originals_objects() {
     assert_eq!(bench.writes, before);
 
     // A finished pod gives its address back; a deleted namespace leaves nothing.
-    let done = object("kind: Pod\nmetadata: {name: web, namespace: shop}\nspec: {nodeName: node-1}\nstatus: {phase: Succeeded}");
+    let done = object(
+        "kind: Pod\nmetadata: {name: web, namespace: shop}\nspec: {nodeName: node-1}\nstatus: {phase: Succeeded}",
+    );
     bench.put(done.clone());
     bench.settle().await;
     assert_eq!(bench.names(Kind::INSTANCE_IP), Vec::<String>::new());
@@ -115,11 +179,13 @@ async fn isolation_can_be_switched_on_and_off_and_pods_keep_their_addresses() {
     let second = bench.must(Kind::INSTANCE_IP, &address_name).await;
     assert_eq!(first.properties["instance_ip_address"], second.properties["instance_ip_address"]);
     assert_eq!(bench.targets(&second, Kind::VIRTUAL_NETWORK), [own]);
-    let policy = bench.must(Kind::NETWORK_POLICY, "default-domain:k8s-default:k8s-default-service-np").await;
+    let policy =
+        bench.must(Kind::NETWORK_POLICY, "default-domain:k8s-default:k8s-default-service-np").await;
     let sources = &policy.properties["network_policy_entries"]["policy_rule"][0]["src_addresses"];
     assert!(sources.to_string().contains(own));
     // Isolated pods reach the others, not the other way round.
-    let out = bench.must(Kind::NETWORK_POLICY, "default-domain:k8s-shop:k8s-shop-pod-default-np").await;
+    let out =
+        bench.must(Kind::NETWORK_POLICY, "default-domain:k8s-shop:k8s-shop-pod-default-np").await;
     assert_eq!(out.properties["network_policy_entries"]["policy_rule"][0]["direction"], ">");
 
     bench.put(namespace("shop", "", ""));
@@ -127,8 +193,12 @@ async fn isolation_can_be_switched_on_and_off_and_pods_keep_their_addresses() {
     assert!(bench.get(Kind::VIRTUAL_NETWORK, own).await.is_none());
     let third = bench.must(Kind::INSTANCE_IP, &address_name).await;
     assert_eq!(first.properties["instance_ip_address"], third.properties["instance_ip_address"]);
-    let default = bench.must(Kind::VIRTUAL_NETWORK, "default-domain:k8s-default:k8s-default-pod-network").await;
-    assert!(!bench.targets(&default, Kind::NETWORK_POLICY).iter().any(|name| name.contains("shop")));
+    let default = bench
+        .must(Kind::VIRTUAL_NETWORK, "default-domain:k8s-default:k8s-default-pod-network")
+        .await;
+    assert!(
+        !bench.targets(&default, Kind::NETWORK_POLICY).iter().any(|name| name.contains("shop"))
+    );
     assert_eq!(bench.log, Vec::<String>::new());
 }
 
@@ -138,7 +208,12 @@ async fn a_custom_network_holds_pods_and_an_unknown_one_is_told() {
     bench.put(namespace("default", "", ""));
     bench.put(namespace("shop", "", "opencontrail.org/network: \"{'domain':'default-domain','project':'default-project','name':'blue'}\""));
     bench.put(pod("shop", "web", "", ""));
-    bench.put(pod("shop", "own", "", "opencontrail.org/network: 'default-domain:default-project:red'"));
+    bench.put(pod(
+        "shop",
+        "own",
+        "",
+        "opencontrail.org/network: 'default-domain:default-project:red'",
+    ));
     bench.put(pod("shop", "bad", "", "opencontrail.org/network: 'red'"));
     bench.settle().await;
     let mut reasons = bench.reasons();
@@ -161,7 +236,11 @@ async fn a_custom_network_holds_pods_and_an_unknown_one_is_told() {
     let own = ports.iter().find(|name| name.contains("own__")).unwrap();
     let own = bench.must(Kind::VIRTUAL_MACHINE_INTERFACE, own).await;
     assert_eq!(bench.targets(&own, Kind::VIRTUAL_NETWORK), ["default-domain:default-project:red"]);
-    assert_eq!(bench.targets(&own, Kind::TAG), ["application=k8s", "namespace=shop"], "policies hold there, too");
+    assert_eq!(
+        bench.targets(&own, Kind::TAG),
+        ["application=k8s", "namespace=shop"],
+        "policies hold there, too"
+    );
     assert_eq!(bench.log, Vec::<String>::new());
 }
 
@@ -193,7 +272,9 @@ async fn a_pod_with_three_networks_has_three_ports_and_its_status_says_so() {
     let want = [("0/3", "default", "-"), ("1/3", "blue", "-"), ("2/3", "shop", "net7")];
     assert_eq!(seen, want.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())));
     let patch = bench.patches.last().expect("the status is written");
-    let text = patch.body["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"].as_str().unwrap();
+    let text = patch.body["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"]
+        .as_str()
+        .unwrap();
     let status: serde_json::Value = serde_json::from_str(text).unwrap();
     assert_eq!(status[0]["name"], "cluster-wide-default");
     assert_eq!(status[0]["default"], true);
@@ -207,24 +288,43 @@ async fn a_pod_with_three_networks_has_three_ports_and_its_status_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_went_wrong_while_it_was_away_is_put_right() {
     let mut bench = Bench::new().await;
-    let keep = [namespace("default", "", ""), namespace("shop", "", ""), pod("shop", "stays", "", "")];
-    for object in keep.iter().cloned().chain([namespace("gone", "", ""), pod("gone", "web", "", "")]) {
+    let keep =
+        [namespace("default", "", ""), namespace("shop", "", ""), pod("shop", "stays", "", "")];
+    for object in
+        keep.iter().cloned().chain([namespace("gone", "", ""), pod("gone", "web", "", "")])
+    {
         bench.put(object);
     }
     bench.settle().await;
-    let port = bench.names(Kind::VIRTUAL_MACHINE_INTERFACE).into_iter().find(|n| n.contains("stays")).unwrap();
+    let port = bench
+        .names(Kind::VIRTUAL_MACHINE_INTERFACE)
+        .into_iter()
+        .find(|n| n.contains("stays"))
+        .unwrap();
     let address = port.rsplit(':').next().unwrap().to_owned();
     // Someone deletes an address and a rule, and changes a network, while a namespace and its pod go.
     let ip = bench.must(Kind::INSTANCE_IP, &address).await;
     bench.client.delete(Kind::INSTANCE_IP, ip.uuid).await.unwrap();
-    let network = bench.must(Kind::VIRTUAL_NETWORK, "default-domain:k8s-default:k8s-default-pod-network").await;
-    bench.client.update(Kind::VIRTUAL_NETWORK, network.uuid, json!({"network_policy_refs": [], "fabric_snat": true})).await.unwrap();
+    let network = bench
+        .must(Kind::VIRTUAL_NETWORK, "default-domain:k8s-default:k8s-default-pod-network")
+        .await;
+    bench
+        .client
+        .update(
+            Kind::VIRTUAL_NETWORK,
+            network.uuid,
+            json!({"network_policy_refs": [], "fabric_snat": true}),
+        )
+        .await
+        .unwrap();
     bench.restart(Settings::default(), keep.to_vec());
     bench.settle().await;
     assert!(bench.get(Kind::PROJECT, "default-domain:k8s-gone").await.is_none());
     assert!(bench.get(Kind::VIRTUAL_MACHINE, "k8s__gone__web").await.is_none());
     bench.must(Kind::INSTANCE_IP, &address).await;
-    let network = bench.must(Kind::VIRTUAL_NETWORK, "default-domain:k8s-default:k8s-default-pod-network").await;
+    let network = bench
+        .must(Kind::VIRTUAL_NETWORK, "default-domain:k8s-default:k8s-default-pod-network")
+        .await;
     assert_eq!(bench.targets(&network, Kind::NETWORK_POLICY).len(), 2);
     assert_ne!(network.properties.get("fabric_snat"), Some(&json!(true)));
     assert_eq!(bench.log, Vec::<String>::new());
@@ -235,7 +335,9 @@ async fn a_pod_of_the_same_name_replaces_the_one_before() {
     let mut bench = Bench::new().await;
     bench.put(namespace("default", "", ""));
     let with_uid = |uid: &str| {
-        object(&format!("kind: Pod\nmetadata: {{name: db-0, namespace: default, uid: {uid}}}\nspec: {{nodeName: node-1}}"))
+        object(&format!(
+            "kind: Pod\nmetadata: {{name: db-0, namespace: default, uid: {uid}}}\nspec: {{nodeName: node-1}}"
+        ))
     };
     bench.put(with_uid("7b1d64c8-0000-4000-8000-000000000001"));
     bench.settle().await;

@@ -55,14 +55,18 @@ fn rules(bench: &Bench, policy: &Object) -> Vec<(String, String)> {
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all.into_iter()
         .map(|(_, rule)| {
-            let fields = skein_kube::packed::properties(rule).iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            let fields = skein_kube::packed::properties(rule)
+                .iter()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect();
             (rule.name().to_owned(), line(&fields))
         })
         .collect()
 }
 
 async fn policy_rules(bench: &Bench, name: &str) -> Vec<(String, String)> {
-    let policy = bench.must(Kind::FIREWALL_POLICY, &format!("default-policy-management:{name}")).await;
+    let policy =
+        bench.must(Kind::FIREWALL_POLICY, &format!("default-policy-management:{name}")).await;
     rules(bench, &policy)
 }
 
@@ -114,30 +118,58 @@ async fn the_guides_six_examples_have_exactly_the_objects_of_the_guide() {
     let s = "namespace=default&role=db";
     let p = "default-ingress-test-network-policy-0";
     let want: Vec<(String, String)> = [
-        (format!("{p}-ipBlock-0-172.17.1.0/24-0"), format!("hole deny tcp:6379 AG 172.17.1.0/24 > {s} @endpoint-2")),
-        (format!("{p}-ipBlock-0-cidr-172.17.0.0/16-0"), format!("pass tcp:6379 AG 172.17.0.0/16 > {s} @endpoint-2")),
-        (format!("{p}-namespaceSelector-1-0"), format!("pass tcp:6379 project=myproject > {s} @endpoint-2")),
-        (format!("{p}-podSelector-2-0"), format!("pass tcp:6379 namespace=default&role=frontend > {s} @endpoint-2")),
-        ("default-egress-test-network-policy-ipBlock-0-cidr-10.0.0.0/24-0".into(), format!("pass tcp:5978 {s} > AG 10.0.0.0/24 @endpoint-1")),
+        (
+            format!("{p}-ipBlock-0-172.17.1.0/24-0"),
+            format!("hole deny tcp:6379 AG 172.17.1.0/24 > {s} @endpoint-2"),
+        ),
+        (
+            format!("{p}-ipBlock-0-cidr-172.17.0.0/16-0"),
+            format!("pass tcp:6379 AG 172.17.0.0/16 > {s} @endpoint-2"),
+        ),
+        (
+            format!("{p}-namespaceSelector-1-0"),
+            format!("pass tcp:6379 project=myproject > {s} @endpoint-2"),
+        ),
+        (
+            format!("{p}-podSelector-2-0"),
+            format!("pass tcp:6379 namespace=default&role=frontend > {s} @endpoint-2"),
+        ),
+        (
+            "default-egress-test-network-policy-ipBlock-0-cidr-10.0.0.0/24-0".into(),
+            format!("pass tcp:5978 {s} > AG 10.0.0.0/24 @endpoint-1"),
+        ),
     ]
     .into();
     assert_eq!(policy_rules(&bench, "k8s-default-test-network-policy").await, want);
     let all = "namespace=default";
     assert_eq!(
         policy_rules(&bench, "k8s-default-allow-all-ingress").await,
-        [("default-ingress-allow-all-ingress-0-allow-all-0".to_owned(), format!("pass any any > {all} @endpoint-2"))]
+        [(
+            "default-ingress-allow-all-ingress-0-allow-all-0".to_owned(),
+            format!("pass any any > {all} @endpoint-2")
+        )]
     );
     assert_eq!(
         policy_rules(&bench, "k8s-default-allow-all-egress").await,
-        [("default-egress-allow-all-egress-allow-all-0".to_owned(), format!("pass any {all} > any @endpoint-1"))]
+        [(
+            "default-egress-allow-all-egress-allow-all-0".to_owned(),
+            format!("pass any {all} > any @endpoint-1")
+        )]
     );
     for name in ["deny-ingress", "deny-all-egress", "deny-all-ingress-egress"] {
         assert_eq!(policy_rules(&bench, &format!("k8s-default-{name}")).await, []);
     }
     let mut denied = policy_rules(&bench, "k8s-denyall").await;
     denied.sort();
-    let ingress = |name: &str, s: &str| (format!("default-ingress-{name}-denyall"), format!("deny any any > {s} @endpoint-2"));
-    let egress = |name: &str, s: &str| (format!("default-egress-{name}-default-deny-all"), format!("deny any {s} > any @endpoint-1"));
+    let ingress = |name: &str, s: &str| {
+        (format!("default-ingress-{name}-denyall"), format!("deny any any > {s} @endpoint-2"))
+    };
+    let egress = |name: &str, s: &str| {
+        (
+            format!("default-egress-{name}-default-deny-all"),
+            format!("deny any {s} > any @endpoint-1"),
+        )
+    };
     let mut want = vec![
         ingress("test-network-policy", s),
         egress("test-network-policy", s),
@@ -168,7 +200,12 @@ async fn the_guides_six_examples_have_exactly_the_objects_of_the_guide() {
     let set = bench.must(Kind::APPLICATION_POLICY_SET, "default-policy-management:k8s").await;
     let mut order: Vec<(String, String)> = set
         .references_to(Kind::FIREWALL_POLICY)
-        .map(|r| (r.attr["sequence"].as_str().unwrap().to_owned(), bench.core.graph().get(r.uuid).unwrap().name().to_owned()))
+        .map(|r| {
+            (
+                r.attr["sequence"].as_str().unwrap().to_owned(),
+                bench.core.graph().get(r.uuid).unwrap().name().to_owned(),
+            )
+        })
         .collect();
     order.sort();
     assert_eq!(order.len(), 9);
@@ -275,7 +312,10 @@ fn selectors_ports_and_families_mean_what_kubernetes_says() {
         ),
         // No rule at all closes; egress alone leaves ingress open.
         ("{podSelector: {}, ingress: []}", vec![deny.clone()]),
-        ("{podSelector: {}, policyTypes: [Egress], ingress: [{}]}", vec![format!("deny any {me} > any @endpoint-1")]),
+        (
+            "{podSelector: {}, policyTypes: [Egress], ingress: [{}]}",
+            vec![format!("deny any {me} > any @endpoint-1")],
+        ),
     ];
     for (spec, want) in cases {
         assert_eq!(table(spec), want, "{spec}");
@@ -295,7 +335,9 @@ fn a_selector_that_tags_cannot_say_becomes_one_tag_on_the_pods_it_fits() {
     let capital = table("{podSelector: {matchLabels: {App: x}}, ingress: []}");
     assert!(capital[0].contains("selector-"), "{capital:?}");
     // One value in a list is an equality.
-    let one = table("{podSelector: {matchExpressions: [{key: role, operator: In, values: [db]}]}, ingress: []}");
+    let one = table(
+        "{podSelector: {matchExpressions: [{key: role, operator: In, values: [db]}]}, ingress: []}",
+    );
     assert_eq!(one, ["deny any any > namespace=shop&role=db @endpoint-2"]);
 }
 
@@ -327,8 +369,14 @@ async fn pods_carry_the_tags_of_the_selectors_that_fit_them() {
     let (a, b) = (tags(&bench, "a"), tags(&bench, "b"));
     assert!(!a.contains(&"team=red".to_owned()), "{a:?}");
     assert!(b.contains(&"team=red".to_owned()), "{b:?}");
-    assert!(a.iter().any(|tag| tag.starts_with("selector-") && tag.ends_with("=namespaces")), "{a:?}");
-    assert!(b.iter().any(|tag| tag.starts_with("selector-") && tag.ends_with("=namespaces")), "{b:?}");
+    assert!(
+        a.iter().any(|tag| tag.starts_with("selector-") && tag.ends_with("=namespaces")),
+        "{a:?}"
+    );
+    assert!(
+        b.iter().any(|tag| tag.starts_with("selector-") && tag.ends_with("=namespaces")),
+        "{b:?}"
+    );
     assert_eq!(bench.log, Vec::<String>::new());
 }
 
@@ -355,12 +403,16 @@ async fn two_clusters_share_a_controller() {
         one.must(Kind::FIREWALL_RULE, name).await;
     }
     let rules = one.names(Kind::FIREWALL_RULE);
-    let taken: Vec<&String> = rules.iter().filter(|name| name.contains("default-ingress-p-denyall")).collect();
+    let taken: Vec<&String> =
+        rules.iter().filter(|name| name.contains("default-ingress-p-denyall")).collect();
     assert_eq!(taken.len(), 2, "{rules:?}");
     assert_eq!(first.len(), 1);
     // And the first comes back to find everything as it left it.
     let before = one.writes;
-    one.restart(Settings::default(), vec![namespace("default", "", ""), pod("default", "db", "role: db", ""), object(policy)]);
+    one.restart(
+        Settings::default(),
+        vec![namespace("default", "", ""), pod("default", "db", "role: db", ""), object(policy)],
+    );
     one.settle().await;
     assert_eq!(one.writes, before);
 }

@@ -31,8 +31,13 @@ fn members(bench: &Bench, part: &str) -> Vec<Value> {
             let p = properties(member, "loadbalancer_member_properties");
             let yes = |name: &str, absent: bool| p[name].as_bool().unwrap_or(absent);
             json!([
-                p["address"], p["protocol_port"], p.get("interface").is_some_and(|i| !i.is_null()), p["node"],
-                yes("ready", true), yes("serving", true), yes("terminating", false),
+                p["address"],
+                p["protocol_port"],
+                p.get("interface").is_some_and(|i| !i.is_null()),
+                p["node"],
+                yes("ready", true),
+                yes("serving", true),
+                yes("terminating", false),
             ])
         })
         .collect();
@@ -67,14 +72,22 @@ async fn a_service_says_everything_that_a_node_must_know() {
     assert_eq!(facts["external_traffic_policy"], "Local");
     assert_eq!(facts["internal_traffic_policy"], "Cluster");
     let port = format!("k8s__Service__web__{}", uid(&service));
-    let port = bench.must(Kind::VIRTUAL_MACHINE_INTERFACE, &format!("default-domain:k8s-shop:{port}")).await;
+    let port = bench
+        .must(Kind::VIRTUAL_MACHINE_INTERFACE, &format!("default-domain:k8s-shop:{port}"))
+        .await;
     assert_eq!(port.properties["virtual_machine_interface_device_owner"], "K8S:LOADBALANCER");
-    assert_eq!(bench.targets(&port, Kind::VIRTUAL_NETWORK), ["default-domain:k8s-default:k8s-default-service-network"]);
+    assert_eq!(
+        bench.targets(&port, Kind::VIRTUAL_NETWORK),
+        ["default-domain:k8s-default:k8s-default-service-network"]
+    );
     let address = bench.must(Kind::INSTANCE_IP, &format!("web__{}", port.uuid)).await;
     assert_eq!(address.properties["instance_ip_address"], "10.96.1.10");
     let listeners = bench.names(Kind::LOADBALANCER_LISTENER);
     assert_eq!(listeners.len(), 2);
-    let http = listeners.iter().find(|name| name.contains("-TCP-80-")).expect("named by protocol and port");
+    let http = listeners
+        .iter()
+        .find(|name| name.contains("-TCP-80-"))
+        .expect("named by protocol and port");
     let http = bench.must(Kind::LOADBALANCER_LISTENER, http).await;
     assert_eq!(note(&http, "portName"), Some("http"));
     assert_eq!(http.properties["loadbalancer_listener_properties"]["node_port"], 30001);
@@ -95,19 +108,33 @@ async fn a_service_says_everything_that_a_node_must_know() {
     )));
     bench.settle().await;
     assert_eq!(bench.writes - before, 2);
-    assert_eq!(members(&bench, "-TCP-80-")[0], json!(["10.47.0.1", 8080, true, "node-1", false, true, true]));
+    assert_eq!(
+        members(&bench, "-TCP-80-")[0],
+        json!(["10.47.0.1", 8080, true, "node-1", false, true, true])
+    );
 
     // A port goes with its listener and members; a target port's change leaves no old member.
     let one = SERVICE.replace("\n  - {name: dns, port: 53, protocol: UDP, nodePort: 30002}", "");
     bench.yaml(&one);
-    bench.yaml(&slice("", "[{addresses: [10.47.0.9], nodeName: node-1}]").replace("port: 8080", "port: 9090"));
+    bench.yaml(
+        &slice("", "[{addresses: [10.47.0.9], nodeName: node-1}]")
+            .replace("port: 8080", "port: 9090"),
+    );
     bench.settle().await;
     assert_eq!(bench.names(Kind::LOADBALANCER_LISTENER).len(), 1);
-    assert_eq!(members(&bench, "-TCP-80-"), [json!(["10.47.0.9", 9090, false, "node-1", true, true, false])]);
+    assert_eq!(
+        members(&bench, "-TCP-80-"),
+        [json!(["10.47.0.9", 9090, false, "node-1", true, true, false])]
+    );
 
     bench.core.kube_delete(&service);
     bench.settle().await;
-    for kind in [Kind::LOADBALANCER, Kind::LOADBALANCER_LISTENER, Kind::LOADBALANCER_POOL, Kind::LOADBALANCER_MEMBER] {
+    for kind in [
+        Kind::LOADBALANCER,
+        Kind::LOADBALANCER_LISTENER,
+        Kind::LOADBALANCER_POOL,
+        Kind::LOADBALANCER_MEMBER,
+    ] {
         assert_eq!(bench.names(kind), Vec::<String>::new(), "{kind}");
     }
     assert_eq!(bench.log, Vec::<String>::new());
@@ -122,13 +149,19 @@ async fn older_endpoints_and_slices_serve_as_well() {
     // discovery.k8s.io/v1beta1 of Kubernetes 1.20: the node is in the topology.
     bench.yaml(&slice("", "[{addresses: [10.47.0.1], topology: {kubernetes.io/hostname: node-3, topology.kubernetes.io/zone: z1}}]"));
     bench.settle().await;
-    assert_eq!(members(&bench, "-TCP-80-"), [json!(["10.47.0.1", 8080, false, "node-3", true, true, false])]);
+    assert_eq!(
+        members(&bench, "-TCP-80-"),
+        [json!(["10.47.0.1", 8080, false, "node-3", true, true, false])]
+    );
     bench.core.kube_delete(&object(&slice("", "[]")));
     bench.yaml("kind: Endpoints\nmetadata: {name: web, namespace: shop}\nsubsets:\n- addresses: [{ip: 192.0.2.1, nodeName: n4}]\n  notReadyAddresses: [{ip: 192.0.2.2}]\n  ports: [{name: http, port: 81}]");
     bench.settle().await;
     assert_eq!(
         members(&bench, "-TCP-80-"),
-        [json!(["192.0.2.1", 81, false, "n4", true, true, false]), json!(["192.0.2.2", 81, false, null, false, false, false])]
+        [
+            json!(["192.0.2.1", 81, false, "n4", true, true, false]),
+            json!(["192.0.2.2", 81, false, null, false, false, false])
+        ]
     );
     assert_eq!(members(&bench, "-UDP-53-"), Vec::<Value>::new());
 }
@@ -152,7 +185,9 @@ async fn a_load_balancer_gets_an_address_of_its_pool_and_kubernetes_is_told() {
     bench.put(namespace("default", "", ""));
     bench.put(namespace("shop", "", ""));
     let service = |more: &str, annotations: &str| {
-        format!("kind: Service\nmetadata: {{name: web, namespace: shop, annotations: {{{annotations}}}}}\nspec: {{type: LoadBalancer, clusterIP: 10.96.1.10, ports: [{{port: 80}}]{more}}}")
+        format!(
+            "kind: Service\nmetadata: {{name: web, namespace: shop, annotations: {{{annotations}}}}}\nspec: {{type: LoadBalancer, clusterIP: 10.96.1.10, ports: [{{port: 80}}]{more}}}"
+        )
     };
     bench.yaml(&service("", ""));
     bench.settle().await;
@@ -168,7 +203,10 @@ async fn a_load_balancer_gets_an_address_of_its_pool_and_kubernetes_is_told() {
     let ip = patch.body["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().unwrap().to_owned();
     assert!(ip.starts_with("198.51.100."), "{ip}");
     let floating = bench.names(Kind::FLOATING_IP);
-    assert!(floating[0].starts_with("default-domain:default-project:public:pool:web__"), "{floating:?}");
+    assert!(
+        floating[0].starts_with("default-domain:default-project:public:pool:web__"),
+        "{floating:?}"
+    );
     assert!(floating[0].ends_with("None-externalIP"));
     // A wish for one address; another one that no pool holds is for nodes to answer.
     bench.yaml(&service(", loadBalancerIP: 198.51.100.77, externalIPs: [203.0.113.5], loadBalancerSourceRanges: [192.0.2.0/24]", named));
@@ -201,7 +239,11 @@ async fn isolated_services_live_apart_unless_the_namespace_opens_them() {
         bench.targets(port, Kind::VIRTUAL_NETWORK)
     };
     assert_eq!(network(&bench), ["default-domain:k8s-shop:k8s-shop-service-network"]);
-    bench.put(namespace("shop", "", "opencontrail.org/isolation: 'true', opencontrail.org/isolation.service: 'false'"));
+    bench.put(namespace(
+        "shop",
+        "",
+        "opencontrail.org/isolation: 'true', opencontrail.org/isolation.service: 'false'",
+    ));
     bench.settle().await;
     assert_eq!(network(&bench), ["default-domain:k8s-default:k8s-default-service-network"]);
     let address = bench.names(Kind::INSTANCE_IP)[0].clone();
@@ -221,15 +263,24 @@ async fn an_ingress_is_a_load_balancer_for_its_class_alone() {
     let backend = pod("shop", "a", "app: web", "");
     bench.put(backend.clone());
     bench.yaml(SERVICE);
-    bench.yaml(&slice("", &format!("[{{addresses: [10.47.0.1], nodeName: node-1, targetRef: {{kind: Pod, uid: {}}}}}]", uid(&backend))));
+    bench.yaml(&slice(
+        "",
+        &format!(
+            "[{{addresses: [10.47.0.1], nodeName: node-1, targetRef: {{kind: Pod, uid: {}}}}}]",
+            uid(&backend)
+        ),
+    ));
     let ingress = |class: &str| {
-        format!("kind: Ingress\nmetadata: {{name: front, namespace: shop, annotations: {{{class}}}}}\nspec:\n  tls: [{{hosts: [a.example], secretName: cert}}, {{secretName: fallback}}]\n  defaultBackend: {{service: {{name: web, port: {{number: 80}}}}}}\n  rules:\n  - host: a.example\n    http: {{paths: [{{path: /x, pathType: Prefix, backend: {{service: {{name: web, port: {{name: http}}}}}}}}, {{path: /y, pathType: Exact, backend: {{resource: {{kind: Bucket, name: b}}}}}}]}}")
+        format!(
+            "kind: Ingress\nmetadata: {{name: front, namespace: shop, annotations: {{{class}}}}}\nspec:\n  tls: [{{hosts: [a.example], secretName: cert}}, {{secretName: fallback}}]\n  defaultBackend: {{service: {{name: web, port: {{number: 80}}}}}}\n  rules:\n  - host: a.example\n    http: {{paths: [{{path: /x, pathType: Prefix, backend: {{service: {{name: web, port: {{name: http}}}}}}}}, {{path: /y, pathType: Exact, backend: {{resource: {{kind: Bucket, name: b}}}}}}]}}"
+        )
     };
     bench.yaml(&ingress(""));
     bench.settle().await;
     assert_eq!(bench.log, Vec::<String>::new());
     assert_eq!(bench.reasons(), ["BadBackend"], "a resource cannot be served, and is told");
-    let balancer = bench.names(Kind::LOADBALANCER).into_iter().find(|n| n.contains("front__")).unwrap();
+    let balancer =
+        bench.names(Kind::LOADBALANCER).into_iter().find(|n| n.contains("front__")).unwrap();
     let balancer = bench.must(Kind::LOADBALANCER, &balancer).await;
     assert_eq!(balancer.properties["loadbalancer_provider"], "opencontrail");
     let mut fronts = Vec::new();
@@ -237,7 +288,15 @@ async fn an_ingress_is_a_load_balancer_for_its_class_alone() {
         let listener = bench.must(Kind::LOADBALANCER_LISTENER, name).await;
         let p = &listener.properties["loadbalancer_listener_properties"];
         let text = |key: &str| note(&listener, key).unwrap_or("-").to_owned();
-        fronts.push(format!("{} {} {} {} {} {}", p["protocol"], p["protocol_port"], text("type"), text("host"), text("path"), text("pathType")));
+        fronts.push(format!(
+            "{} {} {} {} {} {}",
+            p["protocol"],
+            p["protocol_port"],
+            text("type"),
+            text("host"),
+            text("path"),
+            text("pathType")
+        ));
         if p["protocol"] == "TERMINATED_HTTPS" {
             assert_eq!(p["sni_containers"], json!(["shop__cert"]));
             assert_eq!(p["default_tls_container"], "shop__fallback");
@@ -255,10 +314,17 @@ async fn an_ingress_is_a_load_balancer_for_its_class_alone() {
     );
     let tags = |bench: &Bench, start: &str| {
         let graph = bench.core.graph();
-        let port = graph.of_kind(Kind::VIRTUAL_MACHINE_INTERFACE).find(|p| p.name().starts_with(start)).unwrap().clone();
+        let port = graph
+            .of_kind(Kind::VIRTUAL_MACHINE_INTERFACE)
+            .find(|p| p.name().starts_with(start))
+            .unwrap()
+            .clone();
         bench.targets(&port, Kind::TAG)
     };
-    assert_eq!(tags(&bench, "k8s__Ingress__front__"), ["application=k8s", "ingress=k8s-shop-front", "namespace=shop"]);
+    assert_eq!(
+        tags(&bench, "k8s__Ingress__front__"),
+        ["application=k8s", "ingress=k8s-shop-front", "namespace=shop"]
+    );
     bench.must(Kind::FIREWALL_RULE, "default-policy-management:k8s-Ingress-shop-front-web").await;
     assert_eq!(tags(&bench, "a__"), ["k8s-svc-shop-web=web", "namespace=shop"]);
     let told = bench.patches.iter().rev().find(|p| p.key.name.as_ref() == "front").unwrap();
@@ -271,6 +337,11 @@ async fn an_ingress_is_a_load_balancer_for_its_class_alone() {
     bench.settle().await;
     assert_eq!(bench.names(Kind::LOADBALANCER).len(), 1, "the service's own");
     assert_eq!(bench.names(Kind::FLOATING_IP), Vec::<String>::new());
-    assert!(bench.get(Kind::FIREWALL_RULE, "default-policy-management:k8s-Ingress-shop-front-web").await.is_none());
+    assert!(
+        bench
+            .get(Kind::FIREWALL_RULE, "default-policy-management:k8s-Ingress-shop-front-web")
+            .await
+            .is_none()
+    );
     assert_eq!(bench.log, Vec::<String>::new());
 }

@@ -40,7 +40,8 @@ impl Core {
             KubeObject::NetworkPolicy(policy) => self.mark(place(Sort::Policy, &policy.meta)),
             KubeObject::Nad(nad) => {
                 self.mark(place(Sort::Nad, &nad.meta));
-                let asks = |pod: &&Pod| pod.meta.annotation("k8s.v1.cni.cncf.io/networks").is_some();
+                let asks =
+                    |pod: &&Pod| pod.meta.annotation("k8s.v1.cni.cncf.io/networks").is_some();
                 let pods: Vec<Key> = self
                     .cache
                     .pods
@@ -61,7 +62,9 @@ impl Core {
                     .cache
                     .slices
                     .values()
-                    .filter(|slice| slice.endpoints.iter().any(|e| e.node.as_deref() == Some(&*name)))
+                    .filter(|slice| {
+                        slice.endpoints.iter().any(|e| e.node.as_deref() == Some(&*name))
+                    })
                     .filter_map(service_of)
                     .collect();
                 self.marked.extend(services);
@@ -181,8 +184,11 @@ impl Core {
         let mut keys = Vec::new();
         for pod in self.cache.pods.values().filter(|pod| pod.is_attached()) {
             let namespace = self.cache.namespaces.get(&pod.meta.namespace).map(|n| &n.meta);
-            let own =
-                if services.is_empty() { BTreeSet::new() } else { self.cache.services_of(pod.meta.uid) };
+            let own = if services.is_empty() {
+                BTreeSet::new()
+            } else {
+                self.cache.services_of(pod.meta.uid)
+            };
             let candidate = Candidate { pod, namespace, services: &own };
             if shift.predicates.iter().any(|predicate| TagTable::fits(predicate, candidate)) {
                 keys.push(place(Sort::Pod, &pod.meta));

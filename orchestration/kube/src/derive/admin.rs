@@ -80,7 +80,9 @@ fn peers(cx: &Context<'_>, peer: &AdminPeer, out: &mut Derived) -> Vec<End> {
             .nodes
             .values()
             .filter(|node| selector.matches(&node.meta.labels))
-            .flat_map(|node| node.addresses.iter().map(|address| End::Prefix(IpNet::from(*address))))
+            .flat_map(|node| {
+                node.addresses.iter().map(|address| End::Prefix(IpNet::from(*address)))
+            })
             .collect(),
     }
 }

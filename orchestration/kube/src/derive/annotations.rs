@@ -117,7 +117,9 @@ mod tests {
         let all = network_choices(json).unwrap();
         assert_eq!(all[0].addresses, ["10.1.1.5".parse::<IpAddr>().unwrap()]);
         assert_eq!(all[1].default_route.len(), 1);
-        for bad in ["a/b/c", "[{}]", "[{\"name\":3}]", "{", "bl ue", r#"[{"name":"a","ips":["x"]}]"#] {
+        for bad in
+            ["a/b/c", "[{}]", "[{\"name\":3}]", "{", "bl ue", r#"[{"name":"a","ips":["x"]}]"#]
+        {
             assert!(network_choices(bad).is_err(), "{bad}");
         }
     }

@@ -50,15 +50,10 @@ fn ipams(cx: &Context<'_>, key: &Key, out: &mut Derived) {
         ("service-ipam", &settings.service_subnets),
         ("ip-fabric-ipam", &settings.ip_fabric_subnets),
     ] {
-        let subnets: Vec<Value> = prefixes.iter().map(|net| json!({"subnet": subnet(net)})).collect();
+        let subnets: Vec<Value> =
+            prefixes.iter().map(|net| json!({"subnet": subnet(net)})).collect();
         let ipam = cx
-            .owned(
-                key,
-                Kind::NETWORK_IPAM,
-                Some(Kind::PROJECT),
-                cx.names.shared_object(name),
-                &[],
-            )
+            .owned(key, Kind::NETWORK_IPAM, Some(Kind::PROJECT), cx.names.shared_object(name), &[])
             .set("ipam_subnet_method", "flat-subnet")
             .set("ipam_subnets", json!({ "subnets": subnets }));
         out.objects.push(ipam);
@@ -84,7 +79,8 @@ fn firewall(cx: &Context<'_>, key: &Key, out: &mut Derived) {
     ] {
         let name = cx.names.policy_object(&cx.names.of(name));
         // Their rules belong to policies and namespaces, who link them.
-        let policy = cx.owned(key, Kind::FIREWALL_POLICY, management, name.clone(), mark.as_slice());
+        let policy =
+            cx.owned(key, Kind::FIREWALL_POLICY, management, name.clone(), mark.as_slice());
         out.objects.push(policy);
         references.push(Ref { name, attr: json!({ "sequence": place }) });
     }
@@ -119,7 +115,13 @@ fn networks(cx: &Context<'_>, key: &Key, out: &mut Derived) {
         }
     }
     let both = "<>";
-    out.objects.push(cx.network_policy(key, fabric_policy.clone(), &everything, std::slice::from_ref(&fabric), both));
+    out.objects.push(cx.network_policy(
+        key,
+        fabric_policy.clone(),
+        &everything,
+        std::slice::from_ref(&fabric),
+        both,
+    ));
     let mut to_services = isolated_pods;
     to_services.push(services.clone());
     out.objects.push(cx.network_policy(

@@ -67,10 +67,9 @@ impl Context<'_> {
                 End::Tags(tags) => {
                     needs.extend(tags.iter().map(|tag| (Kind::TAG, FqName::single(tag))));
                 }
-                End::Prefix(net) => needs.push((
-                    Kind::ADDRESS_GROUP,
-                    self.names.policy_object(&group_name(net)),
-                )),
+                End::Prefix(net) => {
+                    needs.push((Kind::ADDRESS_GROUP, self.names.policy_object(&group_name(net))))
+                }
             }
         }
         let tagged = |end: &End| matches!(end, End::Tags(_));

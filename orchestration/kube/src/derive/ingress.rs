@@ -156,8 +156,10 @@ fn resolve(
     let place = (key.namespace.clone(), Arc::from(name.as_str()));
     let service =
         cx.cache.services.get(&place).ok_or_else(|| format!("there is no service {name}"))?;
-    let address =
-        *service.addresses.first().ok_or_else(|| format!("service {name} has no cluster address"))?;
+    let address = *service
+        .addresses
+        .first()
+        .ok_or_else(|| format!("service {name} has no cluster address"))?;
     let port = match wanted {
         Ok(number) => service.ports.iter().find(|port| port.port == number).map(|port| port.port),
         Err(word) => service.ports.iter().find(|port| port.name == *word).map(|port| port.port),
@@ -216,7 +218,9 @@ fn front(
     );
     let (service, address, port) = match resolve(cx, key, backend) {
         Ok(found) => found,
-        Err(reason) => return out.problem("BadBackend", format!("host {host:?} path {text:?}: {reason}")),
+        Err(reason) => {
+            return out.problem("BadBackend", format!("host {host:?} path {text:?}: {reason}"));
+        }
     };
     let member = Uuid::new_v5(&pool, format!("{address}/{port}").as_bytes());
     out.objects.push(

@@ -15,8 +15,8 @@ mod shared;
 mod tags;
 
 pub use annotations::{NetworkChoice, network_choices};
-pub use tags::{Candidate, Shift, TagTable};
 pub(crate) use tags::service_id;
+pub use tags::{Candidate, Shift, TagTable};
 
 use crate::cache::Cache;
 use crate::desired::{Derived, Desired};
@@ -116,6 +116,7 @@ impl<'a> Context<'a> {
     /// What the fabric calls a node of Kubernetes.
     fn host(&self, node: &str) -> String {
         let address = self.cache.nodes.get(node).and_then(|node| node.addresses.first().copied());
-        self.router(node, address).map_or_else(|| node.to_owned(), |router| router.name().to_owned())
+        self.router(node, address)
+            .map_or_else(|| node.to_owned(), |router| router.name().to_owned())
     }
 }

@@ -18,9 +18,9 @@ fn prefixes(text: &str) -> Result<Vec<IpNet>, String> {
     bare.split(',')
         .map(|part| {
             let part = part.trim().trim_matches(['"', '\'']);
-            part.parse::<IpNet>()
-                .map(|net| net.trunc())
-                .map_err(|_| format!("annotation {CIDR}: {part:?} is not a prefix; write 10.1.0.0/16"))
+            part.parse::<IpNet>().map(|net| net.trunc()).map_err(|_| {
+                format!("annotation {CIDR}: {part:?} is not a prefix; write 10.1.0.0/16")
+            })
         })
         .collect()
 }
@@ -76,11 +76,13 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     }
     let Some(Ok(nets)) = nad.meta.annotation(CIDR).map(prefixes) else { return out };
     let read = |key: &str| annotations::boolean(&nad.meta, key);
-    let (forwarding, snat) =
-        match (read("opencontrail.org/ip_fabric_forwarding"), read("opencontrail.org/ip_fabric_snat")) {
-            (Ok(forwarding), Ok(snat)) => (forwarding.unwrap_or(false), snat.unwrap_or(false)),
-            (Err(reason), _) | (_, Err(reason)) => return Derived::wrong("BadAnnotation", reason),
-        };
+    let (forwarding, snat) = match (
+        read("opencontrail.org/ip_fabric_forwarding"),
+        read("opencontrail.org/ip_fabric_snat"),
+    ) {
+        (Ok(forwarding), Ok(snat)) => (forwarding.unwrap_or(false), snat.unwrap_or(false)),
+        (Err(reason), _) | (_, Err(reason)) => return Derived::wrong("BadAnnotation", reason),
+    };
     let ipam = made_network(cx, nad, "pod-ipam");
     out.objects.push(
         cx.owned(key, Kind::NETWORK_IPAM, Some(Kind::PROJECT), ipam.clone(), &[])

@@ -24,7 +24,8 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let cluster_makes_it = matches!(name, "default" | "kube-system") || cx.names.is_shared();
     if !cluster_makes_it {
         let uid = namespace.meta.uid.to_string();
-        let more = [("k8s_uuid", uid.as_str()), ("isolated", if isolated { "True" } else { "False" })];
+        let more =
+            [("k8s_uuid", uid.as_str()), ("isolated", if isolated { "True" } else { "False" })];
         let project = cx.names.project(name);
         out.objects.push(cx.owned(key, Kind::PROJECT, Some(Kind::DOMAIN), project, &more));
     }

@@ -92,9 +92,10 @@ impl Context<'_> {
             return Ok((own, true));
         }
         let namespace = self.cache.namespaces.get(&meta.namespace);
-        let of_namespace = namespace.map(|n| chosen(&n.meta)).transpose().map_err(|reason| {
-            format!("namespace {}: {reason}", meta.namespace)
-        })?;
+        let of_namespace = namespace
+            .map(|n| chosen(&n.meta))
+            .transpose()
+            .map_err(|reason| format!("namespace {}: {reason}", meta.namespace))?;
         Ok(match of_namespace.flatten() {
             Some(name) => (name, true),
             None => (self.pod_network_of(&meta.namespace), false),

@@ -71,10 +71,13 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let mut status = Vec::new();
     let default = default_interface(&interfaces);
     for (at, interface) in interfaces.iter().enumerate() {
-        let entry = attach(cx, key, pod, (at, interfaces.len()), interface, &machine, &host, &mut out);
-        status.push(entry.map(|(addresses, mac)| {
-            describe(cx, interface, at, &addresses, &mac, at == default)
-        }));
+        let entry =
+            attach(cx, key, pod, (at, interfaces.len()), interface, &machine, &host, &mut out);
+        status.push(
+            entry.map(|(addresses, mac)| {
+                describe(cx, interface, at, &addresses, &mac, at == default)
+            }),
+        );
     }
     if let Some(router) = cx.router(node, pod.host_address) {
         out.links.push(Link {
@@ -108,7 +111,8 @@ fn interfaces(cx: &Context<'_>, pod: &Pod) -> Result<Vec<Interface>, Wrong> {
         choice: NetworkChoice::default(),
     }];
     let Some(text) = pod.meta.annotation(NETWORKS) else { return Ok(out) };
-    let choices = network_choices(text).map_err(|reason| bad(format!("annotation {NETWORKS}: {reason}")))?;
+    let choices =
+        network_choices(text).map_err(|reason| bad(format!("annotation {NETWORKS}: {reason}")))?;
     let mut names: BTreeSet<String> = BTreeSet::from(["eth0".to_owned()]);
     for (at, choice) in choices.into_iter().enumerate() {
         let namespace: Arc<str> =
@@ -125,7 +129,9 @@ fn interfaces(cx: &Context<'_>, pod: &Pod) -> Result<Vec<Interface>, Wrong> {
         let Some(network) = network else { continue };
         let interface = choice.interface.clone().unwrap_or_else(|| format!("eth{}", at + 1));
         if !names.insert(interface.clone()) {
-            return Err(bad(format!("annotation {NETWORKS}: two interfaces are called {interface}")));
+            return Err(bad(format!(
+                "annotation {NETWORKS}: two interfaces are called {interface}"
+            )));
         }
         out.push(Interface { label: choice.name.clone(), full, network, own: false, choice });
     }

@@ -100,16 +100,26 @@ impl Making<'_, '_> {
                 match peer {
                     Peer::Block(block) => {
                         for except in &block.except {
-                            let name = format!("{prefix}-ipBlock-{j}-{}-{k}", plain(&except.to_string()));
+                            let name =
+                                format!("{prefix}-ipBlock-{j}-{}-{k}", plain(&except.to_string()));
                             self.add(way, &name, port, End::Prefix(*except), true);
                         }
-                        let name = format!("{prefix}-ipBlock-{j}-cidr-{}-{k}", plain(&block.cidr.to_string()));
+                        let name = format!(
+                            "{prefix}-ipBlock-{j}-cidr-{}-{k}",
+                            plain(&block.cidr.to_string())
+                        );
                         self.add(way, &name, port, End::Prefix(block.cidr), false);
                     }
                     Peer::Pods { pods, namespaces } => {
                         let tags = self.peer_tags(pods.as_ref(), namespaces.as_ref());
                         let what = if pods.is_some() { "podSelector" } else { "namespaceSelector" };
-                        self.add(way, &format!("{prefix}-{what}-{j}-{k}"), port, End::Tags(tags), false);
+                        self.add(
+                            way,
+                            &format!("{prefix}-{what}-{j}-{k}"),
+                            port,
+                            End::Tags(tags),
+                            false,
+                        );
                     }
                 }
             }
@@ -219,7 +229,14 @@ impl Making<'_, '_> {
         let subject = || End::Tags(self.subject.clone());
         let ends = [
             (policy.restricts_ingress, Way::Ingress, "ingress", "denyall", End::Any, subject()),
-            (policy.restricts_egress, Way::Egress, "egress", "default-deny-all", subject(), End::Any),
+            (
+                policy.restricts_egress,
+                Way::Egress,
+                "egress",
+                "default-deny-all",
+                subject(),
+                End::Any,
+            ),
         ];
         for (restricts, way, direction, what, source, target) in ends {
             if !restricts {

@@ -90,11 +90,7 @@ fn vip(cx: &Context<'_>, key: &Key, service: &Service, out: &mut Derived) -> FqN
 }
 
 /// What the objects of the original cannot say.
-fn facts(
-    service: &Service,
-    external: &External,
-    out: &mut Derived,
-) -> Value {
+fn facts(service: &Service, external: &External, out: &mut Derived) -> Value {
     let texts = |list: &[IpAddr]| list.iter().map(IpAddr::to_string).collect::<Vec<_>>();
     let policy = |local: bool| if local { "Local" } else { "Cluster" };
     let mut ranges = Vec::new();
@@ -195,7 +191,8 @@ fn members(
 ) {
     let mut seen: BTreeMap<(IpAddr, u16), &Endpoint> = BTreeMap::new();
     for slice in cx.cache.slices_of(&key.namespace, &key.name) {
-        let fits = slice.ports.iter().filter(|p| *p.name == port.name && *p.protocol == port.protocol);
+        let fits =
+            slice.ports.iter().filter(|p| *p.name == port.name && *p.protocol == port.protocol);
         for target in fits {
             for endpoint in &slice.endpoints {
                 // An endpoint may move between slices and be in both for a moment: the readier one counts.
@@ -363,12 +360,18 @@ fn floating(
     let object = cx.graph.by_name(Kind::FLOATING_IP, &name);
     all.granted.extend(object.and_then(|object| packed::text(object, "floating_ip_address")));
     let uuid = Uuid::new_v5(&uid, name.to_string().as_bytes());
-    let mut floating =
-        cx.owned(key, Kind::FLOATING_IP, Some(Kind::FLOATING_IP_POOL), name, &[("externalIP", "True")])
-            .uuid(uuid)
-            .set("floating_ip_traffic_direction", "ingress")
-            .refer(Kind::PROJECT, [cx.names.project(&key.namespace)])
-            .refer(Kind::VIRTUAL_MACHINE_INTERFACE, [port.clone()]);
+    let mut floating = cx
+        .owned(
+            key,
+            Kind::FLOATING_IP,
+            Some(Kind::FLOATING_IP_POOL),
+            name,
+            &[("externalIP", "True")],
+        )
+        .uuid(uuid)
+        .set("floating_ip_traffic_direction", "ingress")
+        .refer(Kind::PROJECT, [cx.names.project(&key.namespace)])
+        .refer(Kind::VIRTUAL_MACHINE_INTERFACE, [port.clone()]);
     if let Some(address) = address {
         floating = floating.set("floating_ip_address", address.to_string());
     }

@@ -194,9 +194,9 @@ impl TagTable {
                 candidate.namespace.is_some_and(|meta| label(meta, key, value))
             }
             Predicate::Pods(selector) => selector.matches(&pod.labels),
-            Predicate::Namespaces(selector) => {
-                candidate.namespace.map_or(selector.is_empty(), |meta| selector.matches(&meta.labels))
-            }
+            Predicate::Namespaces(selector) => candidate
+                .namespace
+                .map_or(selector.is_empty(), |meta| selector.matches(&meta.labels)),
             Predicate::Port(protocol, name, number) => candidate
                 .pod
                 .ports

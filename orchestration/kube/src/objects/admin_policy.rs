@@ -105,7 +105,9 @@ impl AdminPolicy {
             let list = spec.get(field).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             list.iter()
                 .enumerate()
-                .filter_map(|(at, raw)| rule(raw, peers, &format!("spec.{field}[{at}]"), &mut problems))
+                .filter_map(|(at, raw)| {
+                    rule(raw, peers, &format!("spec.{field}[{at}]"), &mut problems)
+                })
                 .collect::<Vec<_>>()
         };
         let ingress = rules("ingress", "from");
@@ -134,7 +136,8 @@ fn subject(raw: Option<&Value>) -> Result<Subject, String> {
         let inner = namespaces.get("namespaceSelector").unwrap_or(namespaces);
         return Ok(Subject { namespaces: selector(inner)?, pods: None });
     }
-    let pods = raw.get("pods").filter(|v| !v.is_null()).ok_or("names neither namespaces nor pods")?;
+    let pods =
+        raw.get("pods").filter(|v| !v.is_null()).ok_or("names neither namespaces nor pods")?;
     let part = |name: &str| pods.get(name).filter(|v| !v.is_null());
     Ok(Subject {
         namespaces: part("namespaceSelector").map_or(Ok(Selector::default()), selector)?,
@@ -149,7 +152,9 @@ fn peer(raw: &Value) -> Result<AdminPeer, String> {
     if let Some(Value::Array(list)) = raw.get("networks") {
         let nets = list.iter().map(|text| {
             let text = text.as_str().unwrap_or_default();
-            text.parse::<IpNet>().map(|n| n.trunc()).map_err(|_| format!("{text:?} is not a prefix"))
+            text.parse::<IpNet>()
+                .map(|n| n.trunc())
+                .map_err(|_| format!("{text:?} is not a prefix"))
         });
         return nets.collect::<Result<_, _>>().map(AdminPeer::Networks);
     }
@@ -195,9 +200,11 @@ fn port(raw: &Value) -> Result<AdminPort, String> {
         return match one.get("destinationPort") {
             None | Some(Value::Null) => Ok(AdminPort::Range(protocol, 0, u16::MAX)),
             Some(port) => match port.get("range") {
-                Some(range) => {
-                    Ok(AdminPort::Range(protocol, number(range.get("start"))?, number(range.get("end"))?))
-                }
+                Some(range) => Ok(AdminPort::Range(
+                    protocol,
+                    number(range.get("start"))?,
+                    number(range.get("end"))?,
+                )),
                 None => {
                     let port = number(port.get("number"))?;
                     Ok(AdminPort::Range(protocol, port, port))

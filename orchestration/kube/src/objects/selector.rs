@@ -117,7 +117,10 @@ mod tests {
             (r#"{"matchExpressions":[{"key":"zone","operator":"NotIn","values":["a"]}]}"#, true),
             (r#"{"matchExpressions":[{"key":"zone","operator":"Exists"}]}"#, false),
             (r#"{"matchExpressions":[{"key":"zone","operator":"DoesNotExist"}]}"#, true),
-            (r#"{"matchLabels":{"app":"web"},"matchExpressions":[{"key":"tier","operator":"Exists"}]}"#, true),
+            (
+                r#"{"matchLabels":{"app":"web"},"matchExpressions":[{"key":"tier","operator":"Exists"}]}"#,
+                true,
+            ),
         ] {
             assert_eq!(select(json).matches(&web), fits, "{json}");
         }

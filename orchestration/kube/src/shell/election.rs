@@ -25,7 +25,8 @@ pub(super) async fn take_part(
     let mut rival: Option<(String, Instant)> = None;
     loop {
         let begun = Instant::now();
-        match tokio::time::timeout(period, attempt(&api, &settings, &name, &mut rival, holds)).await {
+        match tokio::time::timeout(period, attempt(&api, &settings, &name, &mut rival, holds)).await
+        {
             Ok(Ok(true)) => {
                 renewed = begun;
                 if !*leading.borrow() {
@@ -34,7 +35,9 @@ pub(super) async fn take_part(
                 }
             }
             Ok(Ok(false)) => step_down(&leading, "another manager leads"),
-            Ok(Err(error)) => warn!(%error, lease = name, "the lease cannot be renewed; trying again"),
+            Ok(Err(error)) => {
+                warn!(%error, lease = name, "the lease cannot be renewed; trying again")
+            }
             Err(_) => warn!(lease = name, "the lease cannot be renewed in time; trying again"),
         }
         // A little before others may take it.

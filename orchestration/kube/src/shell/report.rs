@@ -93,12 +93,17 @@ fn reference(served: &ApiResource, key: &Key, uid: Option<Uuid>) -> ObjectRefere
 fn is_namespaced(resource: Resource) -> bool {
     matches!(
         resource,
-        Resource::Pod | Resource::Service | Resource::Ingress | Resource::NetworkPolicy | Resource::Nad
+        Resource::Pod
+            | Resource::Service
+            | Resource::Ingress
+            | Resource::NetworkPolicy
+            | Resource::Nad
     )
 }
 
 fn shortened(text: &str) -> String {
-    let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= NOTE).last();
+    let end =
+        text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= NOTE).last();
     text[..end.unwrap_or(0)].to_owned()
 }
 

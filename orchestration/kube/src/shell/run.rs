@@ -201,8 +201,11 @@ impl Loop {
             News::Delete(object) => core.kube_delete(&object),
             News::Listed(resource, seen) => {
                 core.kube_relisted(resource, &seen);
-                let resource =
-                    if resource == Resource::Endpoints { Resource::EndpointSlice } else { resource };
+                let resource = if resource == Resource::Endpoints {
+                    Resource::EndpointSlice
+                } else {
+                    resource
+                };
                 self.listed.insert(resource);
                 // One of the two forms of endpoints is enough.
                 if self.listed.len() + 1 == Resource::ALL.len() {

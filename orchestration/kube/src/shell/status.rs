@@ -22,10 +22,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) 
     if shared.core.lock().synced() {
         (StatusCode::OK, "ok\n")
     } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "Kubernetes or the configuration has not been read yet\n",
-        )
+        (StatusCode::SERVICE_UNAVAILABLE, "Kubernetes or the configuration has not been read yet\n")
     }
 }
 

@@ -66,7 +66,8 @@ impl Bench {
     pub async fn with(settings: Settings) -> Self {
         let store = tempfile::tempdir().unwrap();
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = Server::start(Config::new(listen, store.path().join("config.redb"))).await.unwrap();
+        let server =
+            Server::start(Config::new(listen, store.path().join("config.redb"))).await.unwrap();
         let client = Client::new(&format!("http://{}", server.local_addr())).unwrap();
         let mut bench = Self {
             core: Core::new(settings),
@@ -129,7 +130,11 @@ impl Bench {
                     Err(_) => {
                         let figures = self.core.figures();
                         quiet += 1;
-                        if self.core.synced() && quiet > 2 && figures.failing == 0 && figures.marked == 0 {
+                        if self.core.synced()
+                            && quiet > 2
+                            && figures.failing == 0
+                            && figures.marked == 0
+                        {
                             return;
                         }
                     }
@@ -149,7 +154,12 @@ impl Bench {
                     self.notices.extend(self.core.done(&work.key, &outcome, now));
                 }
             }
-            assert!(Instant::now() < deadline, "does not settle: {:?}\n{:#?}", self.core.figures(), self.log);
+            assert!(
+                Instant::now() < deadline,
+                "does not settle: {:?}\n{:#?}",
+                self.core.figures(),
+                self.log
+            );
         }
     }
 
