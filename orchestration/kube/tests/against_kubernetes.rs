@@ -3,7 +3,7 @@
 //!
 //! Needs etcd and the programs in the folder that `KUBEBUILDER_ASSETS` names:
 //! `KUBEBUILDER_ASSETS=... cargo test -p skein-kube --test against_kubernetes -- --ignored`
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use serde_json::json;
 use skein_api::{Config, Server};
