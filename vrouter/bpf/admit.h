@@ -198,7 +198,8 @@ __noinline int flow_open(const struct vif *vif, const struct origin *from, struc
 	path->next_hop = f->next_hop;
 	path->entropy = f->entropy;
 	path->form = f->form;
-	s->mate = f->mate;
+	if (f->form)
+		s->mate = f->mate;
 	return 0;
 }
 

@@ -102,14 +102,19 @@ static __always_inline int turn(struct __sk_buff *skb, const struct scratch *s, 
 static __always_inline bool flow_wanted(struct scratch *s, const struct vif *vif, const struct origin *from)
 {
 	const struct packet *p = &s->packet;
+	struct vif_state *state;
 	struct route *route;
 	struct next_hop *nh;
 
 	if (!(vif->flags & VIF_POLICY_DISABLED) || (from && (from->context || from->flags & ORIGIN_OUTSIDE)))
 		return true;
-	flow_key_set(&s->key, vif->id, p, from ? INGRESS : EGRESS);
-	if (bpf_map_lookup_elem(&flows, &s->key))
-		return true;
+	/* Most have none at all, and this is the cheaper look. */
+	state = bpf_map_lookup_elem(&vif_states, &s->vif);
+	if (state && state->flows) {
+		flow_key_set(&s->key, vif->id, p, from ? INGRESS : EGRESS);
+		if (bpf_map_lookup_elem(&flows, &s->key))
+			return true;
+	}
 	if (from)
 		return false;
 	if (vif->floating[0])

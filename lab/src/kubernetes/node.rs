@@ -175,10 +175,13 @@ fn start_namespaces(
 ) -> Result<(Process, u32), ClusterError> {
     let up = folder.join("up");
     let _ = std::fs::remove_file(&up);
+    let script = folder.join("node.sh");
+    files::write(&script, include_str!("node.sh"))?;
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"])
-        .args(["--propagation", "private", "bash", "-c", include_str!("node.sh"), "node"])
+        .args(["--propagation", "private", "bash"])
+        .arg(&script)
         .arg(host.name())
         .arg(folder);
     let log = logs.join("namespaces.log");

@@ -1,4 +1,4 @@
-# Process 1 of a node, in namespaces of its own (net, mount, PID, UTS):  bash -c ... node NAME FOLDER
+# Process 1 of a node, in namespaces of its own (net, mount, PID, UTS):  bash node.sh NAME FOLDER
 # Gives the node folders of its own where kubelet and containerd look by default, and reaps orphans.
 set -eu
 name=$1 folder=$2

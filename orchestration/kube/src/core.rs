@@ -150,6 +150,10 @@ pub struct Core {
     later: BTreeMap<(Duration, Key), ()>,
     kubernetes_ready: bool,
     configuration_ready: bool,
+    /// Every owner was derived once, so that all demands are known.
+    complete: bool,
+    /// Shared things that nobody demanded before that: they may be needed after all.
+    undecided: BTreeSet<Key>,
     busy: usize,
     derived: u64,
 }
@@ -177,6 +181,8 @@ impl Core {
             later: BTreeMap::new(),
             kubernetes_ready: false,
             configuration_ready: false,
+            complete: false,
+            undecided: BTreeSet::new(),
             busy: 0,
             derived: 0,
         };
@@ -280,14 +286,14 @@ impl Core {
             return;
         }
         object.revision = revision;
-        for name in ["id_perms", "perms2"] {
-            object.properties.remove(name);
-        }
         if object.kind == Kind::FIREWALL_RULE && owner.is_none() {
             // Only its name matters: it is taken.
-            object.properties.retain(|name, _| name == "annotations");
+            let annotations = crate::packed::properties(&object).get("annotations").cloned();
+            object.properties.clear();
+            object.properties.extend(annotations.map(|value| ("annotations".to_owned(), value)));
             object.references.clear();
         }
+        crate::packed::shrink(&mut object);
         let uuid = object.uuid;
         if let Some(before) =
             self.owners.get(&uuid).filter(|before| Some(*before) != owner.as_ref())
@@ -397,7 +403,14 @@ impl Core {
         }
         let mut out = Vec::new();
         while self.busy < limit {
-            let Some(key) = self.marked.pop_first() else { break };
+            let Some(key) = self.marked.pop_first() else {
+                if self.complete {
+                    break;
+                }
+                self.complete = true;
+                self.marked.append(&mut self.undecided);
+                continue;
+            };
             if let Some(work) = self.look_at(key, now) {
                 if !work.writes.is_empty() {
                     self.busy += 1;
@@ -442,6 +455,11 @@ impl Core {
         }
         self.derived += 1;
         let derived = self.context().derive(&key);
+        let shared = matches!(key.sort, Sort::Tag | Sort::AddressGroup);
+        if shared && !self.complete && derived.objects.is_empty() {
+            self.undecided.insert(key);
+            return None;
+        }
         self.take_demands(&key, &derived);
         let plan = self.plan(&key, &derived);
         self.register_waits(&key, &derived, &plan);

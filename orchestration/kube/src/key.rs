@@ -1,7 +1,7 @@
 //! Owners: what a configuration object is there for.
 
 use crate::objects::Resource;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use skein_model::Object;
 use std::fmt;
 use std::sync::Arc;
@@ -156,7 +156,8 @@ impl Ownership {
     /// The owner of an object, if it is one of this cluster's.
     #[must_use]
     pub fn owner_of(&self, object: &Object) -> Option<Key> {
-        let get = |key: &str| annotation(object, key);
+        let properties = crate::packed::properties(object);
+        let get = |key: &str| annotation_in(&properties, key);
         if get("owner")? != self.owner || get("cluster")? != self.cluster {
             return None;
         }
@@ -166,15 +167,20 @@ impl Ownership {
     /// Whether an object belongs to another cluster that is managed like this.
     #[must_use]
     pub fn is_foreign(&self, object: &Object) -> bool {
-        let get = |key: &str| annotation(object, key);
+        let properties = crate::packed::properties(object);
+        let get = |key: &str| annotation_in(&properties, key);
         get("owner").is_some() && get("cluster").is_some_and(|cluster| cluster != self.cluster)
     }
 }
 
-/// An annotation of an object.
+/// An annotation of an object that is not packed.
 #[must_use]
 pub fn annotation<'a>(object: &'a Object, key: &str) -> Option<&'a str> {
-    let pairs = object.properties.get("annotations")?.get("key_value_pair")?.as_array()?;
+    annotation_in(&object.properties, key)
+}
+
+fn annotation_in<'a>(properties: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    let pairs = properties.get("annotations")?.get("key_value_pair")?.as_array()?;
     let pair = pairs.iter().find(|pair| pair.get("key").and_then(Value::as_str) == Some(key))?;
     pair.get("value").and_then(Value::as_str)
 }

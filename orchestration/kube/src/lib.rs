@@ -14,6 +14,7 @@ pub mod desired;
 pub mod key;
 pub mod names;
 pub mod objects;
+pub mod packed;
 pub mod plan;
 pub mod settings;
 mod shell;

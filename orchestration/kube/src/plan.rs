@@ -2,6 +2,7 @@
 
 use crate::desired::{Derived, Desired, Link, Ref};
 use crate::key::{Key, Ownership};
+use crate::packed;
 use serde_json::{Map, Value, json};
 use skein_model::{FqName, Graph, Kind, Object, Reference};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -123,7 +124,8 @@ impl Planner<'_> {
                 None => self.create(desired, &mut made, &mut plan),
                 Some(_) if desired.shared => {}
                 Some(actual) => {
-                    let foreign = self.ownership.is_foreign(actual);
+                    let mine = self.owned.contains(&actual.uuid);
+                    let foreign = !mine && self.ownership.is_foreign(actual);
                     let other = desired.uuid.is_some_and(|uuid| uuid != actual.uuid);
                     if foreign || other {
                         plan.clashes.push((desired.kind, desired.name.clone()));
@@ -222,12 +224,13 @@ impl Planner<'_> {
         }
         let meta = desired.kind.meta();
         let mut fields = Map::new();
+        let properties = packed::properties(actual);
         for (name, want) in &desired.properties {
             // An API older than this manager does not know all of them.
             if meta.property(name).is_none() {
                 continue;
             }
-            let have = actual.properties.get(name);
+            let have = properties.get(name);
             if !covers(want, have) {
                 let pairs =
                     matches!(name.as_str(), "annotations" | "virtual_machine_interface_bindings");
@@ -447,7 +450,7 @@ fn address_of(object: &Object) -> Option<IpAddr> {
     if object.kind != Kind::INSTANCE_IP {
         return None;
     }
-    object.properties.get("instance_ip_address")?.as_str()?.parse().ok()
+    packed::text(object, "instance_ip_address")?.parse().ok()
 }
 
 /// Whether an object cannot become what it should be, and must make way.
@@ -457,9 +460,11 @@ fn must_go(graph: &Graph, actual: &Object, desired: &Desired) -> bool {
     }
     let other = |property: &str| {
         let want = desired.properties.get(property).and_then(Value::as_str);
-        let have = actual.properties.get(property).and_then(Value::as_str);
         let parse = |text: &str| text.parse::<IpAddr>().ok();
-        want.is_some_and(|want| have.is_some_and(|have| have != want && parse(have) != parse(want)))
+        want.is_some_and(|want| {
+            let have = packed::text(actual, property);
+            have.is_some_and(|have| have != want && parse(&have) != parse(want))
+        })
     };
     match actual.kind {
         Kind::INSTANCE_IP => {

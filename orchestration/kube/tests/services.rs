@@ -16,8 +16,8 @@ fn slice(more: &str, endpoints: &str) -> String {
     )
 }
 
-fn properties<'a>(object: &'a Object, name: &str) -> &'a Value {
-    object.properties.get(name).unwrap_or(&Value::Null)
+fn properties(object: &Object, name: &str) -> Value {
+    skein_kube::packed::properties(object).get(name).cloned().unwrap_or_default()
 }
 
 /// Members of the pool of a port: address, port, interface?, node, ready, serving, terminating.

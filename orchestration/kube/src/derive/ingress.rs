@@ -7,6 +7,7 @@ use crate::desired::{Demand, Derived, Patch, Predicate};
 use crate::key::Key;
 use crate::names;
 use crate::objects::{Backend, Ingress, IngressPath, PathType};
+use crate::packed;
 use serde_json::{Value, json};
 use skein_model::{FqName, Kind};
 use std::collections::BTreeSet;
@@ -66,8 +67,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let base = format!("{}__{uid}", key.name);
     let (port, address_name) = vip(cx, key, uid, &network, &mut out);
     let vip_address = cx.graph.by_name(Kind::INSTANCE_IP, &address_name);
-    let vip_address = vip_address
-        .and_then(|o| o.properties.get("instance_ip_address")?.as_str().map(str::to_owned));
+    let vip_address = vip_address.and_then(|object| packed::text(object, "instance_ip_address"));
     let balancer = cx.names.project(&key.namespace).child(&base);
     out.objects.push(
         cx.owned(key, Kind::LOADBALANCER, Some(Kind::PROJECT), balancer.clone(), &[])
@@ -355,7 +355,7 @@ fn external(
     }
     out.objects.push(floating);
     let given = cx.graph.by_name(Kind::FLOATING_IP, &name)?;
-    given.properties.get("floating_ip_address")?.as_str().map(str::to_owned)
+    packed::text(given, "floating_ip_address")
 }
 
 fn report(

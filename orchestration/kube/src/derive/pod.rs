@@ -7,6 +7,7 @@ use crate::desired::{Demand, Derived, Link, Patch, Predicate};
 use crate::key::Key;
 use crate::names;
 use crate::objects::Pod;
+use crate::packed;
 use serde_json::{Value, json};
 use skein_model::{FqName, Kind, Object};
 use std::collections::BTreeSet;
@@ -228,14 +229,15 @@ fn attach(
         }
     }
     let port = cx.graph.by_name(Kind::VIRTUAL_MACHINE_INTERFACE, &name)?;
-    let mac = port.properties.get("virtual_machine_interface_mac_addresses")?;
+    let properties = packed::properties(port);
+    let mac = properties.get("virtual_machine_interface_mac_addresses")?;
     let mac = mac.get("mac_address")?.get(0)?.as_str()?.to_owned();
     complete.then_some((actual, mac))
 }
 
 fn address_of(cx: &Context<'_>, name: &FqName) -> Option<IpAddr> {
     let object: &Object = cx.graph.by_name(Kind::INSTANCE_IP, name)?;
-    object.properties.get("instance_ip_address")?.as_str()?.parse().ok()
+    packed::text(object, "instance_ip_address")?.parse().ok()
 }
 
 fn tags(

@@ -5,6 +5,7 @@ use crate::desired::{Derived, Desired, Patch};
 use crate::key::Key;
 use crate::names;
 use crate::objects::{Endpoint, Meta, Service, ServicePort, ServiceType};
+use crate::packed;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use skein_model::{FqName, Kind};
@@ -357,8 +358,7 @@ fn floating(
     all: &mut External,
 ) {
     let object = cx.graph.by_name(Kind::FLOATING_IP, &name);
-    let given = object.and_then(|o| o.properties.get("floating_ip_address")?.as_str());
-    all.granted.extend(given.map(str::to_owned));
+    all.granted.extend(object.and_then(|object| packed::text(object, "floating_ip_address")));
     let uuid = Uuid::new_v5(&uid, name.to_string().as_bytes());
     let mut floating = cx
         .owned(

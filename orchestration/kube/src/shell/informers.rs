@@ -15,7 +15,7 @@ use tokio::sync::mpsc::Sender;
 use tracing::{debug, info, warn};
 
 /// How long until a type that is not served is looked for again.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What an informer tells.
 #[derive(Debug)]

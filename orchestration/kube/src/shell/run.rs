@@ -8,7 +8,7 @@ use crate::core::{Core, FOLLOWED, Notice, Outcome, Work};
 use crate::key::Key;
 use crate::objects::Resource;
 use crate::settings::BadSetting;
-use crate::writer;
+use crate::{packed, writer};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use parking_lot::Mutex;
 use skein_client::{Client, ClientError, Event};
@@ -155,7 +155,7 @@ impl Loop {
         mut leading: watch::Receiver<bool>,
         resync: Duration,
     ) {
-        let mut watcher = self.client.watch(&FOLLOWED);
+        let mut watcher = self.client.watch(&FOLLOWED).each(packed::shrink);
         let (done, mut finished) = mpsc::channel::<(Key, Outcome)>(QUEUE);
         let period = if resync.is_zero() { Duration::from_secs(86_400) } else { resync };
         let mut timer = tokio::time::interval(period);
