@@ -53,7 +53,12 @@ impl Table {
                 let name: FqName = serde_json::from_value(one["to"].clone()).unwrap();
                 let uuid = self.names[&(known.target, name)];
                 let attr = one["attr"].clone();
-                object.references.push(Reference { kind: known.target, uuid, attr, relaxed: false });
+                object.references.push(Reference {
+                    kind: known.target,
+                    uuid,
+                    attr,
+                    relaxed: false,
+                });
             }
         }
     }
@@ -68,8 +73,10 @@ impl Table {
                 let mut object = self.objects.remove(&made).unwrap();
                 let uuid = fields.get("uuid").and_then(Value::as_str).map(|t| t.parse().unwrap());
                 object.uuid = uuid.unwrap_or(made);
-                let parent = fields.get("parent_type").and_then(Value::as_str).and_then(Kind::parse);
-                object.parent = parent.map(|kind| (kind, self.names[&(kind, name.parent().unwrap())]));
+                let parent =
+                    fields.get("parent_type").and_then(Value::as_str).and_then(Kind::parse);
+                object.parent =
+                    parent.map(|kind| (kind, self.names[&(kind, name.parent().unwrap())]));
                 self.fill(&mut object, fields);
                 if *kind == Kind::INSTANCE_IP {
                     self.addresses += 1;
@@ -91,7 +98,12 @@ impl Table {
                 let object = self.objects.get_mut(uuid).unwrap();
                 object.references.retain(|r| r.uuid != target);
                 if let Some(attr) = attr.clone() {
-                    object.references.push(Reference { kind: *target_kind, uuid: target, attr, relaxed: false });
+                    object.references.push(Reference {
+                        kind: *target_kind,
+                        uuid: target,
+                        attr,
+                        relaxed: false,
+                    });
                 }
                 Ok(object.clone())
             }
@@ -248,7 +260,8 @@ fn main() {
     println!("{:?}", core.figures());
     // A manager that starts on what is there, as a process of its own: what it holds is its own.
     let file = std::env::temp_dir().join(format!("skein-scale-{}.jsonl", std::process::id()));
-    let lines: Vec<String> = table.objects.values().map(|o| serde_json::to_string(o).unwrap()).collect();
+    let lines: Vec<String> =
+        table.objects.values().map(|o| serde_json::to_string(o).unwrap()).collect();
     std::fs::write(&file, lines.join("\n")).unwrap();
     let sizes = [pods, services, policies].map(|n| n.to_string());
     let me = std::env::current_exe().unwrap();

@@ -55,7 +55,10 @@ fn rules(bench: &Bench, policy: &Object) -> Vec<(String, String)> {
     all.sort_by(|a, b| a.0.cmp(&b.0));
     all.into_iter()
         .map(|(_, rule)| {
-            let fields = skein_kube::packed::properties(rule).iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+            let fields = skein_kube::packed::properties(rule)
+                .iter()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect();
             (rule.name().to_owned(), line(&fields))
         })
         .collect()

@@ -40,7 +40,7 @@ pub(crate) enum Message {
     /// It closed.
     Disconnected(usize),
     /// It said something.
-    Said(usize, ToAgent),
+    Said(usize, Box<ToAgent>),
     /// Interfaces were removed; `None`: any may have been.
     LinksGone(Option<Vec<u32>>),
     /// Work for a caller that waits.
@@ -225,7 +225,7 @@ impl Node {
                 }
                 self.core.disconnected(index);
             }
-            Message::Said(index, said) => self.said(index, said),
+            Message::Said(index, said) => self.said(index, *said),
             Message::LinksGone(indices) => self.check_links(indices.as_deref()),
             Message::Call(work) => work(self),
             Message::Stop => return false,

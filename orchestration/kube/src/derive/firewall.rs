@@ -68,7 +68,7 @@ impl Context<'_> {
                     needs.extend(tags.iter().map(|tag| (Kind::TAG, FqName::single(tag))));
                 }
                 End::Prefix(net) => {
-                    needs.push((Kind::ADDRESS_GROUP, self.names.policy_object(&group_name(net))))
+                    needs.push((Kind::ADDRESS_GROUP, self.names.policy_object(&group_name(net))));
                 }
             }
         }

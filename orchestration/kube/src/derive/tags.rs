@@ -220,16 +220,18 @@ impl TagTable {
             by_type.entry(kind).or_insert_with(|| tag.to_owned());
         };
         add(&names::namespace_tag(&pod.namespace));
-        let pair = |(key, value): (&Box<str>, &Box<str>)| (key.to_string(), value.to_string());
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         if !self.pod_labels.is_empty() {
-            for label in pod.labels.iter().map(pair) {
+            for label in pod.labels.iter().map(|(k, v)| pair(k, v)) {
                 if let Some(tag) = self.pod_labels.get(&label) {
                     add(tag);
                 }
             }
         }
         if !self.namespace_labels.is_empty() {
-            for label in candidate.namespace.iter().flat_map(|meta| &meta.labels).map(pair) {
+            for label in
+                candidate.namespace.iter().flat_map(|meta| &meta.labels).map(|(k, v)| pair(k, v))
+            {
                 if let Some(tag) = self.namespace_labels.get(&label) {
                     add(tag);
                 }

@@ -89,7 +89,7 @@ pub enum AdminPort {
 }
 
 impl AdminPolicy {
-    pub(crate) fn new(resource: Resource, meta: Meta, data: Value) -> Self {
+    pub(crate) fn new(resource: Resource, meta: Meta, data: &Value) -> Self {
         let spec = data.get("spec").cloned().unwrap_or_default();
         let mut problems = Vec::new();
         let tier = match (resource, spec.get("tier").and_then(Value::as_str)) {

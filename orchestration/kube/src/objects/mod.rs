@@ -146,11 +146,11 @@ impl KubeObject {
             Resource::NetworkPolicy => {
                 NetworkPolicy::new(meta.clone(), data).map(Self::NetworkPolicy)
             }
-            Resource::Nad => body(data).map(|raw| Self::Nad(Nad::new(meta.clone(), raw))),
+            Resource::Nad => body(data).map(|raw| Self::Nad(Nad::new(meta.clone(), &raw))),
             Resource::ClusterNetworkPolicy
             | Resource::AdminNetworkPolicy
             | Resource::BaselineAdminNetworkPolicy => {
-                Ok(Self::AdminPolicy(AdminPolicy::new(resource, meta.clone(), data)))
+                Ok(Self::AdminPolicy(AdminPolicy::new(resource, meta.clone(), &data)))
             }
         };
         result.map_err(|reason| wrong(&meta, reason))

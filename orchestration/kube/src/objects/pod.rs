@@ -193,7 +193,7 @@ struct RawNadSpec {
 }
 
 impl Nad {
-    pub(crate) fn new(meta: Meta, raw: RawNad) -> Self {
+    pub(crate) fn new(meta: Meta, raw: &RawNad) -> Self {
         Self { meta, plugin: plugin(&raw.spec.config) }
     }
 }

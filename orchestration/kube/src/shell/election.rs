@@ -36,7 +36,7 @@ pub(super) async fn take_part(
             }
             Ok(Ok(false)) => step_down(&leading, "another manager leads"),
             Ok(Err(error)) => {
-                warn!(%error, lease = name, "the lease cannot be renewed; trying again")
+                warn!(%error, lease = name, "the lease cannot be renewed; trying again");
             }
             Err(_) => warn!(lease = name, "the lease cannot be renewed in time; trying again"),
         }
