@@ -212,6 +212,8 @@ fn start_manager(
         .flag("api", format!("http://127.0.0.1:{API_PORT}"))
         .file("kubeconfig", &kubeconfig)
         .flag("cluster-name", &options.cluster)
+        // As the name of a pod that is started again: it need not wait for its own lease to end.
+        .flag("identity", cluster.control_host().name())
         .flag("pod-subnets", options.pod_subnets.join(","))
         .flag("service-subnets", options.service_subnets.join(","))
         .args(&options.manager_arguments);

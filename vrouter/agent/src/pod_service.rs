@@ -11,14 +11,24 @@ use skein_cni::port_api::{PortKey, Released};
 use skein_proto::ports::ports_client::PortsClient;
 use skein_proto::ports::{FindReply, FindRequest};
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::Code;
 
 /// How long a controller waits for the orchestrator: a runtime repeats ADD, so a first answer with the reason is
 /// worth more than a long silence. The plugin itself gives up after 30 s.
 const FIND_WAIT: Duration = Duration::from_secs(20);
+/// Pause between two looks for a controller while none is connected.
+const FIND_PAUSE: Duration = Duration::from_millis(100);
 /// What the answer may take on top.
 const FIND_SLACK: Duration = Duration::from_secs(3);
+
+/// Why there is no answer.
+enum Unanswered {
+    /// No controller could be asked; one may be back soon.
+    Away(Refusal),
+    /// One was asked, and asking again changes nothing.
+    Refused(Refusal),
+}
 
 /// Calls about one sandbox run one after the other; no interface has an empty name.
 fn lock_key(container: &str) -> PortKey {
@@ -26,11 +36,33 @@ fn lock_key(container: &str) -> PortKey {
 }
 
 impl PortService {
+    /// Asks the controllers, and waits for one to come back: when it starts again, pods that start meanwhile
+    /// should not have to wait for the runtime's next try.
     async fn find(&self, prepare: &PreparePod) -> Result<FindReply, Refusal> {
+        let until = Instant::now() + FIND_WAIT;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.find_once(prepare, left).await {
+                Err(Unanswered::Away(_)) if left > FIND_PAUSE => {
+                    tokio::time::sleep(FIND_PAUSE).await;
+                }
+                Err(Unanswered::Away(refusal) | Unanswered::Refused(refusal)) => {
+                    return Err(refusal);
+                }
+                Ok(found) => return Ok(found),
+            }
+        }
+    }
+
+    async fn find_once(
+        &self,
+        prepare: &PreparePod,
+        wait: Duration,
+    ) -> Result<FindReply, Unanswered> {
         let request = FindRequest {
             machine: prepare.machine.clone().unwrap_or_default(),
             machine_name: prepare.machine_name.clone(),
-            wait_ms: u32::try_from(FIND_WAIT.as_millis()).unwrap_or(u32::MAX),
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
         };
         let away = |message: String| {
             let hint = "see that a controller runs and `skein status` shows this node connected";
@@ -40,7 +72,7 @@ impl PortService {
         for channel in self.channels.connected() {
             let mut client = PortsClient::new(channel);
             let asked = client.find(request.clone());
-            let status = match tokio::time::timeout(FIND_WAIT + FIND_SLACK, asked).await {
+            let status = match tokio::time::timeout(wait + FIND_SLACK, asked).await {
                 Ok(Ok(reply)) => return Ok(reply.into_inner()),
                 Ok(Err(status)) => status,
                 Err(_) => tonic::Status::deadline_exceeded("the controller did not answer in time"),
@@ -52,16 +84,19 @@ impl PortService {
                         format!("{} ({} s waited)", status.message(), FIND_WAIT.as_secs());
                     let hint = "see the log of kube-manager and `skein get virtual-machine`; \
                                 the call may be repeated";
-                    return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint, true));
+                    let refusal =
+                        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint, true);
+                    return Err(Unanswered::Refused(refusal));
                 }
                 Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated => {
                     let hint = "are plugin, agent and controller of the same release?";
-                    return Err(Refusal::new(StatusCode::CONFLICT, status.message(), hint, false));
+                    let refusal = Refusal::new(StatusCode::CONFLICT, status.message(), hint, false);
+                    return Err(Unanswered::Refused(refusal));
                 }
                 _ => away(status.message().to_owned()),
             };
         }
-        Err(last)
+        Err(Unanswered::Away(last))
     }
 }
 
