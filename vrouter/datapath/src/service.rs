@@ -262,6 +262,21 @@ impl Datapath {
         Ok(all)
     }
 
+    /// VRF of a service's members, and the first one that takes connections; `None` if there is no such service.
+    #[expect(clippy::type_complexity, reason = "two answers, of which the second may be missing")]
+    pub(crate) fn first_member(
+        &self,
+        at: &ServiceKey,
+    ) -> Result<Option<(VrfId, Option<(IpAddr, u16)>)>> {
+        let key = key(at);
+        let Some(raw) = self.services.get(&key)? else { return Ok(None) };
+        let slot = types::member_slot { service: raw.id, index: 0 };
+        let member = if raw.count == 0 { None } else { self.members.get(&slot)? };
+        let family = u32::from(key.family);
+        let member = member.map(|m| (ip_from_abi(family, &m.address), m.port));
+        Ok(Some((raw.vrf, member)))
+    }
+
     fn new_service_id(&mut self) -> Result<u32> {
         if self.last_service == u32::MAX {
             let reason = "four thousand million services were made; open again".into();

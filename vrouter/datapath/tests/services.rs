@@ -607,3 +607,31 @@ fn the_next_process_finds_services_and_contexts() {
     assert!(next.remove_service(&other.at).unwrap());
     assert!(!next.remove_service(&other.at).unwrap());
 }
+
+#[test]
+fn a_trace_goes_by_the_service() {
+    let mut bed = with_services();
+    bed.set_policy(2, &only(vec![pass(6, 8080)], vec![]));
+    bed.judge_alice_by(2);
+    bed.datapath.set_service(&service(key(WEB, TCP, 80), vec![member(FAR, 8080)])).unwrap();
+    bed.datapath.set_service(&service(key(WEB, TCP, 81), vec![member(FAR, 8081)])).unwrap();
+    bed.datapath.set_service(&service(key(WEB, TCP, 82), vec![])).unwrap();
+    let ask = |port| {
+        let question = Question {
+            ifindex: bed.alice,
+            direction: EGRESS,
+            local: ALICE.into(),
+            remote: WEB.into(),
+            protocol: TCP,
+            source_port: 999,
+            destination_port: port,
+        };
+        bed.datapath.trace(&question).unwrap()
+    };
+    let answer = ask(80);
+    assert_eq!((answer.dropped, answer.member), (None, Some((FAR.into(), 8080))));
+    assert_eq!(answer.identity, Some(1009));
+    assert_eq!(ask(81).dropped, Some(R::PolicyDeny));
+    assert_eq!(ask(82).dropped, Some(R::NoMembers));
+    assert_eq!(ask(83).dropped, Some(R::ServicePort));
+}
