@@ -269,6 +269,7 @@ enum form {
 enum flow_flags {
 	FLOW_FROM_HOST = 1, /* the node's own stack opened it */
 	FLOW_FROM_OUTSIDE = 2, /* a client outside the fabric opened it, to a member of this node */
+	FLOW_TO_NODE_PORT = 4, /* a workload opened it to a service that is meant for clients outside */
 };
 
 enum tcp_state {

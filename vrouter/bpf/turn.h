@@ -269,6 +269,25 @@ static __always_inline struct service *service_outside(struct scratch *s)
 }
 
 /*
+ * Out of a workload to a service that is meant for clients outside, by a node's address or another that it has a route to: it
+ * need not leave to come back in.
+ */
+__noinline int node_port_enter(const struct vif *vif, __u32 hash)
+{
+	struct scratch *s = scratch_get();
+	struct service *service;
+
+	if (!s || !vif)
+		return DROP_NO_INTERFACE;
+	service = service_outside(s);
+	if (!service || !route_find(vif->vrf, s->packet.family, &s->key.remote))
+		return 0;
+	flow_moves_to(&s->flow, vif, service->vrf);
+	s->flow.flags |= FLOW_TO_NODE_PORT;
+	return service_pick(s, service, hash);
+}
+
+/*
  * In from a client outside. With its own address to a member of this node, whom outside.h has picked; else to any
  * member, as if the host's vif had sent it, from the node's address.
  */
@@ -324,7 +343,7 @@ __noinline int translation_holds(const struct vif *vif)
 	if (f->service) {
 		bool loop = f->form == FORM_LOOP;
 		struct member_key key = { .service = f->service, .family = p->family };
-		bool ask_route = inside->vif != NO_VIF && !(f->flags & FLOW_FROM_OUTSIDE);
+		bool ask_route = inside->vif != NO_VIF && !(f->flags & (FLOW_FROM_OUTSIDE | FLOW_TO_NODE_PORT));
 		struct next_hop *nh;
 		struct route *route;
 

@@ -159,6 +159,9 @@ impl Datapath {
             }
         }
         for (index, bytes) in (0..).zip(&order) {
+            if before.get(index as usize) == Some(bytes) {
+                continue;
+            }
             if let Some(member) = abi::from_bytes::<types::member>(bytes) {
                 self.members.set(&types::member_slot { service: id, index }, &member)?;
             }
