@@ -298,10 +298,12 @@ struct flow {
 	__u32 context; /* of the vif; 0: its own */
 	__u32 service; /* which picked the other end; 0: none */
 	__u32 ifindex; /* of the vif, for translated flows: the mate may be nobody's */
+	__u32 arrival; /* context by whose label packets to the workload come */
 	__u8 form;
 	__u8 flags;
 	__u8 pad[2];
 	struct flow_key mate;
+	__u32 spare;
 };
 #define PEER_LOCAL 0x80000000U
 #define PEER_OUTSIDE 0x7fffffffU

@@ -50,6 +50,17 @@ static __noinline void flow_forget(struct scratch *s)
 	flow_forget_one(&f->mate, &remote, owner, of_remote);
 }
 
+/* VRF of a context of the vif, or its own; 0 if there is no such context. */
+static __always_inline __u32 arrival_vrf(const struct vif *vif, __u32 context)
+{
+	struct context *c;
+
+	if (!context)
+		return vif->vrf;
+	c = bpf_map_lookup_elem(&contexts, &context);
+	return c ? c->vrf : 0;
+}
+
 /*
  * An entry exists but is not simply right: everything about it is looked at again. Returns 0 if it may be used, a
  * drop reason, or FLOW_REMOVED if a new flow is to take its place.
@@ -62,9 +73,9 @@ __noinline int flow_again(const struct vif *vif, const struct origin *from)
 	if (!s || !vif || !from)
 		return DROP_NO_INTERFACE;
 	const struct packet *p = &s->packet;
-	__u32 d = s->direction & 1, policy, generation, context;
+	__u32 d = s->direction & 1, policy, generation, context, arrival, vrf;
 	struct flow *f = bpf_map_lookup_elem(&flows, &s->key), *mate;
-	bool opens = tcp_opens(p);
+	bool opens = tcp_opens(p), aside = false;
 	int reason = 0;
 
 	if (!f)
@@ -79,18 +90,24 @@ __noinline int flow_again(const struct vif *vif, const struct origin *from)
 	if (f->form && (f->form == FORM_FABRIC) != (d == INGRESS))
 		return DROP_TRANSLATION_COLLISION;
 	context = f->context;
-	if (d == INGRESS && from->context != context) {
-		if (f->form)
-			return DROP_SOURCE_ADDRESS;
-		context = from->context;
-		s->flow.context = context;
-		s->flow.vrf = vif->vrf;
-		if (context) {
-			struct context *c = bpf_map_lookup_elem(&contexts, &context);
-
-			if (!c)
-				return DROP_UNKNOWN_CONTEXT;
-			s->flow.vrf = c->vrf;
+	if (d == INGRESS && (from->context || context)) {
+		arrival = arrival_vrf(vif, from->context);
+		if (!arrival)
+			return DROP_UNKNOWN_CONTEXT;
+		if (!f->form && (f->direction & ~FLOW_OF_REMOTE) == INGRESS) {
+			/* The remote end opened it; where it comes from now counts, and the policy there. */
+			context = from->context;
+			s->flow.context = context;
+			s->flow.vrf = arrival;
+		} else if (f->form && !f->service) {
+			if (from->context != context)
+				return DROP_SOURCE_ADDRESS;
+		} else if (from->context && arrival != f->vrf) {
+			/* An answer may come by any of the workload's VRFs that knows the other end: only that is asked. */
+			if (f->form)
+				return DROP_SOURCE_ADDRESS;
+			s->flow.vrf = arrival;
+			aside = true;
 		}
 	}
 	policy = policy_of(vif, context, p->family);
@@ -98,10 +115,11 @@ __noinline int flow_again(const struct vif *vif, const struct origin *from)
 		return DROP_NO_POLICY;
 	/* Read before the routes: a change in between makes the entry stale, never wrongly fresh. */
 	generation = generation_of(vif->vrf);
-	if (s->flow.vrf != vif->vrf)
-		generation += generation_of(s->flow.vrf);
-	if (f->policy == policy && f->generation == generation && f->context == context &&
-	    (d == EGRESS || f->peer == from->peer))
+	vrf = aside ? f->vrf : s->flow.vrf;
+	if (vrf != vif->vrf)
+		generation += generation_of(vrf);
+	if (f->policy == policy && f->generation == generation &&
+	    (d == EGRESS || (f->peer == from->peer && f->arrival == from->context)))
 		return 0;
 	if (f->form)
 		reason = translation_holds(vif);
@@ -121,14 +139,18 @@ __noinline int flow_again(const struct vif *vif, const struct origin *from)
 	 */
 	if (reason)
 		return reason;
-	f->vrf = s->flow.vrf;
-	f->context = context;
-	f->identity = s->flow.identity;
-	f->rule = s->flow.rule;
-	f->next_hop = s->flow.next_hop;
 	f->peer = s->flow.peer;
 	f->generation = generation;
 	f->policy = policy;
+	f->rule = s->flow.rule;
+	if (d == INGRESS)
+		f->arrival = from->context;
+	if (aside)
+		return 0;
+	f->vrf = s->flow.vrf;
+	f->context = context;
+	f->identity = s->flow.identity;
+	f->next_hop = s->flow.next_hop;
 	if (f->form && d == INGRESS) {
 		mate = bpf_map_lookup_elem(&flows, &f->mate);
 		if (mate)
@@ -166,6 +188,8 @@ __noinline int flow_open(const struct vif *vif, const struct origin *from, struc
 		reason = context_enter(vif, from);
 	if (reason)
 		return reason;
+	if (d == INGRESS)
+		f->arrival = from->context;
 	if (d == INGRESS && from->flags & ORIGIN_HOST)
 		f->flags |= FLOW_FROM_HOST;
 	policy = policy_of(vif, f->context, p->family);
@@ -226,7 +250,7 @@ __noinline int flow_admit(const struct vif *vif, const struct origin *from, stru
 		generation += generation_of(f->vrf);
 	if (f->policy != policy || f->generation != generation || tcp_opens(p) ||
 	    (f->form && (f->form == FORM_FABRIC) != (d == INGRESS)) ||
-	    (d == INGRESS && (f->peer != from->peer || f->context != from->context))) {
+	    (d == INGRESS && (f->peer != from->peer || f->arrival != from->context))) {
 		reason = flow_again(vif, from);
 		if (reason == FLOW_REMOVED)
 			return flow_open(vif, from, path);

@@ -17,7 +17,7 @@ static __always_inline struct vif *outside_owner(struct scratch *s, struct origi
 	if (!f || f->form != FORM_FABRIC)
 		return 0;
 	ifindex = f->ifindex;
-	from->context = f->context;
+	from->context = f->arrival;
 	return bpf_map_lookup_elem(&vifs, &ifindex);
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub struct Config {
     /// A directory on a bpffs, one per node, for example `/sys/fs/bpf/skein/<node>`. Made if missing.
     pub pin_dir: PathBuf,
-    /// Connections the node can hold; 264 bytes of kernel memory each, taken at once.
+    /// Connections the node can hold; 272 bytes of kernel memory each, taken at once.
     pub flow_table_size: u32,
     /// Routes of full length (/32, /128) over all VRFs.
     pub host_route_table_size: u32,

@@ -12,6 +12,8 @@ mod bed;
 use bed::*;
 use skein_datapath::{DropReason as R, *};
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 /// Packets that meet each reason under the test bed's ordinary set-up.
 fn ordinary() -> Vec<(R, Hook, Vec<u8>)> {
@@ -112,6 +114,99 @@ fn ordinary() -> Vec<(R, Hook, Vec<u8>)> {
     ]
 }
 
+/// Services, floating IPs and the node's address, each with something wrong, and packets that meet it.
+fn translated(bed: &mut Bed) -> Vec<(R, Hook, Vec<u8>)> {
+    let (alice, uplink) = (bed.alice, bed.uplink);
+    let d = &mut bed.datapath;
+    let far = || ServiceMember { address: FAR.into(), port: 61, draining: false };
+    let service = |vrf, address: [u8; 4], protocol, port, members| Service {
+        at: ServiceKey { vrf, address: address.into(), protocol, port },
+        member_vrf: 2,
+        members,
+        affinity: None,
+        keep_source: false,
+        sources: vec![],
+    };
+    let web = [10, 96, 0, 1];
+    for (protocol, port, members) in
+        [(17, 70, vec![far()]), (17, 71, vec![]), (6, 72, vec![far()]), (132, 73, vec![far()])]
+    {
+        d.set_service(&service(2, web, protocol, port, members)).unwrap();
+    }
+    let sources = vec!["203.0.113.0/24".parse().unwrap()];
+    let outside = service(OUTSIDE, NODE.octets(), 6, 30_080, vec![far()]);
+    d.set_service(&Service { sources, ..outside }).unwrap();
+    let floating = |ports, direction| Context {
+        vrf: 2,
+        policy4: Some(ALLOW),
+        policy6: Some(ALLOW),
+        floating: Some(Floating {
+            address: [203, 0, 113, 1].into(),
+            fixed: ALICE.into(),
+            direction,
+            ports,
+        }),
+    };
+    let mapped = vec![PortMapping { protocol: 6, floating: 80, fixed: 8080 }];
+    d.set_context(5, &floating(mapped, FloatingDirection::Both)).unwrap();
+    d.set_context(6, &floating(vec![], FloatingDirection::Egress)).unwrap();
+    for (label, context) in [(205, 5), (206, 6), (277, 77)] {
+        d.set_label(label, alice, context).unwrap();
+    }
+    d.set_node_address(&NodeAddress {
+        address4: Some(NODE),
+        tcp: RangeInclusive::new(2, 1),
+        ..NodeAddress::default()
+    })
+    .unwrap();
+    d.set_next_hop(20, &NextHop::Service { vrf: 2 }).unwrap();
+    d.set_next_hop(30, &NextHop::Outside { uplink, gateway: None, mtu: MTU }).unwrap();
+    let route = |vrf, prefix: &str, next_hop| {
+        let prefix = prefix.parse().unwrap();
+        RouteChange::Set(Route { vrf, prefix, next_hop, identity: 0 })
+    };
+    d.change_routes(&[
+        route(VRF, "10.96.0.0/16", 20),
+        route(VRF, "172.20.0.0/16", 30),
+        route(2, "10.1.0.9/32", 3),
+    ])
+    .unwrap();
+
+    let to_web =
+        |protocol, transport: &[u8]| from_alice(&ip4(ALICE, web.into()).with(protocol, transport));
+    // A connection whose member goes, and one that looks as the service's would.
+    bed.alice(&to_web(6, &tcp(60, 72, SYN)));
+    bed.datapath.set_service(&service(2, web, 6, 72, vec![])).unwrap();
+    bed.alice(&from_alice(&ip4(ALICE, FAR).with(17, &udp(60, 61, b""))));
+    let world = Ipv4Addr::new(198, 51, 100, 1);
+    let into = |label, port| {
+        let packet = ip4(world, [203, 0, 113, 1].into()).with(6, &tcp(1000, port, SYN));
+        vxlan(PEER, label, &packet)
+    };
+    let sctp = Ip4 { fragment: 0x2000, ..ip4(ALICE, web.into()) };
+    let client = ip4(world, NODE).with(6, &tcp(1000, 30_080, SYN));
+    vec![
+        (R::UnknownContext, Hook::Fabric, into(277, 80)),
+        (R::ServicePort, Hook::Workload, to_web(17, &udp(1, 99, b""))),
+        (R::NoMembers, Hook::Workload, to_web(17, &udp(1, 71, b""))),
+        (R::TranslationGone, Hook::Workload, to_web(6, &tcp(60, 72, ACK))),
+        (R::TranslationCollision, Hook::Workload, to_web(17, &udp(60, 70, b""))),
+        (R::PortNotMapped, Hook::Fabric, into(205, 81)),
+        (R::FloatingDirection, Hook::Fabric, into(206, 80)),
+        (
+            R::SnatExhausted,
+            Hook::Workload,
+            from_alice(&ip4(ALICE, [172, 20, 0, 1].into()).with(6, &tcp(1, 2, SYN))),
+        ),
+        (
+            R::NotTranslatable,
+            Hook::Workload,
+            from_alice(&sctp.with(132, &[0, 1, 0, 73, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0, 0])),
+        ),
+        (R::ServiceSource, Hook::Fabric, ethernet([4; 6], [2; 6], 0x0800, &client)),
+    ]
+}
+
 #[test]
 fn every_reason_can_be_met() {
     let mut bed = Bed::new();
@@ -133,6 +228,9 @@ fn every_reason_can_be_met() {
         met.insert(reason);
     };
     for (reason, hook, frame) in ordinary() {
+        meet(&bed, reason, hook, &frame);
+    }
+    for (reason, hook, frame) in translated(&mut bed) {
         meet(&bed, reason, hook, &frame);
     }
     // Ports no packet above opened a flow for.

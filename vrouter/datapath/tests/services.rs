@@ -422,6 +422,40 @@ fn policy_judges_the_member_and_its_port() {
 }
 
 #[test]
+fn answers_may_come_by_any_context_of_the_client_in_the_services_vrf() {
+    let mut bed = with_services();
+    // Alice is a member of something herself; and of something else.
+    for (id, vrf) in [(6, SERVICES), (7, 9)] {
+        let context = Context { vrf, policy4: Some(ALLOW), policy6: Some(ALLOW), floating: None };
+        bed.datapath.set_context(id, &context).unwrap();
+        bed.datapath.set_label(100 + id, bed.alice, id).unwrap();
+    }
+    bed.datapath.set_service(&service(key(WEB, TCP, 80), vec![member(FAR, 8080)])).unwrap();
+    let asked = whole(TCP, (ALICE, 1000), (WEB, 80));
+    let seen = asked.between((ALICE, 1000), (FAR, 8080));
+    let direct = whole(TCP, (ALICE, 1001), (FAR, 8080));
+    for packet in [&asked, &direct] {
+        alice_sends(&bed, &packet.kind(SYN));
+    }
+    for label in [ALICE_LABEL, 106, ALICE_LABEL, 106] {
+        let ran = bed.fabric(&vxlan(PEER, label, &seen.back().packet()));
+        assert_eq!(ran.outcome, bed.delivered(bed.alice), "{label}");
+        assert_eq!(ran.frame[14..], asked.back().packet());
+        // What she opened without a service as well, and she goes on in her own VRF.
+        let ran = bed.fabric(&vxlan(PEER, label, &direct.back().packet()));
+        assert_eq!(ran.outcome, bed.delivered(bed.alice), "{label}");
+        assert_eq!(alice_sends(&bed, &direct).outcome, bed.tunnel_out());
+    }
+    let flows = bed.datapath.flows(FlowFilter::default()).unwrap();
+    assert!(flows.iter().all(|flow| flow.context == 0));
+    for packet in [&seen, &direct] {
+        let ran = bed.fabric(&vxlan(PEER, 107, &packet.back().packet()));
+        let told = [dropped(R::SourceAddress), dropped(R::NotThisPort)];
+        assert!(told.contains(&ran.outcome), "another VRF does not know it: {:?}", ran.outcome);
+    }
+}
+
+#[test]
 fn a_service_is_for_those_whose_vrf_has_a_route_to_it() {
     let mut bed = with_services();
     bed.datapath.set_service(&service(key(WEB, UDP, 80), many(1))).unwrap();
