@@ -31,10 +31,13 @@ impl RouteTarget {
         RouteTarget::As2(0, network)
     }
 
-    /// Whether it is one of [`RouteTarget::private`].
+    /// The target of the nodes' own network, which has none in the configuration. Its AS number is 0, too.
+    pub const FABRIC: RouteTarget = RouteTarget::As4(0, 1);
+
+    /// Whether it is one of [`RouteTarget::private`] or [`RouteTarget::FABRIC`]: no configuration can name these.
     #[must_use]
     pub fn is_private(self) -> bool {
-        matches!(self, RouteTarget::As2(0, _))
+        matches!(self, RouteTarget::As2(0, _) | RouteTarget::As4(0, _))
     }
 
     /// The extended community: type, sub-type, value.

@@ -42,6 +42,9 @@ pub(crate) struct RouteTargets {
     pub(crate) export: BTreeSet<RouteTarget>,
 }
 
+/// The network of the nodes.
+const IP_FABRIC: &str = "default-domain:default-project:ip-fabric";
+
 /// A positive number of a flow limit; anything else means no limit of its own.
 pub(crate) fn flow_limit(value: Option<i64>) -> u32 {
     value.map_or(0, |v| u32::try_from(v.max(0)).unwrap_or(u32::MAX))
@@ -133,6 +136,11 @@ pub(crate) fn route_targets(engine: &mut Engine, uuid: Uuid) -> Answer {
     // Routes of services' members stay within: nobody may ask for them.
     out.import.retain(|target| !target.is_private());
     out.export.retain(|target| !target.is_private());
+    // In the original the nodes' network has no VPN routes; here the nodes' own stacks are workloads of it.
+    if object.fq_name.to_string() == IP_FABRIC {
+        out.import.insert(RouteTarget::FABRIC);
+        out.export.insert(RouteTarget::FABRIC);
+    }
     Answer::RouteTargets(Arc::new(out))
 }
 
