@@ -92,6 +92,63 @@ fn a_workload_that_opens_flows_without_end_meets_its_own_quota() {
     drop(service);
 }
 
+#[test]
+fn a_greedy_sender_leaves_room_for_others_in_its_receivers_quota() {
+    const QUOTA: u64 = 400;
+    const OPENED: u16 = 3000;
+    let bed = Bed::start("tshare");
+    bed.network("front", 1);
+    bed.network("narrow", 2);
+    let network = bed.uuid("virtual-network", &["default-domain", "shop", "narrow"]);
+    let quota = json!({"virtual_network_properties": {"max_flows": QUOTA}});
+    bed.put("virtual-network", &network, &quota);
+    bed.run("create policy all --rule 'pass any between front and narrow'");
+    bed.run("attach network front policy all");
+    bed.run("attach network narrow policy all");
+    let receiver = bed.attach(1, "receiver", "narrow");
+    let far = bed.attach(0, "far", "front");
+    let near = bed.attach(1, "near", "front");
+    let modest = bed.attach(0, "modest", "front");
+    let service = Echo::start(&receiver.pod, 53);
+    let answers = Echo::start(&modest.pod, 53);
+    for from in [&far, &near, &modest] {
+        soon("the service", || reaches(from, &receiver));
+    }
+    // One greedy sender on another node and one on the receiver's own.
+    let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+    let sockets = [&far, &near].map(|sender| sender.pod.udp(any).unwrap());
+    let flood = || {
+        for port in 20_000..20_000 + OPENED {
+            for socket in &sockets {
+                let _ = socket.send_to(b"hello", (receiver.ipv4(), port));
+            }
+        }
+    };
+    soon("the share to refuse", || {
+        flood();
+        bed.dropped(1, &receiver, "remote_share") > 0
+    });
+    for _ in 0..20 {
+        flood();
+        assert!(reaches(&modest, &receiver), "another sender's new connections suffer");
+        assert!(reaches(&receiver, &modest), "the receiver's own new connections suffer");
+    }
+    assert_eq!(bed.dropped(1, &receiver, "flow_quota"), 0);
+    let counters = &bed.interface(1, &receiver)["counters"];
+    assert_eq!(counters["flow_quota"], json!(QUOTA));
+    let flows = counters["flows"].as_u64().unwrap();
+    assert!((QUOTA / 2..QUOTA).contains(&flows), "{flows} flows");
+    let shown = bed.fabric.node(1).skein("vrouter interfaces").unwrap();
+    assert!(shown.stdout.contains(&format!("/{QUOTA}")), "{}", shown.stdout);
+    let port = bed.port(1, &receiver);
+    soon("the event", || {
+        let answer = bed.fabric.node(1).host().http(8085, "GET", "/v1/events", "").unwrap();
+        let events: Vec<Value> = serde_json::from_str(&answer.body).unwrap();
+        events.iter().any(|one| one["reason"] == "remote_share" && one["interface"] == json!(port))
+    });
+    drop((service, answers));
+}
+
 /// In every hostile frame, and in nothing else.
 const HOSTILE: &[u8] = b"skein-hostile-frame";
 /// In frames that are as they should be: they prove that the ears hear.

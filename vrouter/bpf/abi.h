@@ -8,8 +8,10 @@
 #pragma once
 #include "vmlinux.h"
 
-#define ABI_VERSION 2
+#define ABI_VERSION 4
 #define MAX_MEMBERS 16
+#define MAX_FLOATING 8
+#define REMOTE_CELLS 128 /* a power of two */
 
 /* An address of either family; IPv4 is in w[0], the rest is 0. */
 struct ip {
@@ -20,6 +22,7 @@ enum vif_flags {
 	VIF_ADMIN_DOWN = 1,
 	VIF_POLICY_DISABLED = 2,
 	VIF_PEER = 4, /* veth: deliver into the other end's namespace */
+	VIF_HOST = 8, /* the node's own stack: what it opens to workloads of this node passes their policy */
 };
 
 struct vif {
@@ -36,6 +39,126 @@ struct vif {
 	struct ip gateway6;
 	__u8 mac[6];
 	__u8 pad[2];
+	__u32 floating[MAX_FLOATING]; /* contexts whose floating address it may open connections from; 0 ends the list */
+};
+
+enum context_flags {
+	CONTEXT_INGRESS = 1, /* the remote end may open connections to the floating address */
+	CONTEXT_EGRESS = 2,
+	CONTEXT_MAPPED = 4, /* only the ports in port_mappings */
+};
+
+/* Another VRF in which a vif is reached, by a label of its own. */
+struct context {
+	__u32 vrf;
+	__u32 policy4; /* 0: none in force, drop */
+	__u32 policy6;
+	__u32 flags;
+	__u32 family; /* of the floating address; 0: there is none */
+	struct ip floating;
+	struct ip fixed;
+};
+
+struct label {
+	__u32 ifindex;
+	__u32 context; /* 0: the vif's own VRF */
+};
+
+enum { TO_FIXED = 0, TO_FLOATING = 1 };
+
+struct port_mapping_key {
+	__u32 context;
+	__u16 port;
+	__u8 protocol;
+	__u8 towards;
+};
+
+/* Services. Those that clients outside reach at the uplink are in VRF 0. */
+struct service_key {
+	__u32 vrf;
+	struct ip address;
+	__u16 port;
+	__u8 family;
+	__u8 protocol;
+};
+
+enum service_flags {
+	SERVICE_KEEP_SOURCE = 1, /* from outside: members of this node only, which see the client's address */
+	SERVICE_SOURCES = 2,     /* from outside: only clients in service_sources */
+};
+
+struct service {
+	__u64 affinity; /* ns; 0: none */
+	__u32 id;
+	__u32 vrf; /* where members are routed */
+	__u32 count; /* members that take new connections, at indexes 0 to count - 1 */
+	__u32 slots; /* indexes ever used */
+	__u32 flags;
+	__u32 pad;
+};
+
+struct member_slot {
+	__u32 service;
+	__u32 index;
+};
+
+struct member {
+	struct ip address;
+	__u16 port;
+	__u8 pad[2];
+};
+
+/* Every member there is, draining ones too; the value says whether it takes new connections. */
+struct member_key {
+	__u32 service;
+	struct ip address;
+	__u16 port;
+	__u8 family;
+	__u8 pad;
+};
+
+struct affinity_key {
+	__u32 service;
+	__u32 family;
+	struct ip client;
+};
+
+struct affinity {
+	__u64 seen;
+	struct member member;
+	__u32 pad;
+};
+
+struct service_source_key {
+	__u32 bits; /* 64 + prefix length */
+	__u32 service;
+	__u32 family;
+	struct ip address;
+};
+
+struct port_range {
+	__u16 first;
+	__u16 last; /* below first: none */
+};
+
+enum node_families {
+	NODE_IPV4 = 1,
+	NODE_IPV6 = 2,
+};
+
+/* The node's own addresses, for what workloads send outside and what comes from there. */
+struct node {
+	__u32 families; /* that it lends an address of; 0: the uplink's packets are the host's */
+	__u32 host; /* ifindex of the host's vif; 0: none */
+	__u32 next_hop4; /* by which answers to clients outside leave */
+	__u32 next_hop6;
+	struct ip address4;
+	struct ip address6;
+	struct port_range tcp;
+	struct port_range udp;
+	struct port_range sctp;
+	struct port_range icmp;
+	__u32 services; /* how many are in VRF 0 */
 };
 
 /* What programs change about a vif, apart so that a new record never overwrites it. */
@@ -45,7 +168,8 @@ struct vif_state {
 	__u64 spoof_event;    /* and about forged sources */
 	__u64 icmp_until;     /* up to this time its share of ICMP errors is used */
 	__u32 flows;
-	__u32 pad;
+	__u32 seed; /* of the cells, random: nobody can choose addresses that share them with a victim's */
+	__u32 remote_flows[2 * REMOTE_CELLS]; /* flows by the remote that opened them, two rows (flow.h) */
 };
 
 struct vif_counters {
@@ -75,6 +199,7 @@ struct prefix_key {
 struct route {
 	__u32 next_hop;
 	__u32 identity;
+	__u32 length; /* of its prefix */
 };
 
 enum next_hop_type {
@@ -82,6 +207,8 @@ enum next_hop_type {
 	NEXT_HOP_LOCAL = 1,
 	NEXT_HOP_TUNNEL = 2,
 	NEXT_HOP_COMPOSITE = 3,
+	NEXT_HOP_SERVICE = 4, /* the address belongs to services of `vrf` */
+	NEXT_HOP_OUTSIDE = 5, /* by the uplink, from the node's own address */
 };
 
 enum encapsulation {
@@ -93,8 +220,10 @@ enum encapsulation {
 struct next_hop {
 	__u32 type;
 	__u32 encapsulation;
-	__u32 ifindex; /* local: the vif; tunnel: the uplink */
+	__u32 ifindex; /* local: the vif; tunnel, outside: the uplink */
 	__u32 label;
+	__u32 context; /* local: of the vif */
+	__u32 vrf; /* service: where its table and its members' routes are */
 	__u32 mtu;
 	__u32 family; /* of the tunnel's addresses */
 	__u32 gateway_family; /* 0: ask the kernel's routing table */
@@ -126,6 +255,22 @@ enum direction {
 	INGRESS = 1,
 };
 
+/*
+ * A flow whose addresses are translated has two entries, one for each form of them. A packet finds the entry of the
+ * form it has and leaves with the addresses of the mate.
+ */
+enum form {
+	FORM_PLAIN = 0,
+	FORM_WORKLOAD = 1, /* as the workload sees it; packets from it match */
+	FORM_FABRIC = 2, /* as the other end sees it; packets to the workload match */
+	FORM_LOOP = 3, /* both ends are this workload: packets from it match and come back to it */
+};
+
+enum flow_flags {
+	FLOW_FROM_HOST = 1, /* the node's own stack opened it */
+	FLOW_FROM_OUTSIDE = 2, /* a client outside the fabric opened it, to a member of this node */
+};
+
 enum tcp_state {
 	TCP_SYN_SEEN = 1,
 	TCP_ESTABLISHED = 2,
@@ -147,10 +292,23 @@ struct flow {
 	__u16 open_source; /* ports of the opening packet, as policy sees them */
 	__u16 open_destination;
 	__u16 entropy; /* outer UDP source port */
-	__u8 direction; /* of the opening packet */
+	__u8 direction; /* of the opening packet, with FLOW_OF_REMOTE */
 	__u8 tcp;
+	__u32 vrf; /* where the other end is routed */
+	__u32 context; /* of the vif; 0: its own */
+	__u32 service; /* which picked the other end; 0: none */
+	__u32 ifindex; /* of the vif, for translated flows: the mate may be nobody's */
+	__u8 form;
+	__u8 flags;
+	__u8 pad[2];
+	struct flow_key mate;
 };
 #define PEER_LOCAL 0x80000000U
+#define PEER_OUTSIDE 0x7fffffffU
+/* In the key of entries that belong to the node's address at the uplink. */
+#define NO_VIF 0
+/* Counted as its remote's; set when the flow is entered and never changed, whoever opens it anew. */
+#define FLOW_OF_REMOTE 2
 
 /* Longest prefix match; lengths used: 72 (identity), 80 (protocol), 80 + n (n bits of the port). */
 struct policy_key {

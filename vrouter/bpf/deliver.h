@@ -5,7 +5,7 @@
 
 #define GATEWAY_MAC { 0x00, 0x00, 0x5e, 0x00, 0x01, 0x00 }
 
-enum sent { SENT_WORKLOAD = 1, SENT_TUNNEL = 2 };
+enum sent { SENT_WORKLOAD = 1, SENT_TUNNEL = 2, SENT_OUTSIDE = 3 };
 
 /* Destination, as tests and traces read it back; the kernel does not keep cb beyond this hook. */
 static __always_inline void note(struct __sk_buff *skb, __u32 kind, __u32 ifindex)

@@ -15,7 +15,8 @@ static __always_inline void drop_event(struct scratch *s, __u32 reason)
 	/* Apart, so that noise of one kind never hides the other kinds. */
 	if (reason == DROP_POLICY_DENY)
 		last = &state->denied_event;
-	else if (reason == DROP_FLOW_QUOTA || reason == DROP_FLOW_TABLE_FULL)
+	else if (reason == DROP_FLOW_QUOTA || reason == DROP_FLOW_TABLE_FULL || reason == DROP_REMOTE_SHARE ||
+		 reason == DROP_SNAT_EXHAUSTED)
 		last = &state->resource_event;
 	else
 		last = &state->spoof_event;
@@ -63,7 +64,7 @@ static __noinline int drop(struct __sk_buff *skb, struct scratch *s, __u32 reaso
 		else
 			bpf_map_update_elem(&vif_drops, &key, &one, BPF_NOEXIST);
 		if (reason == DROP_POLICY_DENY || reason == DROP_FLOW_QUOTA || reason == DROP_FLOW_TABLE_FULL ||
-		    reason == DROP_SOURCE_ADDRESS || reason == DROP_SOURCE_MAC)
+		    reason == DROP_REMOTE_SHARE || reason == DROP_SNAT_EXHAUSTED || reason == DROP_SOURCE_ADDRESS || reason == DROP_SOURCE_MAC)
 			drop_event(s, reason);
 	}
 	return TC_ACT_SHOT;

@@ -49,10 +49,19 @@ static __always_inline __be32 mpls_entry(__u32 label)
 	return bpf_htonl(label << 12 | 1 << 8 | OUTER_TTL);
 }
 
+/*
+ * Of a super-packet beyond 64 KiB the fields say 0: so the kernel has it (iph_totlen), segmentation writes the right ones.
+ * A length that wraps would be believed: a bridge on the way with br_netfilter cuts the packet to it.
+ */
+static __always_inline __u16 wire_field(__u32 length)
+{
+	return length > 0xffff ? 0 : length;
+}
+
 static __always_inline long write_tail(struct __sk_buff *skb, const struct next_hop *nh, __u32 at, __u32 length,
 				       __u32 entropy, __be16 inner)
 {
-	struct udphdr udp = { .source = bpf_htons(entropy), .len = bpf_htons(length) };
+	struct udphdr udp = { .source = bpf_htons(entropy), .len = bpf_htons(wire_field(length)) };
 
 	if (nh->encapsulation == ENCAP_VXLAN) {
 		/* Both ends are routers; receivers do not look at these addresses. */
@@ -94,57 +103,10 @@ static __always_inline __u64 room_flags(const struct next_hop *nh)
 	}
 }
 
-static __noinline int tunnel_send(struct __sk_buff *skb, struct scratch *s, const struct next_hop *nh, __u32 entropy)
+/* Out by an uplink, in the packet's own words: source, destination and all are there. */
+static __always_inline int uplink_send(struct __sk_buff *skb, struct scratch *s, const struct next_hop *nh, __u32 kind)
 {
-	__be16 inner = bpf_htons(s->packet.family == 4 ? ETH_P_IP : ETH_P_IPV6);
-	__u32 length, at = sizeof(struct ethhdr);
-	__u8 protocol = nh->encapsulation == ENCAP_MPLS_GRE ? IPPROTO_GRE : IPPROTO_UDP;
-	struct ethhdr eth = { .h_dest = GATEWAY_MAC, .h_source = GATEWAY_MAC };
-	long error;
-
-	error = bpf_skb_adjust_room(skb, tunnel_overhead(nh), BPF_ADJ_ROOM_MAC, room_flags(nh));
-	if (error)
-		return DROP_REWRITE_FAILED;
-	/* Of a super-packet these lengths may wrap; segmentation writes the right ones. */
-	length = skb->len - sizeof(struct ethhdr);
-	if (nh->family == 4) {
-		struct iphdr ip = {
-			.version = 4,
-			.ihl = 5,
-			.tot_len = bpf_htons(length),
-			/* Never fragmented on the way: the inner sender is told its MTU instead. */
-			.frag_off = bpf_htons(0x4000),
-			.ttl = OUTER_TTL,
-			.protocol = protocol,
-			.saddr = nh->local.w[0],
-			.daddr = nh->remote.w[0],
-		};
-
-		ip.check = fold(bpf_csum_diff(0, 0, (__be32 *)&ip, sizeof(ip), 0));
-		error = bpf_skb_store_bytes(skb, at, &ip, sizeof(ip), 0);
-		at += sizeof(ip);
-		length -= sizeof(ip);
-		eth.h_proto = bpf_htons(ETH_P_IP);
-	} else {
-		struct ipv6hdr ip = {
-			.flow = bpf_htonl(0x60000000),
-			.payload_len = bpf_htons(length - sizeof(ip)),
-			.nexthdr = protocol,
-			.hop_limit = OUTER_TTL,
-		};
-
-		__builtin_memcpy(ip.saddr, &nh->local, 16);
-		__builtin_memcpy(ip.daddr, &nh->remote, 16);
-		error = bpf_skb_store_bytes(skb, at, &ip, sizeof(ip), 0);
-		at += sizeof(ip);
-		length -= sizeof(ip);
-		eth.h_proto = bpf_htons(ETH_P_IPV6);
-	}
-	error |= write_tail(skb, nh, at, length, entropy, inner);
-	error |= bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0);
-	if (error)
-		return DROP_REWRITE_FAILED;
-	note(skb, SENT_TUNNEL, nh->ifindex);
+	note(skb, kind, nh->ifindex);
 	/* The kernel resolves the neighbour (and, without a gateway, the route): it queues while ARP is under way. */
 	if (nh->gateway_family) {
 		struct bpf_redir_neigh via = {};
@@ -161,4 +123,56 @@ static __noinline int tunnel_send(struct __sk_buff *skb, struct scratch *s, cons
 		s->action = bpf_redirect_neigh(nh->ifindex, 0, 0, 0);
 	}
 	return 0;
+}
+
+static __noinline int tunnel_send(struct __sk_buff *skb, struct scratch *s, const struct next_hop *nh, __u32 entropy)
+{
+	__be16 inner = bpf_htons(s->packet.family == 4 ? ETH_P_IP : ETH_P_IPV6);
+	__u32 length, at = sizeof(struct ethhdr);
+	__u8 protocol = nh->encapsulation == ENCAP_MPLS_GRE ? IPPROTO_GRE : IPPROTO_UDP;
+	struct ethhdr eth = { .h_dest = GATEWAY_MAC, .h_source = GATEWAY_MAC };
+	long error;
+
+	error = bpf_skb_adjust_room(skb, tunnel_overhead(nh), BPF_ADJ_ROOM_MAC, room_flags(nh));
+	if (error)
+		return DROP_REWRITE_FAILED;
+	length = skb->len - sizeof(struct ethhdr);
+	if (nh->family == 4) {
+		struct iphdr ip = {
+			.version = 4,
+			.ihl = 5,
+			.tot_len = bpf_htons(wire_field(length)),
+			/* Never fragmented on the way: the inner sender is told its MTU instead. */
+			.frag_off = bpf_htons(0x4000),
+			.ttl = OUTER_TTL,
+			.protocol = protocol,
+			.saddr = nh->local.w[0],
+			.daddr = nh->remote.w[0],
+		};
+
+		ip.check = fold(bpf_csum_diff(0, 0, (__be32 *)&ip, sizeof(ip), 0));
+		error = bpf_skb_store_bytes(skb, at, &ip, sizeof(ip), 0);
+		at += sizeof(ip);
+		length -= sizeof(ip);
+		eth.h_proto = bpf_htons(ETH_P_IP);
+	} else {
+		struct ipv6hdr ip = {
+			.flow = bpf_htonl(0x60000000),
+			.payload_len = bpf_htons(wire_field(length - sizeof(ip))),
+			.nexthdr = protocol,
+			.hop_limit = OUTER_TTL,
+		};
+
+		__builtin_memcpy(ip.saddr, &nh->local, 16);
+		__builtin_memcpy(ip.daddr, &nh->remote, 16);
+		error = bpf_skb_store_bytes(skb, at, &ip, sizeof(ip), 0);
+		at += sizeof(ip);
+		length -= sizeof(ip);
+		eth.h_proto = bpf_htons(ETH_P_IPV6);
+	}
+	error |= write_tail(skb, nh, at, length, entropy, inner);
+	error |= bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0);
+	if (error)
+		return DROP_REWRITE_FAILED;
+	return uplink_send(skb, s, nh, SENT_TUNNEL);
 }

@@ -100,11 +100,32 @@ static __always_inline __u8 tcp_advance(__u8 state, const struct packet *p, __u3
 	return state;
 }
 
+/* Not reasons to drop: what has to be done first. */
+enum { FLOW_TO_SERVICE = -2, FLOW_TO_OUTSIDE = -3, FLOW_REMOVED = -4, FLOW_EXISTS = -5 };
+
+/* Stands for the policy of a vif without port security. */
+#define POLICY_NONE 0xffffffffU
+
+static __always_inline __u32 policy_of(const struct vif *vif, __u32 context, __u32 family)
+{
+	struct context *c;
+
+	if (vif->flags & VIF_POLICY_DISABLED)
+		return POLICY_NONE;
+	if (!context)
+		return family == 4 ? vif->policy4 : vif->policy6;
+	c = bpf_map_lookup_elem(&contexts, &context);
+	if (!c)
+		return 0;
+	return family == 4 ? c->policy4 : c->policy6;
+}
+
 /*
- * Looks everything up that a flow remembers: checks both ends' addresses against the routes, finds next hop and
- * identity, and judges. `old` is the entry that is out of date, or NULL. Fills s->flow.
+ * Looks everything up that s->flow remembers: checks both ends' addresses against the routes, finds next hop and
+ * identity, and judges. The caller has set direction, opening ports, VRF, context and form. Returns 0, a drop reason, or
+ * what has to be done first.
  */
-__noinline int flow_resolve(const struct vif *vif, const struct origin *from, const struct flow *old, __u32 policy)
+__noinline int flow_resolve(const struct vif *vif, const struct origin *from, __u32 policy, __u32 hash)
 {
 	/* Taken anew: Linux 6.1 looks no map up by a key that came in through an argument. */
 	struct scratch *s = scratch_get();
@@ -115,44 +136,61 @@ __noinline int flow_resolve(const struct vif *vif, const struct origin *from, co
 	struct flow *f = &s->flow;
 	struct origin here = { .ifindex = vif->ifindex };
 	bool out = s->direction == EGRESS;
+	/* One flow under the addresses the workload knows and under those the other end knows. */
+	const struct flow_key *inside = f->form == FORM_FABRIC ? &f->mate : &s->key;
+	const struct flow_key *outside = f->form == FORM_WORKLOAD ? &f->mate : &s->key;
 	struct route *local, *remote;
+	struct next_hop *nh;
 	struct question q;
-	__u32 hash = flow_hash(p), leaf;
+	__u32 leaf;
 	int reason;
 
-	local = route_find(vif->vrf, p->family, out ? &p->source : &p->destination);
-	if (!local || !next_hop_from(local->next_hop, &here))
-		return out ? DROP_SOURCE_ADDRESS : DROP_NOT_THIS_PORT;
-	remote = route_find(vif->vrf, p->family, out ? &p->destination : &p->source);
-	if (!remote)
-		return out ? DROP_NO_ROUTE : DROP_SOURCE_ADDRESS;
-	if (out) {
-		leaf = next_hop_leaf(remote->next_hop, old ? old->next_hop : 0, hash);
-		if (!leaf)
-			return DROP_DISCARD_ROUTE;
+	/* The client of a flow that the node's own address stands in for is anyone. */
+	if (policy != POLICY_NONE && inside->vif != NO_VIF) {
+		local = route_find(f->form ? vif->vrf : f->vrf, p->family, &inside->local);
+		if (!local || !next_hop_from(local->next_hop, &here))
+			return out ? DROP_SOURCE_ADDRESS : DROP_NOT_THIS_PORT;
+	}
+	f->policy = policy;
+	if (f->form == FORM_LOOP)
+		return 0; /* nobody is kept from itself */
+	remote = route_find(f->vrf, p->family, &outside->remote);
+	if (f->flags & FLOW_FROM_OUTSIDE) {
+		leaf = next_hop_outside(p->family);
+		f->identity = remote ? remote->identity : 0;
 	} else {
-		/* Answers go back to the member it came from. */
-		leaf = next_hop_from(remote->next_hop, from);
-		if (!leaf)
+		if (!remote)
+			return out ? DROP_NO_ROUTE : DROP_SOURCE_ADDRESS;
+		f->identity = remote->identity;
+		/* Answers go back to the member they came from. */
+		leaf = out ? next_hop_leaf(remote->next_hop, f->next_hop, hash) : next_hop_from(remote->next_hop, from);
+		if (!leaf && policy == POLICY_NONE)
+			leaf = next_hop_leaf(remote->next_hop, f->next_hop, hash);
+		if (!leaf && !out)
 			return DROP_SOURCE_ADDRESS;
 	}
-	if (old) {
-		*f = *old;
-	} else {
-		__builtin_memset(f, 0, sizeof(*f));
-		f->direction = s->direction;
-		f->open_source = p->source_port;
-		f->open_destination = p->destination_port;
-		f->entropy = entropy_port(hash);
+	nh = next_hop_get(leaf);
+	if (!leaf || !nh)
+		return DROP_DISCARD_ROUTE;
+	if (nh->type == NEXT_HOP_SERVICE) {
+		s->via = nh->vrf;
+		return f->form ? DROP_DISCARD_ROUTE : FLOW_TO_SERVICE;
 	}
-	f->identity = remote->identity;
+	if (nh->type == NEXT_HOP_OUTSIDE) {
+		if (outside->vif != NO_VIF)
+			return FLOW_TO_OUTSIDE;
+	} else if (outside->vif == NO_VIF) {
+		return DROP_TRANSLATION_GONE;
+	}
 	f->next_hop = leaf;
 	if (!out)
 		f->peer = from->peer;
-	f->policy = policy;
+	f->rule = 0;
+	if (policy == POLICY_NONE || (f->flags & FLOW_FROM_HOST && (f->direction & ~FLOW_OF_REMOTE) == INGRESS))
+		return 0;
 	q.policy = policy;
 	q.identity = f->identity;
-	q.direction = f->direction;
+	q.direction = f->direction & ~FLOW_OF_REMOTE;
 	q.protocol = p->protocol;
 	q.source_port = f->open_source;
 	q.destination_port = f->open_destination;
@@ -161,134 +199,101 @@ __noinline int flow_resolve(const struct vif *vif, const struct origin *from, co
 	return reason;
 }
 
-/* Enters s->flow under s->key, within the vif's quota. */
+/*
+ * How many flows each remote has opened to a vif, in constant space: a count-min sketch. An address has a cell in each of two
+ * rows; the smaller one is never less than its flows, and more only if other addresses share both (1 in 16,384 does).
+ */
+struct remote_cells {
+	__u32 *first;
+	__u32 *second;
+};
+
+static __always_inline struct remote_cells remote_cells(struct vif_state *state, const struct ip *remote)
+{
+	__u32 h = mix(mix(mix(mix(state->seed, remote->w[0]), remote->w[1]), remote->w[2]), remote->w[3]);
+	struct remote_cells cells;
+
+	h = (h ^ h >> 16) * 0x85ebca6b;
+	h ^= h >> 13;
+	cells.first = &state->remote_flows[h & (REMOTE_CELLS - 1)];
+	cells.second = &state->remote_flows[REMOTE_CELLS + (h >> 16 & (REMOTE_CELLS - 1))];
+	return cells;
+}
+
+static __always_inline void remote_leave(struct remote_cells cells)
+{
+	__sync_fetch_and_sub(cells.first, 1);
+	__sync_fetch_and_sub(cells.second, 1);
+}
+
+/*
+ * A remote may have as many flows as the vif has room left. So one alone gets half of the quota, n greedy ones an n+1st
+ * part each, and as much stays free for those who come later, and for the workload itself. A fixed share would
+ * be too little for one busy client and too much for a few greedy ones.
+ */
+static __always_inline bool remote_enter(struct remote_cells cells, __u32 room)
+{
+	__s32 first = __sync_fetch_and_add(cells.first, 1), second = __sync_fetch_and_add(cells.second, 1);
+	__s32 least = first < second ? first : second;
+
+	if (least < 0 || (__u32)least < room)
+		return true;
+	remote_leave(cells);
+	return false;
+}
+
+enum { EXISTS = -17 }; /* EEXIST */
+
+/*
+ * Enters s->flow under s->key, within the vif's quota and its remote's share of it. Returns 0, a drop reason, or
+ * FLOW_EXISTS if another CPU entered the flow meanwhile.
+ */
 static __always_inline int flow_insert(struct scratch *s, const struct vif *vif)
 {
-	struct vif_state *state = bpf_map_lookup_elem(&vif_states, &s->key.vif);
+	__u32 owner = vif->id;
+	struct vif_state *state = bpf_map_lookup_elem(&vif_states, &owner);
+	bool by_remote = s->flow.direction == INGRESS;
+	struct remote_cells cells;
+	__u32 used;
 	long error;
 
 	if (!state)
 		return DROP_NO_INTERFACE;
-	if (__sync_fetch_and_add(&state->flows, 1) >= vif->flow_quota) {
+	used = __sync_fetch_and_add(&state->flows, 1);
+	if (used >= vif->flow_quota) {
 		__sync_fetch_and_sub(&state->flows, 1);
 		return DROP_FLOW_QUOTA;
+	}
+	if (by_remote) {
+		cells = remote_cells(state, &s->key.remote);
+		if (!remote_enter(cells, vif->flow_quota - used)) {
+			__sync_fetch_and_sub(&state->flows, 1);
+			return DROP_REMOTE_SHARE;
+		}
+		s->flow.direction |= FLOW_OF_REMOTE;
 	}
 	error = bpf_map_update_elem(&flows, &s->key, &s->flow, BPF_NOEXIST);
 	if (error) {
 		__sync_fetch_and_sub(&state->flows, 1);
-		/* Another CPU entered the same flow meanwhile: good too. */
-		return error == -17 /* EEXIST */ ? 0 : DROP_FLOW_TABLE_FULL;
+		if (by_remote)
+			remote_leave(cells);
+		return error == EXISTS ? FLOW_EXISTS : DROP_FLOW_TABLE_FULL;
 	}
 	return 0;
 }
 
-struct path {
-	__u32 next_hop;
-	__u32 entropy;
-};
-
-/* Judges the packet in s->packet, which moves in s->direction of this vif. Returns 0 or a drop reason. */
-__noinline int flow_admit(const struct vif *vif, const struct origin *from, struct path *path)
+/* Takes one entry out and gives its room in the quota back; 1 if it was there. */
+static __always_inline __u32 flow_forget_one(const struct flow_key *key, const struct ip *remote, __u32 owner,
+					     bool of_remote)
 {
-	/* Taken anew: Linux 6.1 looks no map up by a key that came in through an argument. */
-	struct scratch *s = scratch_get();
+	struct vif_state *state = bpf_map_lookup_elem(&vif_states, &owner);
 
-	if (!s || !vif || !from || !path)
-		return DROP_NO_INTERFACE;
-	const struct packet *p = &s->packet;
-	__u32 policy = p->family == 4 ? vif->policy4 : vif->policy6, generation, d = s->direction & 1;
-	struct flow *f;
-	int reason;
-
-	if (!policy)
-		return DROP_NO_POLICY;
-	flow_key_set(&s->key, vif->id, p, d);
-	/* Read before the routes: a change in between makes the entry stale, never wrongly fresh. */
-	generation = generation_of(vif->vrf);
-	f = bpf_map_lookup_elem(&flows, &s->key);
-	if (!f) {
-		reason = flow_resolve(vif, from, 0, policy);
-		if (reason)
-			return reason;
-		s->flow.generation = generation;
-		s->flow.last_seen = bpf_ktime_get_coarse_ns();
-		s->flow.packets[d] = 1;
-		s->flow.bytes[d] = p->length;
-		s->flow.tcp = tcp_advance(0, p, d);
-		path->next_hop = s->flow.next_hop;
-		path->entropy = s->flow.entropy;
-		return flow_insert(s, vif);
+	if (bpf_map_delete_elem(&flows, key))
+		return 0;
+	if (state) {
+		__sync_fetch_and_sub(&state->flows, 1);
+		if (of_remote)
+			remote_leave(remote_cells(state, remote));
 	}
-	if (tcp_opens(p) && tcp_closed(f->tcp)) {
-		/* The ports are used again: a new connection in the old one's place. */
-		reason = flow_resolve(vif, from, 0, policy);
-		if (reason)
-			return reason;
-		f->direction = s->flow.direction;
-		f->open_source = s->flow.open_source;
-		f->open_destination = s->flow.open_destination;
-		f->tcp = 0;
-		f->identity = s->flow.identity;
-		f->rule = s->flow.rule;
-		f->next_hop = s->flow.next_hop;
-		f->peer = s->flow.peer;
-		f->generation = generation;
-		f->policy = policy;
-	} else if (f->policy != policy || f->generation != generation || (d == INGRESS && f->peer != from->peer)) {
-		/*
-		 * Refused flows stay, out of date, until they age: were they forgotten, the other direction's
-		 * next packet could open the connection anew.
-		 */
-		reason = flow_resolve(vif, from, f, policy);
-		if (reason)
-			return reason;
-		f->identity = s->flow.identity;
-		f->rule = s->flow.rule;
-		f->next_hop = s->flow.next_hop;
-		f->peer = s->flow.peer;
-		f->generation = generation;
-		f->policy = policy;
-	}
-	f->last_seen = bpf_ktime_get_coarse_ns();
-	__sync_fetch_and_add(&f->packets[d], 1);
-	__sync_fetch_and_add(&f->bytes[d], p->length);
-	f->tcp = tcp_advance(f->tcp, p, d);
-	path->next_hop = f->next_hop;
-	path->entropy = f->entropy;
-	return 0;
-}
-
-/* An ICMP error passes with the flow of the packet it quotes, in either direction; nothing else lets it in. */
-__noinline int flow_admit_error(struct __sk_buff *skb, const struct vif *vif, struct path *path)
-{
-	/* Taken anew: Linux 6.1 looks no map up by a key that came in through an argument. */
-	struct scratch *s = scratch_get();
-
-	if (!s || !vif || !path)
-		return DROP_NO_INTERFACE;
-	const struct packet *p = &s->packet;
-	struct packet *quoted = &s->quoted;
-	bool out = s->direction == EGRESS;
-	struct flow *f;
-
-	if (!(p->family == 4 ? vif->policy4 : vif->policy6))
-		return DROP_NO_POLICY;
-	if (p->fragment != FRAGMENT_NONE || parse(skb, quoted, p->l4 + 8, p->family, true))
-		return DROP_BAD_HEADER;
-	/* A later fragment shows no ports; an error about an error is not answered. */
-	if (quoted->family != p->family || quoted->fragment == FRAGMENT_LATER || quoted->icmp_kind == ICMP_ERROR)
-		return DROP_ICMP_ERROR_WITHOUT_FLOW;
-	/* It goes to the sender of the quoted packet; one from the workload is about a packet that came to it. */
-	if (!ip_equal(&p->destination, &quoted->source) || (out && !ip_equal(&p->source, &quoted->destination)))
-		return DROP_ICMP_ERROR_WITHOUT_FLOW;
-	flow_key_set(&s->key, vif->id, quoted, out ? INGRESS : EGRESS);
-	f = bpf_map_lookup_elem(&flows, &s->key);
-	if (!f)
-		return DROP_ICMP_ERROR_WITHOUT_FLOW;
-	/* A flow that a new policy may have cut is judged by its own packets first. */
-	if (f->policy != (p->family == 4 ? vif->policy4 : vif->policy6))
-		return DROP_ICMP_ERROR_WITHOUT_FLOW;
-	path->next_hop = f->next_hop;
-	path->entropy = f->entropy;
-	return 0;
+	return 1;
 }

@@ -4,7 +4,8 @@
 #include "drop.h"
 #include "parse.h"
 #include "frag.h"
-#include "flow.h"
+#include "admit.h"
+#include "translate.h"
 #include "icmp.h"
 #include "arp.h"
 #include "nd.h"
@@ -51,6 +52,19 @@ static __always_inline int ttl_exceeded(struct __sk_buff *skb, struct scratch *s
 	return 0;
 }
 
+/* No such service, or none of its members is there: the client is to know at once. */
+static __always_inline int refuse(struct __sk_buff *skb, struct scratch *s, const struct vif *vif, __u32 reason)
+{
+	drop(skb, s, reason);
+	s->action = TC_ACT_SHOT;
+	if (!icmp_allowed(vif->id)) {
+		drop(skb, s, DROP_ICMP_ERROR_LIMIT);
+		return 0;
+	}
+	icmp_error(skb, vif, s->packet.family == 4 ? ICMP4_PORT_UNREACHABLE : ICMP6_PORT_UNREACHABLE, 0);
+	return 0;
+}
+
 static __always_inline long ttl_decrement(struct __sk_buff *skb, const struct packet *p)
 {
 	if (p->family == 4) {
@@ -74,11 +88,62 @@ static __always_inline long ttl_decrement(struct __sk_buff *skb, const struct pa
 	return bpf_skb_store_bytes(skb, p->l3 + 7, &limit, 1, BPF_F_RECOMPUTE_CSUM);
 }
 
+static __always_inline int turn(struct __sk_buff *skb, const struct scratch *s, __u32 form)
+{
+	if (!form)
+		return 0;
+	return s->packet.icmp_kind == ICMP_ERROR ? translate_error(skb, form) : translate(skb, form);
+}
+
+/*
+ * Port security off: only connections that are translated, or belong to another VRF, have flows. `from` is NULL for
+ * packets from the workload.
+ */
+static __always_inline bool flow_wanted(struct scratch *s, const struct vif *vif, const struct origin *from)
+{
+	const struct packet *p = &s->packet;
+	struct vif_state *state;
+	struct route *route;
+	struct next_hop *nh;
+
+	if (!(vif->flags & VIF_POLICY_DISABLED) || (from && (from->context || from->flags & ORIGIN_OUTSIDE)))
+		return true;
+	/* Most have none at all, and this is the cheaper look. */
+	state = bpf_map_lookup_elem(&vif_states, &s->vif);
+	if (state && state->flows) {
+		flow_key_set(&s->key, vif->id, p, from ? INGRESS : EGRESS);
+		if (bpf_map_lookup_elem(&flows, &s->key))
+			return true;
+	}
+	if (from)
+		return false;
+	if (vif->floating[0])
+		return true;
+	route = route_find(vif->vrf, p->family, &p->destination);
+	nh = route ? next_hop_get(route->next_hop) : 0;
+	return nh && (nh->type == NEXT_HOP_SERVICE || nh->type == NEXT_HOP_OUTSIDE);
+}
+
+/* Into the vif that has judged the packet; or, if it stands in for a client outside, on to that. */
+static __always_inline int hand_over(struct __sk_buff *skb, struct scratch *s, const struct vif *vif)
+{
+	__u32 family = s->packet.family;
+	struct next_hop *nh;
+
+	if (!s->onward)
+		return deliver(skb, s, vif, bpf_htons(family == 4 ? ETH_P_IP : ETH_P_IPV6));
+	nh = next_hop_get(next_hop_outside(family));
+	if (!nh || nh->type != NEXT_HOP_OUTSIDE)
+		return DROP_DISCARD_ROUTE;
+	return uplink_send(skb, s, nh, SENT_OUTSIDE);
+}
+
 /* Judges a packet that enters `vif` from elsewhere, and counts it. s->packet is parsed and sane. */
 static __noinline int workload_enter(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
 				     const struct origin *from)
 {
 	struct packet *p = &s->packet;
+	bool secure = !(vif->flags & VIF_POLICY_DISABLED);
 	struct path path = {};
 	int reason;
 
@@ -86,17 +151,23 @@ static __noinline int workload_enter(struct __sk_buff *skb, struct scratch *s, c
 	s->direction = INGRESS;
 	if (vif->flags & VIF_ADMIN_DOWN)
 		return DROP_ADMIN_DOWN;
-	if (!(vif->flags & VIF_POLICY_DISABLED)) {
-		if (p->fragment != FRAGMENT_NONE) {
-			reason = fragment_resolve(s, INGRESS);
-			if (reason)
-				return reason;
-		}
-		reason = p->icmp_kind == ICMP_ERROR ? flow_admit_error(skb, vif, &path) :
-						      flow_admit(vif, from, &path);
-		if (reason)
+	if (p->fragment != FRAGMENT_NONE) {
+		reason = fragment_resolve(s, INGRESS);
+		if (reason && secure)
 			return reason;
 	}
+	if (p->icmp_kind == ICMP_ERROR) {
+		reason = flow_admit_error(skb, vif, from, &path);
+		if (reason == DROP_ICMP_ERROR_WITHOUT_FLOW && !secure)
+			reason = 0;
+	} else {
+		reason = flow_wanted(s, vif, from) ? flow_admit(vif, from, &path) : 0;
+	}
+	if (!reason)
+		reason = turn(skb, s, path.form);
+	if (reason)
+		return reason;
+	s->onward = path.form == FORM_FABRIC && s->mate.vif == NO_VIF;
 	count_in(vif->id, p->length);
 	return 0;
 }
@@ -116,9 +187,9 @@ static __always_inline int path_without_flow(const struct vif *vif, const struct
 }
 
 static __always_inline int send_local(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
-				      const struct next_hop *nh)
+				      const struct next_hop *nh, __u32 form)
 {
-	struct origin from = { .ifindex = vif->ifindex, .peer = PEER_LOCAL | vif->ifindex };
+	struct origin *from = &s->from;
 	struct packet *p = &s->packet;
 	__u32 ifindex = nh->ifindex;
 	struct vif *to;
@@ -131,13 +202,34 @@ static __always_inline int send_local(struct __sk_buff *skb, struct scratch *s, 
 		return DROP_DISCARD_ROUTE;
 	if (to->mtu && wire_length(skb, p) > to->mtu && !skb->gso_size)
 		return too_big(skb, s, vif, to->mtu);
-	reason = workload_enter(skb, s, to, &from);
+	reason = turn(skb, s, form);
+	from->ifindex = vif->ifindex;
+	from->peer = PEER_LOCAL | vif->ifindex;
+	from->context = nh->context;
+	from->flags = vif->flags & VIF_HOST && !s->outside ? ORIGIN_HOST : 0;
+	if (!reason)
+		reason = workload_enter(skb, s, to, from);
 	if (reason)
 		return reason;
 	count_out(vif->id, p->length);
 	if (ttl_decrement(skb, p))
 		return DROP_REWRITE_FAILED;
-	return deliver(skb, s, to, bpf_htons(p->family == 4 ? ETH_P_IP : ETH_P_IPV6));
+	return hand_over(skb, s, to);
+}
+
+/* To a member that is the client itself. */
+static __always_inline int send_back(struct __sk_buff *skb, struct scratch *s, const struct vif *vif)
+{
+	struct packet *p = &s->packet;
+	int reason = turn(skb, s, FORM_LOOP);
+
+	if (reason)
+		return reason;
+	count_out(vif->id, p->length);
+	count_in(vif->id, p->length);
+	if (ttl_decrement(skb, p))
+		return DROP_REWRITE_FAILED;
+	return deliver(skb, s, vif, bpf_htons(p->family == 4 ? ETH_P_IP : ETH_P_IPV6));
 }
 
 static __always_inline int send_on(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
@@ -146,17 +238,29 @@ static __always_inline int send_on(struct __sk_buff *skb, struct scratch *s, con
 	struct next_hop *nh = next_hop_get(path->next_hop);
 	struct packet *p = &s->packet;
 
+	__u32 overhead = 0;
+	int reason;
+
+	if (path->form == FORM_LOOP)
+		return send_back(skb, s, vif);
 	if (!nh)
 		return DROP_DISCARD_ROUTE;
 	if (nh->type == NEXT_HOP_LOCAL)
-		return send_local(skb, s, vif, nh);
-	if (nh->type != NEXT_HOP_TUNNEL)
+		return send_local(skb, s, vif, nh, path->form);
+	if (nh->type == NEXT_HOP_TUNNEL)
+		overhead = tunnel_overhead(nh);
+	else if (nh->type != NEXT_HOP_OUTSIDE)
 		return DROP_DISCARD_ROUTE;
-	if (wire_length(skb, p) + tunnel_overhead(nh) > nh->mtu)
-		return too_big(skb, s, vif, nh->mtu - tunnel_overhead(nh));
+	if (wire_length(skb, p) + overhead > nh->mtu)
+		return too_big(skb, s, vif, nh->mtu - overhead);
+	reason = turn(skb, s, path->form);
+	if (reason)
+		return reason;
 	if (ttl_decrement(skb, p))
 		return DROP_REWRITE_FAILED;
 	count_out(vif->id, p->length);
+	if (nh->type == NEXT_HOP_OUTSIDE)
+		return uplink_send(skb, s, nh, SENT_OUTSIDE);
 	return tunnel_send(skb, s, nh, path->entropy);
 }
 
@@ -173,6 +277,7 @@ static __always_inline int workload_packet(struct __sk_buff *skb, struct scratch
 	int reason;
 
 	s->vif = 0;
+	s->outside = 0;
 	s->direction = EGRESS;
 	vif = bpf_map_lookup_elem(&vifs, &ifindex);
 	if (!vif)
@@ -215,15 +320,19 @@ static __always_inline int workload_packet(struct __sk_buff *skb, struct scratch
 		if (reason)
 			return reason;
 	}
-	if (!secure) {
+	s->from.ifindex = ifindex;
+	s->from.context = s->from.flags = 0;
+	if (p->icmp_kind == ICMP_ERROR) {
+		reason = flow_admit_error(skb, vif, &s->from, &path);
+		if (reason == DROP_ICMP_ERROR_WITHOUT_FLOW && !secure)
+			reason = path_without_flow(vif, p, &path);
+	} else if (!secure && !flow_wanted(s, vif, 0)) {
 		reason = path_without_flow(vif, p, &path);
-	} else if (p->icmp_kind == ICMP_ERROR) {
-		reason = flow_admit_error(skb, vif, &path);
 	} else {
-		struct origin from = { .ifindex = ifindex };
-
-		reason = flow_admit(vif, &from, &path);
+		reason = flow_admit(vif, &s->from, &path);
 	}
+	if (reason == DROP_SERVICE_PORT || reason == DROP_NO_MEMBERS)
+		return refuse(skb, s, vif, reason);
 	if (reason)
 		return reason;
 	return send_on(skb, s, vif, &path);
@@ -234,19 +343,21 @@ static __always_inline int fabric_packet(struct __sk_buff *skb, struct scratch *
 {
 	struct packet *p = &s->packet;
 	struct tunnel t = {};
-	__u32 *ifindex;
+	struct label *label;
 	struct vif *vif;
 	int reason;
 
 	s->vif = 0;
+	s->outside = 0;
 	s->direction = INGRESS;
 	reason = tunnel_parse(skb, &t);
 	if (reason)
 		return reason;
-	ifindex = bpf_map_lookup_elem(&labels, &t.label);
-	if (!ifindex)
+	label = bpf_map_lookup_elem(&labels, &t.label);
+	if (!label)
 		return DROP_UNKNOWN_LABEL;
-	vif = bpf_map_lookup_elem(&vifs, ifindex);
+	t.from.context = label->context;
+	vif = bpf_map_lookup_elem(&vifs, &label->ifindex);
 	if (!vif)
 		return DROP_UNKNOWN_LABEL;
 	s->vif = vif->id;
@@ -262,5 +373,13 @@ static __always_inline int fabric_packet(struct __sk_buff *skb, struct scratch *
 	reason = tunnel_strip(skb, t.inner, t.family, t.from.family);
 	if (reason)
 		return reason;
-	return deliver(skb, s, vif, bpf_htons(t.family == 4 ? ETH_P_IP : ETH_P_IPV6));
+	if (s->onward) {
+		/* The strip has moved the packet, and nobody else takes the hop off. */
+		p->l3 = sizeof(struct ethhdr);
+		if (p->ttl <= 1)
+			return DROP_TTL_EXCEEDED;
+		if (ttl_decrement(skb, p))
+			return DROP_REWRITE_FAILED;
+	}
+	return hand_over(skb, s, vif);
 }

@@ -1,7 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* ICMP and ICMPv6 that the gateway sends: echo replies, time exceeded, too big. */
 #pragma once
-#include "deliver.h"
+#include "encap.h"
+#include "route.h"
+
+#define ICMP4_TIME_EXCEEDED (11 << 8)
+#define ICMP4_FRAGMENTATION_NEEDED (3 << 8 | 4)
+#define ICMP4_PORT_UNREACHABLE (3 << 8 | 3)
+#define ICMP6_PORT_UNREACHABLE (1 << 8 | 4)
+#define ICMP6_PACKET_TOO_BIG (2 << 8)
+#define ICMP6_TIME_EXCEEDED (3 << 8)
 
 static __always_inline bool is_gateway(const struct vif *vif, const struct packet *p)
 {
@@ -51,6 +59,19 @@ static __always_inline bool icmp_may_answer(const struct packet *p)
 	return p->icmp_kind != ICMP_ERROR && p->fragment != FRAGMENT_LATER;
 }
 
+/* To whom the packet came from: the vif, or a client outside. */
+static __always_inline int icmp_send(struct __sk_buff *skb, struct scratch *s, const struct vif *vif, __be16 proto)
+{
+	struct next_hop *nh;
+
+	if (!s->outside)
+		return deliver(skb, s, vif, proto);
+	nh = next_hop_get(next_hop_outside(s->packet.family));
+	if (!nh || nh->type != NEXT_HOP_OUTSIDE)
+		return DROP_REWRITE_FAILED;
+	return uplink_send(skb, s, nh, SENT_OUTSIDE);
+}
+
 static __always_inline int icmp_error4(struct __sk_buff *skb, struct scratch *s, const struct vif *vif, __u32 quote,
 				       __u32 type_code, __u32 mtu)
 {
@@ -74,14 +95,15 @@ static __always_inline int icmp_error4(struct __sk_buff *skb, struct scratch *s,
 	h.ip.tot_len = bpf_htons(sizeof(h) + quote);
 	h.ip.ttl = 64;
 	h.ip.protocol = IPPROTO_ICMP;
-	h.ip.saddr = vif->gateway4.w[0];
+	/* A service that is not there speaks for itself. */
+	h.ip.saddr = type_code == ICMP4_PORT_UNREACHABLE || s->outside ? p->destination.w[0] : vif->gateway4.w[0];
 	h.ip.daddr = p->source.w[0];
 	sum = bpf_csum_diff(0, 0, (__be32 *)&h.ip, sizeof(h.ip), 0);
 	h.ip.check = fold(sum);
 	if (bpf_skb_adjust_room(skb, sizeof(h), BPF_ADJ_ROOM_MAC, 0) ||
 	    bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &h, sizeof(h), 0))
 		return DROP_REWRITE_FAILED;
-	return deliver(skb, s, vif, bpf_htons(ETH_P_IP));
+	return icmp_send(skb, s, vif, bpf_htons(ETH_P_IP));
 }
 
 static __always_inline int icmp_error6(struct __sk_buff *skb, struct scratch *s, const struct vif *vif, __u32 quote,
@@ -103,7 +125,7 @@ static __always_inline int icmp_error6(struct __sk_buff *skb, struct scratch *s,
 	struct packet *p = &s->packet;
 	__s64 sum;
 
-	pseudo.source = vif->gateway6;
+	pseudo.source = type_code == ICMP6_PORT_UNREACHABLE || s->outside ? p->destination : vif->gateway6;
 	if (ip_is_zero(&pseudo.source)) {
 		pseudo.source.w[0] = bpf_htonl(0xfe800000);
 		pseudo.source.w[3] = bpf_htonl(0x5e000100);
@@ -127,7 +149,7 @@ static __always_inline int icmp_error6(struct __sk_buff *skb, struct scratch *s,
 	if (bpf_skb_adjust_room(skb, sizeof(h), BPF_ADJ_ROOM_MAC, 0) ||
 	    bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &h, sizeof(h), 0))
 		return DROP_REWRITE_FAILED;
-	return deliver(skb, s, vif, bpf_htons(ETH_P_IPV6));
+	return icmp_send(skb, s, vif, bpf_htons(ETH_P_IPV6));
 }
 
 /*
@@ -167,7 +189,9 @@ __noinline int icmp_error(struct __sk_buff *skb, const struct vif *vif, __u32 ty
 	struct packet *p = &s->packet;
 	__u32 quote = skb->len - sizeof(struct ethhdr);
 
-	if (!icmp_may_answer(p) || (p->family == 4 && !vif->gateway4.w[0]))
+	if (!icmp_may_answer(p) ||
+	    (p->family == 4 && !vif->gateway4.w[0] && type_code != ICMP4_PORT_UNREACHABLE &&
+	     !s->outside))
 		return DROP_REWRITE_FAILED;
 	if (quote > ICMP_QUOTE)
 		quote = ICMP_QUOTE;
@@ -186,8 +210,3 @@ __noinline int icmp_error(struct __sk_buff *skb, const struct vif *vif, __u32 ty
 		return icmp_error4(skb, s, vif, quote, type_code, mtu);
 	return icmp_error6(skb, s, vif, quote, type_code, mtu);
 }
-
-#define ICMP4_TIME_EXCEEDED (11 << 8)
-#define ICMP4_FRAGMENTATION_NEEDED (3 << 8 | 4)
-#define ICMP6_PACKET_TOO_BIG (2 << 8)
-#define ICMP6_TIME_EXCEEDED (3 << 8)

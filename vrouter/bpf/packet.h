@@ -28,15 +28,56 @@ struct packet {
 
 #define ICMP_QUOTE 128
 
+/* What addresses become. */
+struct turn {
+	struct ip source;
+	struct ip destination;
+	__u16 source_port;
+	__u16 destination_port;
+};
+
+enum origin_flags {
+	ORIGIN_HOST = 1, /* the vif is the node's own stack */
+	ORIGIN_OUTSIDE = 2, /* no vif and no tunnel: to the node's own address on the uplink */
+	ORIGIN_SERVICE = 4, /* and there to a service: it may open a connection */
+};
+
+/* Where a packet came from: a vif, or the outer source of a tunnel. */
+struct origin {
+	__u32 ifindex; /* of the vif; 0: a tunnel */
+	__u32 family;
+	__u32 peer; /* as flows remember it */
+	__u32 context; /* of the vif it is for; 0: its own VRF */
+	__u32 flags; /* enum origin_flags */
+	struct ip remote;
+};
+
+/* Picking a member. */
+struct pick {
+	struct service_key key;
+	struct member_slot slot;
+	struct affinity_key client;
+	struct affinity fresh;
+	struct member_key known;
+	struct service_source_key source;
+};
+
 struct scratch {
 	struct packet packet;
 	struct packet quoted; /* the packet an ICMP error is about */
 	struct flow_key key;
+	struct flow_key mate; /* of the entry by which a translated packet leaves */
 	struct flow flow;
+	struct turn turn;
+	struct pick pick;
+	struct origin from; /* of the packet at the vif it is at by now */
+	__u32 via; /* VRF of the services a route leads to */
 	__u32 action; /* what the hook returns */
 	__u32 rule; /* who refused, for the event */
 	__u32 vif; /* whose packet it is by now */
 	__u32 direction;
+	__u32 outside; /* a client outside sent it, who gets the answers */
+	__u32 onward; /* translated into an answer to one: not for the vif it came to */
 	/* An answer under construction; pseudo header, ICMP header and quote for ICMPv6. */
 	__u8 answer[40 + 8 + ICMP_QUOTE];
 };
@@ -58,6 +99,12 @@ static __always_inline struct scratch *scratch_get(void)
 static __always_inline bool ip_equal(const struct ip *a, const struct ip *b)
 {
 	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
+}
+
+static __always_inline bool key_equal(const struct flow_key *a, const struct flow_key *b)
+{
+	return a->vif == b->vif && ip_equal(&a->local, &b->local) && ip_equal(&a->remote, &b->remote) &&
+	       a->local_port == b->local_port && a->remote_port == b->remote_port;
 }
 
 static __always_inline bool mac_equal(const __u8 *a, const __u8 *b)

@@ -14,6 +14,13 @@ static __noinline struct route *route_find(__u32 vrf, __u32 family, const struct
 	return route ? route : bpf_map_lookup_elem(&prefix_routes, &key);
 }
 
+static __always_inline struct node *node_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&node, &zero);
+}
+
 static __always_inline __u32 generation_of(__u32 vrf)
 {
 	__u32 *generation = bpf_map_lookup_elem(&generations, &vrf);
@@ -26,8 +33,18 @@ static __always_inline struct next_hop *next_hop_get(__u32 id)
 	return bpf_map_lookup_elem(&next_hops, &id);
 }
 
+/* By what a client outside is answered. */
+static __always_inline __u32 next_hop_outside(__u32 family)
+{
+	struct node *n = node_get();
+
+	if (!n)
+		return 0;
+	return family == 4 ? n->next_hop4 : n->next_hop6;
+}
+
 /* The leaf a flow takes: its present one while that is a member, else one by hash. */
-static __noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
+__noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
 {
 	struct next_hop *nh = next_hop_get(id);
 	__u32 count, pick, i;
@@ -47,24 +64,20 @@ static __noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
 	return nh->members[pick & (MAX_MEMBERS - 1)];
 }
 
-/* Where a packet came from: a vif, or the outer source of a tunnel. */
-struct origin {
-	__u32 ifindex; /* of the vif; 0: a tunnel */
-	__u32 family;
-	__u32 peer; /* as flows remember it */
-	struct ip remote;
-};
-
 static __always_inline bool leaf_is(const struct next_hop *nh, const struct origin *from)
 {
+	if (from->flags & ORIGIN_OUTSIDE)
+		return nh->type == NEXT_HOP_OUTSIDE;
 	if (from->ifindex)
 		return nh->type == NEXT_HOP_LOCAL && nh->ifindex == from->ifindex;
 	return nh->type == NEXT_HOP_TUNNEL && nh->family == from->family && ip_equal(&nh->remote, &from->remote);
 }
 
 /* Reverse path: the leaf behind `id` that is this origin; 0 if there is none. */
-static __noinline __u32 next_hop_from(__u32 id, const struct origin *from)
+__noinline __u32 next_hop_from(__u32 id, const struct origin *from)
 {
+	if (!from)
+		return 0;
 	struct next_hop *nh = next_hop_get(id);
 	__u32 i;
 

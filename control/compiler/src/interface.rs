@@ -1,7 +1,9 @@
 //! Ports: where they live, what they are called, what decides about their traffic.
 
+use crate::context;
 use crate::engine::Engine;
 use crate::firewall::{APPLICATION, Subject};
+use crate::host;
 use crate::intent::{Address, Interface, PolicySet};
 use crate::network::{NetworkFacts, flow_limit};
 use crate::query::{Answer, Query, Stamped, content_id};
@@ -42,16 +44,20 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
     let tags = tags(engine, &object, network, &facts);
     let checks = view.port_security_enabled().unwrap_or(facts.port_security)
         && view.virtual_machine_interface_disable_policy() != Some(true);
-    let policy =
-        checks.then(|| policy(engine, network, &groups, subject(&object, network, &facts, &tags)));
-    Answer::Interface(Arc::new(Interface {
+    let addresses = addresses(engine, uuid, network, &facts);
+    let subject = subject(&object, network, &facts, &tags);
+    let own_policy = checks.then(|| policy(engine, network, &groups, &subject));
+    let contexts = context::contexts(engine, uuid, network, &addresses, |engine, network| {
+        checks.then(|| policy(engine, network, &groups, &subject))
+    });
+    let port = Interface {
         uuid,
         name: object.fq_name.to_string(),
         network,
         vrf: facts.vrf.clone(),
         mac,
-        addresses: addresses(engine, uuid, network, &facts),
-        policy,
+        addresses,
+        policy: own_policy,
         attributes: Attributes {
             network: facts.id,
             security_groups: ids,
@@ -59,12 +65,16 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
         },
         max_flows: if own_limit > 0 { own_limit } else { facts.max_flows },
         enabled: object.enabled(),
-        host: host(&view.virtual_machine_interface_bindings().unwrap_or_default()),
-    }))
+        host: bound_to(&view.virtual_machine_interface_bindings().unwrap_or_default()),
+        contexts,
+        is_host: false,
+        host_prefixes: Vec::new(),
+    };
+    Answer::Interface(Arc::new(host::complete(engine, &object, port)))
 }
 
 /// The node that a port is bound to, as Nova and the port service write it.
-fn host(bindings: &KeyValuePairs) -> Option<String> {
+fn bound_to(bindings: &KeyValuePairs) -> Option<String> {
     let pair = bindings.key_value_pair.iter().find(|p| p.key.as_deref() == Some("host_id"))?;
     pair.value.clone().filter(|host| !host.is_empty())
 }
@@ -173,15 +183,15 @@ fn policy(
     engine: &mut Engine,
     network: Uuid,
     groups: &[(Uuid, u32)],
-    subject: Subject,
+    subject: &Subject,
 ) -> Arc<PolicySet> {
     let network_layer = match engine.ask(Query::NetworkLayer(network)) {
         Answer::Layer(layer) => Some(layer),
         _ => None,
     };
     let groups = group_rules(engine, groups);
-    let firewall = match engine.firewall(subject) {
-        Answer::Layer(layer) => Some(layer),
+    let firewall = match engine.firewall(subject.clone()) {
+        Answer::Firewall(firewall) => Some(firewall),
         _ => None,
     };
     // Equal parts make equal ids, so ports share policies and a change is a new id.
@@ -189,9 +199,9 @@ fn policy(
     parts.extend(network_layer.iter().flat_map(|layer| *layer.id.as_bytes()));
     parts.push(b'/');
     parts.extend(groups.iter().flat_map(|rules| *rules.id.as_bytes()));
-    if let Some(layer) = &firewall {
+    if let Some(firewall) = &firewall {
         parts.push(b'!');
-        parts.extend(layer.id.as_bytes());
+        parts.extend(firewall.id.as_bytes());
     }
     engine.shared_policy(content_id(&parts), || {
         let mut layers: Vec<Layer> = network_layer.iter().map(|l| l.value.clone()).collect();
@@ -203,8 +213,15 @@ fn policy(
                 default_pass: false,
             });
         }
-        layers.extend(firewall.iter().map(|layer| layer.value.clone()));
-        Policy { layers }
+        let mut staged = Vec::new();
+        if let Some(firewall) = &firewall {
+            if let Some(layer) = &firewall.value.staged {
+                staged.clone_from(&layers);
+                staged.push(layer.clone());
+            }
+            layers.extend(firewall.value.enforced.clone());
+        }
+        Policy { layers, staged }
     })
 }
 

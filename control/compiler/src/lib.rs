@@ -7,8 +7,10 @@
 //! stays the same. Compiling from nothing is the same code with nothing remembered, so both forms
 //! agree; `tests/incremental.rs` holds that for random histories.
 
+mod context;
 mod engine;
 mod firewall;
+mod host;
 mod intent;
 mod interface;
 mod network;
@@ -16,6 +18,9 @@ mod network_policy;
 mod query;
 mod rule;
 mod security_group;
+mod service;
 
+pub use context::{Context, Floating, FloatingDirection, PortMapping};
 pub use engine::{Delta, Engine};
 pub use intent::{Address, Global, Interface, PolicySet, Subnet, Vrf};
+pub use service::{Member, Service, ServiceSet};

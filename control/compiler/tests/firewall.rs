@@ -7,9 +7,11 @@ mod world;
 use serde_json::json;
 use skein_compiler::Engine;
 use skein_model::{Change, Kind};
-use skein_policy::{Attributes, Direction, Layer, Packet, Peer, RuleAction, evaluate};
+use skein_policy::{
+    Attributes, Direction, Layer, Packet, Peer, RuleAction, evaluate, evaluate_staged,
+};
 use std::net::IpAddr;
-use world::firewall::{addresses, firewall_policy, rule, services, set, tag};
+use world::firewall::{addresses, firewall_policy, rule, services, set, staged, tag};
 use world::{Build, id, network, port, tagged};
 
 const WEB: u32 = 0x20001;
@@ -294,6 +296,36 @@ fn skip_goes_on_with_the_next_tier() {
     assert!(!connects(&engine, "web", "db", 81));
     let tiers: Vec<u32> = layers(&engine, "web")[0].egress.iter().map(|r| r.tier).collect();
     assert_eq!(tiers, [0, 0, 1, 1], "tiers are told apart only behind a skip");
+}
+
+#[test]
+fn a_staged_policy_is_told_of_and_not_enforced() {
+    let deny = || rule(("deny", "deny", "any", ">", "tags 20002"), 80, json!({}));
+    let pass = || rule(("pass", "pass", "any", "<>", "any"), 0, json!({}));
+    let mut engine = compile(vec![
+        set("shop", "app=shop", &[("new", "1.0"), ("old", "2.0")]).put(),
+        staged("new", &["deny"]),
+        firewall_policy("old", "", &["pass"]),
+        deny(),
+        pass(),
+    ]);
+    assert!(connects(&engine, "web", "db", 80));
+    let told = |engine: &Engine, at: &str, remote: &str, port| {
+        let interface = engine.interface(id(Kind::VIRTUAL_MACHINE_INTERFACE, at)).unwrap();
+        let policy = &interface.policy.as_ref().unwrap().policy;
+        let packet = packet(address(engine, at), address(engine, remote), port);
+        let who = attributes(engine, remote);
+        evaluate_staged(policy, Direction::Egress, &who, &packet).map(|verdict| verdict.pass)
+    };
+    assert_eq!(told(&engine, "web", "db", 80), Some(false));
+    assert_eq!(told(&engine, "web", "db", 81), Some(true));
+    // Staging the only policy of a set would close what it does not pass.
+    engine.apply(&[set("shop", "app=shop", &[("new", "1.0")]).put()]);
+    assert!(connects(&engine, "web", "db", 81) && layers(&engine, "web").is_empty());
+    assert_eq!(told(&engine, "web", "db", 81), Some(false));
+    engine.apply(&[firewall_policy("new", "", &["deny", "pass"])]);
+    assert!(!connects(&engine, "web", "db", 80) && connects(&engine, "web", "db", 81));
+    assert_eq!(told(&engine, "web", "db", 80), None);
 }
 
 #[test]

@@ -5,18 +5,23 @@
 mod world;
 
 use proptest::prelude::*;
-use skein_compiler::{Engine, Global, Interface, Vrf};
+use serde_json::json;
+use skein_compiler::{Engine, Global, Interface, ServiceSet, Vrf};
 use skein_model::{Change, Graph, Kind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
-use world::firewall::{addresses, firewall_policy, rule, services, set, tag};
+use world::firewall::{addresses, firewall_policy, rule, services, set, staged, tag};
+use world::services::{balancer, floating_ip, member, node};
 use world::{Build, group, id, network, policy, port, tagged};
 
 const NETWORKS: [&str; 3] = ["red", "green", "blue"];
 const POLICIES: [&str; 3] = ["p0", "p1", "p2"];
 const GROUPS: [&str; 2] = ["g0", "g1"];
 const PORTS: [&str; 4] = ["a", "b", "c", "d"];
+const BALANCERS: [&str; 2] = ["web", "db"];
+const MEMBERS: [&str; 3] = ["m0", "m1", "m2"];
+const TARGETS: [&str; 4] = ["a", "b", "vip-web", "vip-db"];
 const ENDS: [&str; 6] = ["red", "green", "blue", "any", "local", "10.1.0.0/25"];
 
 const TAGS: [(&str, u32); 6] = [
@@ -60,6 +65,8 @@ fn firewall_step() -> impl Strategy<Value = Vec<Change>> {
         4 => rules,
         3 => (pick(&FIREWALL_POLICIES), pick(&["", "", "admin"]), some(&FIREWALL_RULES))
             .prop_map(|(name, tier, rules)| vec![firewall_policy(name, tier, &rules)]),
+        1 => (pick(&FIREWALL_POLICIES), some(&FIREWALL_RULES))
+            .prop_map(|(name, rules)| vec![staged(name, &rules)]),
         3 => (pick(&SETS), pick(&TAG_NAMES), some(&FIREWALL_POLICIES), 0u8..3).prop_map(
             |(name, tag, policies, scope)| {
                 let sequences = ["00002.0", "00001.5"];
@@ -148,6 +155,7 @@ fn step() -> impl Strategy<Value = Vec<Change>> {
             Build::new(Kind::TAG, name).with("tag_id", tag.into()).put(),
             Build::new(Kind::PROJECT, "shop").refer(Kind::TAG, name).put(),
         ]),
+        service_step(),
         pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::VIRTUAL_NETWORK, n))]),
         pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::ROUTING_INSTANCE, n))]),
         pick(&POLICIES).prop_map(|n| vec![Change::Delete(id(Kind::NETWORK_POLICY, n))]),
@@ -158,10 +166,50 @@ fn step() -> impl Strategy<Value = Vec<Change>> {
     ]
 }
 
+/// Load balancers, members that come and go and move between ports (an object never changes its parent), floating IPs, a node.
+fn service_step() -> impl Strategy<Value = Vec<Change>> {
+    prop_oneof![
+        3 => (pick(&BALANCERS), pick(&NETWORKS), 1u8..3, any::<bool>()).prop_map(
+            |(name, network, host, local)| {
+                let policy = if local { "Local" } else { "Cluster" };
+                let service = json!({"internal_traffic_policy": policy});
+                balancer(name, network, &format!("10.9.0.{host}"), 80, service)
+            }
+        ),
+        5 => (pick(&MEMBERS), pick(&BALANCERS), pick(&PORTS), 1u8..4, any::<bool>()).prop_map(
+            |(name, of, port, host, ready)| {
+                let name = format!("{of}-{name}");
+                vec![member(&name, of, &format!("10.1.0.{host}"), port, json!({"ready": ready}))]
+            }
+        ),
+        2 => (pick(&MEMBERS), pick(&NETWORKS), pick(&TARGETS), 1u8..3).prop_map(
+            |(name, network, port, host)| {
+                let name = format!("{network}-{name}");
+                floating_ip(&name, network, &format!("203.0.113.{host}"), port)
+            }
+        ),
+        1 => (pick(&NETWORKS), 1u8..3).prop_map(|(network, host)| {
+            node("node-1", &format!("192.168.0.{host}"), network)
+        }),
+        1 => (pick(&BALANCERS), pick(&MEMBERS)).prop_map(|(of, n)| {
+            vec![Change::Delete(id(Kind::LOADBALANCER_MEMBER, &format!("{of}-{n}")))]
+        }),
+        1 => (pick(&NETWORKS), pick(&MEMBERS)).prop_map(|(network, n)| {
+            vec![Change::Delete(id(Kind::FLOATING_IP, &format!("{network}-{n}")))]
+        }),
+        1 => pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::FLOATING_IP_POOL, n))]),
+        1 => pick(&BALANCERS).prop_map(|n| vec![Change::Delete(id(Kind::LOADBALANCER, n))]),
+        1 => pick(&BALANCERS)
+            .prop_map(|n| vec![Change::Delete(id(Kind::LOADBALANCER_LISTENER, n))]),
+        1 => pick(&BALANCERS).prop_map(|n| vec![Change::Delete(id(Kind::LOADBALANCER_POOL, n))]),
+    ]
+}
+
 #[derive(Debug, Default, PartialEq)]
 struct Outputs {
     vrfs: BTreeMap<Uuid, Arc<Vrf>>,
     interfaces: BTreeMap<Uuid, Arc<Interface>>,
+    services: BTreeMap<Uuid, Arc<ServiceSet>>,
     global: Option<Arc<Global>>,
 }
 
@@ -178,6 +226,12 @@ impl Outputs {
             match interface {
                 Some(interface) => self.interfaces.insert(uuid, interface),
                 None => self.interfaces.remove(&uuid),
+            };
+        }
+        for (uuid, services) in delta.services {
+            match services {
+                Some(services) => self.services.insert(uuid, services),
+                None => self.services.remove(&uuid),
             };
         }
         self.global = delta.global.or_else(|| self.global.take());

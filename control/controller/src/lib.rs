@@ -5,6 +5,7 @@
 
 mod configuration;
 mod core;
+mod find;
 mod message;
 mod node;
 mod pki;

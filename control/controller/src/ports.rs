@@ -10,7 +10,9 @@ use skein_client::{Client, ClientError};
 use skein_model::views::{InstanceIp, VirtualMachineInterface};
 use skein_model::{FqName, Kind, Object};
 use skein_proto::ports::ports_server::Ports;
-use skein_proto::ports::{EnsureReply, EnsureRequest, PortAddress, ReleaseReply, ReleaseRequest};
+use skein_proto::ports::{
+    EnsureReply, EnsureRequest, FindReply, FindRequest, PortAddress, ReleaseReply, ReleaseRequest,
+};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,6 +69,12 @@ impl Ports for PortService {
         self.make(&request, &wanted, &node).await?;
         let reply = self.wait_ready(&wanted).await?;
         info!(node, port = %wanted.port, network = %wanted.network.fq_name, "port made");
+        Ok(Response::new(reply))
+    }
+
+    async fn find(&self, request: Request<FindRequest>) -> Result<Response<FindReply>, Status> {
+        let node = peer_name(&request)?;
+        let reply = crate::find::wait(&self.shared, &node, &request.into_inner()).await?;
         Ok(Response::new(reply))
     }
 

@@ -8,6 +8,8 @@
 //!   TTL, delivery to a workload on the node. Writing the frame is part of the time. `_local` has policy at the source only
 //!   (one new flow a packet), `_local_both_ends` at both (two).
 //! - `established_*`: the same walk for ports already known.
+//! - `service_*`: the same packets to a service among 1,000 of 10 members each: a member is picked, both entries go in, addresses
+//!   and ports are rewritten.
 //! - `*_1000_rules`: a policy of 1,000 rules before the one that matches.
 //!
 //! Needs root; makes a network namespace and a pin directory of its own and removes them.
@@ -80,6 +82,45 @@ impl Bench {
         bench
     }
 
+    /// 1,000 services of 10 members each, all of them Bob; the frame goes to one of them.
+    fn with_services() -> Self {
+        let mut bench = Self::new(0);
+        let datapath = &mut bench.bed.datapath;
+        datapath.set_next_hop(20, &NextHop::Service { vrf: 2 }).expect("next hop");
+        let route = |vrf, prefix: &str, next_hop| {
+            let prefix = prefix.parse().expect("prefix");
+            RouteChange::Set(Route { vrf, prefix, next_hop, identity: 1002 })
+        };
+        let routes = [route(VRF, "10.96.0.0/16", 20), route(2, "10.50.0.0/16", 2)];
+        datapath.change_routes(&routes).expect("routes");
+        for number in 0..1000_u16 {
+            let [high, low] = (number / 10).to_be_bytes();
+            let members = (1..=10).map(|member| ServiceMember {
+                address: [10, 50, (number / 10) as u8, member].into(),
+                port: 8000 + number % 10,
+                draining: false,
+            });
+            let service = Service {
+                // The measuring program counts the destination port up when source ports are used up.
+                at: ServiceKey {
+                    vrf: 2,
+                    address: [10, 96, high, low].into(),
+                    protocol: 17,
+                    port: number % 10,
+                },
+                member_vrf: 2,
+                members: members.collect(),
+                affinity: None,
+                keep_source: false,
+                sources: vec![],
+            };
+            datapath.set_service(&service).expect("service");
+        }
+        let service = [10, 96, 0, 50].into();
+        bench.frame = from_alice(&ip4(ALICE, service).with(17, &udp(1, 2, &[0; 22])));
+        bench
+    }
+
     /// New interface records, so that no flow is left; policy at Bob's end too if asked for.
     fn secure(&mut self, both: bool) {
         for ifindex in [self.bed.alice, self.bed.bob] {
@@ -95,11 +136,12 @@ impl Bench {
         }
     }
 
-    fn new_flows(&mut self, both: bool) -> f64 {
+    fn new_flows(&mut self, both: bool, entries: u32) -> f64 {
         let delivered = self.bed.delivered(self.bed.bob);
         let mut best = f64::INFINITY;
         for _ in 0..5 {
             self.secure(both);
+            self.bed.datapath.set_bench_frame(&self.frame, 0).expect("bench frame");
             let run =
                 Run { frame: &self.frame, ifindex: self.bed.alice, gso_size: 0, repeat: FLOWS };
             let ns = nanoseconds(
@@ -108,7 +150,7 @@ impl Bench {
                 delivered,
             );
             let flows = self.bed.datapath.vif_counters(ALICE_ID).expect("counters").flows;
-            assert_eq!(flows, FLOWS, "every packet opened a flow");
+            assert_eq!(flows, FLOWS * entries, "every packet opened a flow");
             best = best.min(ns);
         }
         best
@@ -127,11 +169,16 @@ impl Bench {
 fn main() {
     for (suffix, rules) in [("", 0), ("_1000_rules", 1000)] {
         let mut bench = Bench::new(rules);
-        let one = bench.new_flows(false);
+        let one = bench.new_flows(false, 1);
         line(&format!("flow_setup_local{suffix}"), 1e9 / one, "flows/s/core");
         line(&format!("flow_setup_local_ns{suffix}"), one, "ns");
-        let two = bench.new_flows(true);
+        let two = bench.new_flows(true, 1);
         line(&format!("flow_setup_local_both_ends{suffix}"), 1e9 / two, "connections/s/core");
         line(&format!("established{suffix}"), bench.established(), "ns/packet");
     }
+    let mut bench = Bench::with_services();
+    let one = bench.new_flows(false, 2);
+    line("service_setup", 1e9 / one, "connections/s/core");
+    line("service_setup_ns", one, "ns");
+    line("service_established", bench.established(), "ns/packet");
 }

@@ -27,16 +27,30 @@ pub(crate) use skeleton::{
 };
 
 /// Version of the layout; must equal `ABI_VERSION` of `abi.h` (a test compares them).
-pub(crate) const ABI_VERSION: u32 = 2;
+pub(crate) const ABI_VERSION: u32 = 4;
 
 // Values of the enums of abi.h; anonymous enums and flags do not appear in the generated types.
 pub(crate) const VIF_ADMIN_DOWN: u32 = 1;
 pub(crate) const VIF_POLICY_DISABLED: u32 = 2;
 pub(crate) const VIF_PEER: u32 = 4;
+pub(crate) const VIF_HOST: u32 = 8;
 pub(crate) const NEXT_HOP_DISCARD: u32 = 0;
 pub(crate) const NEXT_HOP_LOCAL: u32 = 1;
 pub(crate) const NEXT_HOP_TUNNEL: u32 = 2;
 pub(crate) const NEXT_HOP_COMPOSITE: u32 = 3;
+pub(crate) const NEXT_HOP_SERVICE: u32 = 4;
+pub(crate) const NEXT_HOP_OUTSIDE: u32 = 5;
+pub(crate) const CONTEXT_INGRESS: u32 = 1;
+pub(crate) const CONTEXT_EGRESS: u32 = 2;
+pub(crate) const CONTEXT_MAPPED: u32 = 4;
+pub(crate) const TO_FIXED: u8 = 0;
+pub(crate) const TO_FLOATING: u8 = 1;
+pub(crate) const SERVICE_KEEP_SOURCE: u32 = 1;
+pub(crate) const SERVICE_SOURCES: u32 = 2;
+pub(crate) const NODE_IPV4: u32 = 1;
+pub(crate) const NODE_IPV6: u32 = 2;
+pub(crate) const FORM_PLAIN: u8 = 0;
+pub(crate) const FORM_FABRIC: u8 = 2;
 pub(crate) const ENCAP_VXLAN: u32 = 1;
 pub(crate) const ENCAP_MPLS_UDP: u32 = 2;
 pub(crate) const ENCAP_MPLS_GRE: u32 = 3;
@@ -44,6 +58,8 @@ pub(crate) const POLICY_PASS: u32 = 1;
 pub(crate) const POLICY_DROP: u32 = 2;
 pub(crate) const POLICY_BY_SOURCE: u32 = 3;
 pub(crate) const MAX_MEMBERS: usize = 16;
+pub(crate) const MAX_FLOATING: usize = 8;
+pub(crate) const FLOW_OF_REMOTE: u8 = 2;
 
 /// Types that are nothing but their bytes.
 ///
@@ -60,9 +76,11 @@ macro_rules! plain {
 }
 
 plain! {
-    meta: 4, vif: 76, vif_state: 40, vif_counters: 32, vif_drop_key: 8, host_key: 24, prefix_key: 28, route: 8,
-    next_hop: 144, address_key: 20, flow_key: 44, flow: 72, policy_key: 16, policy_value: 12, source_key: 16,
+    meta: 4, vif: 108, vif_state: 1064, vif_counters: 32, vif_drop_key: 8, host_key: 24, prefix_key: 28, route: 12,
+    next_hop: 152, address_key: 20, flow_key: 44, flow: 136, policy_key: 16, policy_value: 12, source_key: 16,
     fragment_key: 44, event: 64, settings: 24, bench: 72, sweep: 48,
+    context: 52, label: 8, port_mapping_key: 8, service_key: 24, service: 32, member_slot: 8, member: 20,
+    member_key: 24, affinity_key: 24, affinity: 32, service_source_key: 28, port_range: 4, node: 68,
 }
 
 // SAFETY: plain integers.
@@ -138,10 +156,22 @@ mod tests {
             ("VIF_ADMIN_DOWN", VIF_ADMIN_DOWN),
             ("VIF_POLICY_DISABLED", VIF_POLICY_DISABLED),
             ("VIF_PEER", VIF_PEER),
+            ("VIF_HOST", VIF_HOST),
             ("NEXT_HOP_DISCARD", NEXT_HOP_DISCARD),
             ("NEXT_HOP_LOCAL", NEXT_HOP_LOCAL),
             ("NEXT_HOP_TUNNEL", NEXT_HOP_TUNNEL),
             ("NEXT_HOP_COMPOSITE", NEXT_HOP_COMPOSITE),
+            ("NEXT_HOP_SERVICE", NEXT_HOP_SERVICE),
+            ("NEXT_HOP_OUTSIDE", NEXT_HOP_OUTSIDE),
+            ("CONTEXT_INGRESS", CONTEXT_INGRESS),
+            ("CONTEXT_EGRESS", CONTEXT_EGRESS),
+            ("CONTEXT_MAPPED", CONTEXT_MAPPED),
+            ("SERVICE_KEEP_SOURCE", SERVICE_KEEP_SOURCE),
+            ("SERVICE_SOURCES", SERVICE_SOURCES),
+            ("NODE_IPV4", NODE_IPV4),
+            ("NODE_IPV6", NODE_IPV6),
+            ("FORM_PLAIN", FORM_PLAIN.into()),
+            ("FORM_FABRIC", FORM_FABRIC.into()),
             ("ENCAP_VXLAN", ENCAP_VXLAN),
             ("ENCAP_MPLS_UDP", ENCAP_MPLS_UDP),
             ("ENCAP_MPLS_GRE", ENCAP_MPLS_GRE),
@@ -149,6 +179,8 @@ mod tests {
             ("POLICY_DROP", POLICY_DROP),
             ("POLICY_BY_SOURCE", POLICY_BY_SOURCE),
             ("MAX_MEMBERS", MAX_MEMBERS as u32),
+            ("MAX_FLOATING", MAX_FLOATING as u32),
+            ("FLOW_OF_REMOTE", FLOW_OF_REMOTE.into()),
         ] {
             assert_eq!(in_header(name), Some(here), "{name}");
         }

@@ -20,7 +20,14 @@ pub struct Datapath {
     pub(crate) host_routes: Table<types::host_key, types::route>,
     pub(crate) prefix_routes: Table<types::prefix_key, types::route>,
     pub(crate) next_hops: Table<u32, types::next_hop>,
-    pub(crate) labels: Table<u32, u32>,
+    pub(crate) labels: Table<u32, types::label>,
+    pub(crate) contexts: Table<u32, types::context>,
+    pub(crate) port_mappings: Table<types::port_mapping_key, u32>,
+    pub(crate) services: Table<types::service_key, types::service>,
+    pub(crate) members: Table<types::member_slot, types::member>,
+    pub(crate) member_set: Table<types::member_key, u32>,
+    pub(crate) service_sources: Table<types::service_source_key, u32>,
+    pub(crate) node: Table<u32, types::node>,
     pub(crate) peers: Table<types::address_key, u32>,
     pub(crate) tunnel_addresses: Table<types::address_key, u32>,
     pub(crate) policies: Table<types::policy_key, types::policy_value>,
@@ -31,6 +38,10 @@ pub struct Datapath {
     /// Keys of every loaded policy, so that unloading does not search.
     pub(crate) loaded_policies: HashMap<PolicyId, crate::policy::LoadedKeys>,
     pub(crate) last_peer: u32,
+    pub(crate) last_service: u32,
+    /// Members of every service by the bytes of their keys, so that changing a service does not search.
+    pub(crate) service_members:
+        HashMap<u32, std::collections::BTreeMap<Vec<u8>, types::member_key>>,
     /// Next hops taken away since the programs were last waited for: one may still be reading them.
     pub(crate) retired: HashSet<crate::NextHopId>,
     from_workload: OwnedFd,
@@ -75,6 +86,15 @@ impl Datapath {
             prefix_routes,
             next_hops,
             labels,
+            contexts,
+            port_mappings,
+            services,
+            members,
+            member_set,
+            service_sources,
+            node,
+            // As the fragments below.
+            affinities: _affinities,
             peers,
             tunnel_addresses,
             policies,
@@ -96,6 +116,13 @@ impl Datapath {
             prefix_routes: Table::new(prefix_routes, "prefix_routes"),
             next_hops: Table::new(next_hops, "next_hops"),
             labels: Table::new(labels, "labels"),
+            contexts: Table::new(contexts, "contexts"),
+            port_mappings: Table::new(port_mappings, "port_mappings"),
+            services: Table::new(services, "services"),
+            members: Table::new(members, "members"),
+            member_set: Table::new(member_set, "member_set"),
+            service_sources: Table::new(service_sources, "service_sources"),
+            node: Table::new(node, "node"),
             peers: Table::new(peers, "peers"),
             tunnel_addresses: Table::new(tunnel_addresses, "tunnel_addresses"),
             policies: Table::new(policies, "policies"),
@@ -105,6 +132,8 @@ impl Datapath {
             bench_state: Table::new(bench_state, "bench"),
             loaded_policies: HashMap::new(),
             last_peer: 0,
+            last_service: 0,
+            service_members: HashMap::new(),
             retired: HashSet::new(),
             from_workload,
             from_fabric,
@@ -113,6 +142,7 @@ impl Datapath {
         };
         datapath.find_policies();
         datapath.find_peers()?;
+        datapath.find_services()?;
         Ok(datapath)
     }
 

@@ -1,7 +1,7 @@
 //! Connections: looking at them and letting them age.
 
-use crate::abi::{ip_from_abi, ip_to_abi, types};
-use crate::{Datapath, Flow, FlowFilter, Result, Swept, Timeouts};
+use crate::abi::{FLOW_OF_REMOTE, FORM_FABRIC, FORM_PLAIN, ip_from_abi, ip_to_abi, types};
+use crate::{Datapath, Flow, FlowFilter, Result, Swept, Timeouts, Translated};
 use skein_policy::Direction;
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ fn decode(key: &types::flow_key, flow: &types::flow, now: u64) -> Flow {
         protocol: key.protocol,
         local_port: key.local_port,
         remote_port: key.remote_port,
-        direction: direction(flow.direction),
+        direction: direction(flow.direction & !FLOW_OF_REMOTE),
         policy: flow.policy,
         identity: flow.identity,
         rule: flow.rule,
@@ -35,6 +35,13 @@ fn decode(key: &types::flow_key, flow: &types::flow, now: u64) -> Flow {
         packets_in: flow.packets[1],
         bytes_in: flow.bytes[1],
         idle_ns: now.saturating_sub(flow.last_seen),
+        context: flow.context,
+        translated: (flow.form != FORM_PLAIN).then(|| Translated {
+            local: ip_from_abi(family, &flow.mate.local),
+            local_port: flow.mate.local_port,
+            remote: ip_from_abi(family, &flow.mate.remote),
+            remote_port: flow.mate.remote_port,
+        }),
     }
 }
 
@@ -47,12 +54,30 @@ impl Datapath {
         let now = now();
         let mut found = Vec::new();
         self.flows.each(|key, flow| {
-            if filter.vif.is_none_or(|vif| vif == key.vif) {
-                found.push(decode(&key, &flow, now));
+            // A translated connection shows once, as its workload sees it.
+            if flow.form != FORM_FABRIC && filter.vif.is_none_or(|vif| vif == key.vif) {
+                found.push(self.whole(&key, &flow, now));
             }
             filter.limit == 0 || found.len() < filter.limit
         })?;
         Ok(found)
+    }
+
+    /// With what the entry of its other form counted.
+    fn whole(&self, key: &types::flow_key, flow: &types::flow, now: u64) -> Flow {
+        let mut whole = decode(key, flow, now);
+        if flow.form != FORM_PLAIN
+            && let Ok(Some(mate)) = self.flows.get(&flow.mate)
+        {
+            let mate = decode(&flow.mate, &mate, now);
+            whole.packets_out += mate.packets_out;
+            whole.bytes_out += mate.bytes_out;
+            whole.packets_in += mate.packets_in;
+            whole.bytes_in += mate.bytes_in;
+            whole.tcp_state |= mate.tcp_state;
+            whole.idle_ns = whole.idle_ns.min(mate.idle_ns);
+        }
+        whole
     }
 
     pub(crate) fn flow(
@@ -73,7 +98,7 @@ impl Datapath {
             protocol,
             pad: [0; 2],
         };
-        Ok(self.flows.get(&key)?.map(|flow| decode(&key, &flow, now())))
+        Ok(self.flows.get(&key)?.map(|flow| self.whole(&key, &flow, now())))
     }
 
     /// Forgets connections that have been idle too long, and gives their interfaces room for others. Walks the whole

@@ -15,7 +15,10 @@
 //! set_vif(&Vif)  remove_vif(ifindex)  vifs()           remove ends the interface's flows too
 //! set_next_hop(id, &NextHop)  remove_next_hop(id)  next_hops()
 //! change_routes(&[RouteChange])  routes()              one generation step per VRF and call
-//! set_label(label, ifindex)  remove_label(label)  labels()
+//! set_context(id, &Context)  remove_context(id)  contexts()   a port's further VRFs: floating IPs, memberships
+//! set_label(label, ifindex, context)  remove_label(label)  labels()
+//! set_service(&Service)  remove_service(&ServiceKey)  services()
+//! set_node_address(&NodeAddress)  node_address()       what leaves, and enters, by the node's own address
 //! add_peer(addr)  remove_peer(addr)  peers()           tunnel sources that are accepted
 //! add_tunnel_address(addr)  remove_tunnel_address(addr)  tunnel_addresses()   our own tunnel end points
 //! load_policy(id, &Addition)                           also to extend it by one more identity
@@ -32,18 +35,22 @@
 //!
 //! Order of writing, so that no packet meets a half-written state: policies before the interfaces that use them; an identity's
 //! policy entries before routes that carry it; next hops before routes; labels, routes and the interface before the label is
-//! told to anyone. Removal goes the other way round.
+//! told to anyone; contexts before the labels, next hops and interfaces that name them; a service, and the routes to its members,
+//! before the route to its address; the node's address before routes to the outside. Removal goes the other way round.
 
 mod abi;
 mod config;
+mod context;
 mod datapath;
 mod error;
 mod event;
 mod flow;
 mod load;
+mod node_address;
 mod policy;
 mod routing;
 mod run;
+mod service;
 mod super_packet;
 mod table;
 mod trace;
@@ -51,10 +58,13 @@ mod types;
 mod vif;
 
 pub use config::Config;
+pub use context::{Context, ContextId, Floating, FloatingDirection, PortMapping};
 pub use datapath::{Datapath, Hook};
 pub use error::{Error, Result};
+pub use node_address::NodeAddress;
 pub use run::{Outcome, Ran, Run};
-pub use super_packet::{DEFAULT_SUPER_PACKET, set_super_packet_size, widen_uplink};
+pub use service::{OUTSIDE, Service, ServiceKey, ServiceMember};
+pub use super_packet::{DEFAULT_SUPER_PACKET, is_veth, set_super_packet_size, widen_uplink};
 pub use trace::{Answer, Question};
 pub use types::*;
 

@@ -41,7 +41,7 @@ macro_rules! maps {
 
 maps! {
     meta, vifs, vif_states, vif_stats, vif_drops, drops, generations, host_routes, prefix_routes, next_hops, labels,
-    peers, tunnel_addresses, policies, policy_sources, flows, fragments, events,
+    contexts, port_mappings, services, members, member_set, affinities, service_sources, node, peers, tunnel_addresses, policies, policy_sources, flows, fragments, events,
 }
 
 /// Size the configuration gives to a table; `None`: the one in maps.h.
@@ -53,6 +53,10 @@ fn configured(name: &str, config: &Config) -> Option<u32> {
         "next_hops" => config.next_hop_table_size,
         "policies" => config.policy_table_size,
         "flows" => config.flow_table_size,
+        "contexts" => config.context_table_size,
+        "services" => config.service_table_size,
+        "members" | "member_set" => config.member_table_size,
+        "affinities" => config.affinity_table_size,
         "fragments" => config.fragment_table_size,
         "events" => config.event_ring_bytes,
         _ => return None,

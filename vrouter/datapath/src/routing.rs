@@ -9,13 +9,36 @@ use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+fn check_mtu(mtu: u32) -> Result<()> {
+    if mtu >= 1280 {
+        return Ok(());
+    }
+    let reason = format!("{mtu} is less than 1280, which IPv6 needs");
+    Err(Error::Argument { field: "mtu", reason })
+}
+
 fn encode(next_hop: &NextHop) -> Result<types::next_hop> {
     let mut raw = types::next_hop::default();
     match next_hop {
         NextHop::Discard => {}
-        NextHop::Local { ifindex } => {
+        NextHop::Local { ifindex, context } => {
             raw.r#type = abi::NEXT_HOP_LOCAL;
             raw.ifindex = *ifindex;
+            raw.context = *context;
+        }
+        NextHop::Service { vrf } => {
+            check_vrf(*vrf)?;
+            raw.r#type = abi::NEXT_HOP_SERVICE;
+            raw.vrf = *vrf;
+        }
+        NextHop::Outside { uplink, gateway, mtu } => {
+            check_mtu(*mtu)?;
+            raw.r#type = abi::NEXT_HOP_OUTSIDE;
+            raw.ifindex = *uplink;
+            raw.mtu = *mtu;
+            if let Some(gateway) = gateway {
+                (raw.gateway_family, raw.gateway) = ip_to_abi(*gateway);
+            }
         }
         NextHop::Tunnel { remote, local, encapsulation, label, uplink, gateway, mtu } => {
             if remote.is_ipv4() != local.is_ipv4() {
@@ -27,10 +50,7 @@ fn encode(next_hop: &NextHop) -> Result<types::next_hop> {
                 let reason = format!("{label} has more than {bits} bits");
                 return Err(Error::Argument { field: "label", reason });
             }
-            if *mtu < 1280 {
-                let reason = format!("{mtu} is less than 1280, which IPv6 needs");
-                return Err(Error::Argument { field: "mtu", reason });
-            }
+            check_mtu(*mtu)?;
             raw.r#type = abi::NEXT_HOP_TUNNEL;
             raw.encapsulation = match encapsulation {
                 Encapsulation::Vxlan => abi::ENCAP_VXLAN,
@@ -62,7 +82,14 @@ fn encode(next_hop: &NextHop) -> Result<types::next_hop> {
 
 pub(crate) fn decode(raw: &types::next_hop) -> NextHop {
     match raw.r#type {
-        abi::NEXT_HOP_LOCAL => NextHop::Local { ifindex: raw.ifindex },
+        abi::NEXT_HOP_LOCAL => NextHop::Local { ifindex: raw.ifindex, context: raw.context },
+        abi::NEXT_HOP_SERVICE => NextHop::Service { vrf: raw.vrf },
+        abi::NEXT_HOP_OUTSIDE => NextHop::Outside {
+            uplink: raw.ifindex,
+            gateway: (raw.gateway_family != 0)
+                .then(|| ip_from_abi(raw.gateway_family, &raw.gateway)),
+            mtu: raw.mtu,
+        },
         abi::NEXT_HOP_TUNNEL => NextHop::Tunnel {
             remote: ip_from_abi(raw.family, &raw.remote),
             local: ip_from_abi(raw.family, &raw.local),
@@ -208,16 +235,21 @@ impl Datapath {
             self.change_route(change)
         });
         for vrf in touched {
-            let generation = self.generations.get(&vrf)?.unwrap_or(0);
-            self.generations.set(&vrf, &generation.wrapping_add(1))?;
+            self.step_generation(vrf)?;
         }
         result
+    }
+
+    /// Lets the flows of a VRF look everything up again.
+    pub(crate) fn step_generation(&self, vrf: VrfId) -> Result<()> {
+        let generation = self.generations.get(&vrf)?.unwrap_or(0);
+        self.generations.set(&vrf, &generation.wrapping_add(1))
     }
 
     fn change_route(&self, change: &RouteChange) -> Result<()> {
         match *change {
             RouteChange::Set(Route { vrf, prefix, next_hop, identity }) => {
-                let value = types::route { next_hop, identity };
+                let value = types::route { next_hop, identity, length: prefix.prefix_len().into() };
                 if is_host(prefix) {
                     self.host_routes.set(&host_key(vrf, prefix.addr()), &value)
                 } else {
@@ -243,7 +275,7 @@ impl Datapath {
             let address = ip_from_abi(key.family, &key.address);
             let full = if address.is_ipv4() { 32 } else { 128 };
             if let Ok(prefix) = IpNet::new(address, bits.map_or(full, |bits| bits as u8)) {
-                let types::route { next_hop, identity } = *value;
+                let types::route { next_hop, identity, length: _ } = *value;
                 all.push(Route { vrf: key.vrf, prefix, next_hop, identity });
             }
         };

@@ -49,6 +49,11 @@ pub enum Outcome {
         /// The uplink.
         uplink: u32,
     },
+    /// Sent by an uplink as it is, from the node's own address.
+    Outside {
+        /// The uplink.
+        uplink: u32,
+    },
     /// A verdict no program of ours should give.
     Unknown(u32),
 }
@@ -94,6 +99,7 @@ impl Datapath {
             (TC_ACT_SHOT, _, Some(reason)) => Outcome::Dropped(reason),
             (TC_ACT_REDIRECT, 1, answer_to) => Outcome::ToWorkload { ifindex, answer_to },
             (TC_ACT_REDIRECT, 2, _) => Outcome::ToTunnel { uplink: ifindex },
+            (TC_ACT_REDIRECT, 3, _) => Outcome::Outside { uplink: ifindex },
             (other, ..) => Outcome::Unknown(other),
         };
         Ok(Ran { outcome, frame, duration: Duration::from_nanos(options.duration.into()) })

@@ -104,17 +104,17 @@ impl Datapath {
     /// Whether the address is routed to this very interface.
     fn owns(&self, record: &Vif, address: IpAddr) -> Result<bool> {
         let Some(route) = self.find_route(record.vrf, address)? else { return Ok(false) };
-        let here = NextHop::Local { ifindex: record.ifindex };
+        let here = |hop: &NextHop| matches!(hop, NextHop::Local { ifindex, .. } if *ifindex == record.ifindex);
         match self.next_hop(route.next_hop)? {
             NextHop::Composite { members } => {
                 for member in members {
-                    if self.next_hop(member)? == here {
+                    if here(&self.next_hop(member)?) {
                         return Ok(true);
                     }
                 }
                 Ok(false)
             }
-            next_hop => Ok(next_hop == here),
+            next_hop => Ok(here(&next_hop)),
         }
     }
 }

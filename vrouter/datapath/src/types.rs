@@ -40,12 +40,19 @@ pub struct Vif {
     pub policy: VifPolicy,
     /// Nothing passes.
     pub admin_down: bool,
-    /// Flows it may have at a time.
+    /// Flows it may have at a time, whichever end opened them. A remote may have opened as many of them as there is room left:
+    /// half of the quota if it is the only one.
     pub flow_quota: u32,
     /// Largest IP packet delivered to it; 0: no limit.
     pub mtu: u32,
     /// How packets get in.
     pub delivery: Delivery,
+    /// The node's own stack. What it opens to workloads of this node passes their policy, and it is not answered for addresses
+    /// of its own. Its device is one end of a veth pair in the host's namespace: [`Delivery::Transmit`].
+    pub host: bool,
+    /// Contexts with a floating address from which it opens connections that its own VRF has no route, or a shorter
+    /// one, for; at most 8, the first fitting one of the longest prefix is taken.
+    pub floating: Vec<crate::ContextId>,
 }
 
 /// The policy of an interface.
@@ -105,6 +112,8 @@ pub enum NextHop {
     Local {
         /// Host end's index.
         ifindex: u32,
+        /// By which context of the workload; 0: in its own VRF.
+        context: crate::ContextId,
     },
     /// To another node or a gateway.
     Tunnel {
@@ -122,6 +131,21 @@ pub enum NextHop {
         /// 100 ns), which follows route changes without anyone telling us.
         gateway: Option<IpAddr>,
         /// MTU of the underlay path, outer IP header included.
+        mtu: u32,
+    },
+    /// Services: the address is one at which services of a VRF are reached. The node picks a member, translates, and routes
+    /// to the member in that VRF.
+    Service {
+        /// Whose services.
+        vrf: VrfId,
+    },
+    /// Out of the fabric by the uplink, from the node's own address and one of its ports ([`crate::NodeAddress`]).
+    Outside {
+        /// Interface of the underlay.
+        uplink: u32,
+        /// Router on it; `None`: as the kernel's routing table says for this interface.
+        gateway: Option<IpAddr>,
+        /// Largest IP packet.
         mtu: u32,
     },
     /// Several; a flow picks one by hash and stays with it while it is a member.
@@ -204,6 +228,23 @@ pub struct Flow {
     pub bytes_in: u64,
     /// Nanoseconds since its last packet.
     pub idle_ns: u64,
+    /// Context of the interface by which it goes; 0: its own VRF.
+    pub context: crate::ContextId,
+    /// How it looks to the other end, if not as above.
+    pub translated: Option<Translated>,
+}
+
+/// The addresses of a translated connection outside its workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translated {
+    /// What the workload's address becomes.
+    pub local: IpAddr,
+    /// What the workload's port becomes.
+    pub local_port: u16,
+    /// The other end's real address.
+    pub remote: IpAddr,
+    /// The other end's real port.
+    pub remote_port: u16,
 }
 
 /// When connections are forgotten.
@@ -251,8 +292,8 @@ pub struct VifCounters {
     pub drops: Vec<(crate::DropReason, u64)>,
 }
 
-/// Something worth telling a person, at most 100 a second and interface for each of three kinds: refused by policy, quota
-/// or table full, forged source.
+/// Something worth telling a person, at most 100 a second and interface for each of three kinds: refused by policy, quota,
+/// share of a quota or table full, forged source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Monotonic clock, nanoseconds.

@@ -1,13 +1,16 @@
 //! Workload interfaces and their labels.
 
 use crate::abi::{self, ip_to_abi, types};
-use crate::{Datapath, Delivery, Error, Result, Vif, VifCounters, VifId, VifPolicy};
+use crate::{ContextId, Datapath, Delivery, Error, Result, Vif, VifCounters, VifId, VifPolicy};
 use std::net::IpAddr;
 
 fn encode(vif: &Vif) -> types::vif {
     let mut flags = 0;
     if vif.admin_down {
         flags |= abi::VIF_ADMIN_DOWN;
+    }
+    if vif.host {
+        flags |= abi::VIF_HOST;
     }
     if vif.delivery == Delivery::VethPeer {
         flags |= abi::VIF_PEER;
@@ -20,6 +23,10 @@ fn encode(vif: &Vif) -> types::vif {
         }
     };
     let gateway = |address: Option<IpAddr>| address.map(|a| ip_to_abi(a).1).unwrap_or_default();
+    let mut floating = [0; abi::MAX_FLOATING];
+    for (place, id) in floating.iter_mut().zip(&vif.floating) {
+        *place = *id;
+    }
     types::vif {
         ifindex: vif.ifindex,
         id: vif.id,
@@ -34,6 +41,7 @@ fn encode(vif: &Vif) -> types::vif {
         gateway6: gateway(vif.gateway6.map(IpAddr::V6)),
         mac: vif.mac,
         pad: [0; 2],
+        floating,
     }
 }
 
@@ -68,7 +76,15 @@ fn decode(raw: &types::vif) -> Vif {
         } else {
             Delivery::Transmit
         },
+        host: raw.flags & abi::VIF_HOST != 0,
+        floating: raw.floating.iter().copied().take_while(|id| *id != 0).collect(),
     }
+}
+
+/// Of the standard library's hasher, which has its keys from the kernel.
+fn random() -> u32 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish() as u32
 }
 
 pub(crate) fn check_vrf(vrf: u32) -> Result<()> {
@@ -92,10 +108,15 @@ impl Datapath {
                 reason: "id and ifindex must not be 0".into(),
             });
         }
+        if vif.floating.len() > abi::MAX_FLOATING || vif.floating.contains(&0) {
+            let reason = format!("at most {} contexts, none of them 0", abi::MAX_FLOATING);
+            return Err(Error::Argument { field: "floating", reason });
+        }
         if self.vifs.get(&vif.ifindex)?.is_some_and(|old| old.id != vif.id) {
             self.remove_vif(vif.ifindex)?;
         }
-        if self.vif_states.insert(&vif.id, &types::vif_state::default())? {
+        let state = types::vif_state { seed: random(), ..types::vif_state::default() };
+        if self.vif_states.insert(&vif.id, &state)? {
             self.vif_stats.set_per_cpu(&vif.id, &types::vif_counters::default())?;
         }
         self.vifs.set(&vif.ifindex, &encode(vif))
@@ -166,18 +187,18 @@ impl Datapath {
         Ok(all)
     }
 
-    /// Tunnel packets with this label, or VNI, go to the interface.
+    /// Tunnel packets with this label, or VNI, go to the interface, by one of its contexts or, with 0, in its own VRF.
     ///
     /// # Errors
     /// [`Error::Argument`] for more than 20 bits; [`Error::Full`].
-    pub fn set_label(&mut self, label: u32, ifindex: u32) -> Result<()> {
+    pub fn set_label(&mut self, label: u32, ifindex: u32, context: ContextId) -> Result<()> {
         if label >= 1 << 20 {
             return Err(Error::Argument {
                 field: "label",
                 reason: format!("{label} has more than the 20 bits of an MPLS label"),
             });
         }
-        self.labels.set(&label, &ifindex)
+        self.labels.set(&label, &types::label { ifindex, context })
     }
 
     /// Takes a label back. `false` if it was not set.
@@ -188,11 +209,12 @@ impl Datapath {
         self.labels.remove(&label)
     }
 
-    /// All labels with their interfaces.
+    /// All labels with their interfaces and contexts.
     ///
     /// # Errors
     /// [`Error::Kernel`].
-    pub fn labels(&self) -> Result<Vec<(u32, u32)>> {
-        self.labels.entries()
+    pub fn labels(&self) -> Result<Vec<(u32, u32, ContextId)>> {
+        let all = self.labels.entries()?;
+        Ok(all.into_iter().map(|(label, to)| (label, to.ifindex, to.context)).collect())
     }
 }

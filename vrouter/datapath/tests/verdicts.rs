@@ -102,6 +102,7 @@ fn policy() -> impl Strategy<Value = Policy> {
                 default_pass,
             })
             .collect(),
+        ..Policy::default()
     })
 }
 

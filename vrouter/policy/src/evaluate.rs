@@ -4,7 +4,7 @@
 //! rule decides, else the layer's default (spec/vrouter.md sections 4.1 and 4.2). A matching rule that
 //! skips decides nothing: evaluation goes on behind its tier.
 
-use crate::{Attributes, Direction, Family, Policy, Rule, RuleAction, selection};
+use crate::{Attributes, Direction, Family, Layer, Policy, Rule, RuleAction, selection};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use uuid::Uuid;
@@ -43,8 +43,24 @@ pub fn evaluate(
     remote: &Attributes,
     packet: &Packet,
 ) -> Verdict {
+    judge(&policy.layers, direction, remote, packet)
+}
+
+/// What the verdict would be if staged policies were in force; `None` when none is staged here. The
+/// policy would change something for this packet if [`evaluate`] says otherwise.
+#[must_use]
+pub fn evaluate_staged(
+    policy: &Policy,
+    direction: Direction,
+    remote: &Attributes,
+    packet: &Packet,
+) -> Option<Verdict> {
+    (!policy.staged.is_empty()).then(|| judge(&policy.staged, direction, remote, packet))
+}
+
+fn judge(layers: &[Layer], direction: Direction, remote: &Attributes, packet: &Packet) -> Verdict {
     let mut verdict = Verdict { pass: true, layer: None, rule: None };
-    for (index, layer) in policy.layers.iter().enumerate() {
+    for (index, layer) in layers.iter().enumerate() {
         let rules = match direction {
             Direction::Egress => &layer.egress,
             Direction::Ingress => &layer.ingress,
@@ -119,7 +135,7 @@ pub(crate) fn tests_source(rule: &Rule, protocol: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Layer, Peer};
+    use crate::Peer;
 
     fn rule(pass: bool) -> Rule {
         Rule { id: Uuid::new_v4(), action: pass.into(), ..Rule::default() }
@@ -127,6 +143,10 @@ mod tests {
 
     fn layer(rules: Vec<Rule>, default_pass: bool) -> Layer {
         Layer { name: "test".into(), egress: rules, ingress: vec![], default_pass }
+    }
+
+    fn policy(layers: Vec<Layer>) -> Policy {
+        Policy { layers, ..Policy::default() }
     }
 
     fn tcp(port: u16) -> Packet {
@@ -149,9 +169,8 @@ mod tests {
     #[test]
     fn first_match_wins_and_every_layer_must_pass() {
         let (deny, allow) = (Rule { destination_ports: vec![80..=80], ..rule(false) }, rule(true));
-        let policy = Policy {
-            layers: vec![layer(vec![deny.clone(), allow.clone()], false), layer(vec![], false)],
-        };
+        let policy =
+            policy(vec![layer(vec![deny.clone(), allow.clone()], false), layer(vec![], false)]);
         let at = |port| evaluate(&policy, Direction::Egress, &Attributes::default(), &tcp(port));
         assert_eq!(at(80), Verdict { pass: false, layer: Some(0), rule: Some(deny.id) });
         assert_eq!(at(81), Verdict { pass: false, layer: Some(1), rule: None });
@@ -163,12 +182,24 @@ mod tests {
         let icmp = Rule { protocol: Some(1), ..any.clone() };
         let packet = Packet { protocol: 1, destination_port: 8 << 8, ..tcp(0) };
         let judge = |rule: Rule| {
-            let policy = Policy { layers: vec![layer(vec![rule], false)] };
+            let policy = policy(vec![layer(vec![rule], false)]);
             evaluate(&policy, Direction::Egress, &Attributes::default(), &packet).pass
         };
         assert!(judge(any));
         assert!(!judge(icmp.clone()));
         assert!(judge(Rule { destination_ports: vec![8 << 8..=(8 << 8 | 255)], ..icmp }));
+    }
+
+    #[test]
+    fn staged_layers_are_told_of_and_not_enforced() {
+        let (now, then) = (layer(vec![rule(true)], false), layer(vec![rule(false)], false));
+        let policy = Policy { layers: vec![now.clone()], staged: vec![then] };
+        let who = Attributes::default();
+        assert!(evaluate(&policy, Direction::Egress, &who, &tcp(80)).pass);
+        let staged = evaluate_staged(&policy, Direction::Egress, &who, &tcp(80));
+        assert!(staged.is_some_and(|verdict| !verdict.pass));
+        let policy = Policy { layers: vec![now], ..Policy::default() };
+        assert_eq!(evaluate_staged(&policy, Direction::Egress, &who, &tcp(80)), None);
     }
 
     #[test]
@@ -180,7 +211,7 @@ mod tests {
             Rule { destination_ports: vec![80..=80], ..at(2, RuleAction::Pass) },
             at(3, RuleAction::Deny),
         ];
-        let policy = Policy { layers: vec![layer(tiers.clone(), false)] };
+        let policy = policy(vec![layer(tiers.clone(), false)]);
         let judge = |port| evaluate(&policy, Direction::Egress, &Attributes::default(), &tcp(port));
         assert_eq!(judge(80), Verdict { pass: true, layer: Some(0), rule: Some(tiers[2].id) });
         assert_eq!(judge(81), Verdict { pass: false, layer: Some(0), rule: Some(tiers[1].id) });
@@ -192,7 +223,7 @@ mod tests {
         let hole = Peer::PrefixExcept(net("10.0.0.0/8"), vec![net("10.0.0.0/30")]);
         let holed = Rule { remotes: vec![hole], ..rule(true) };
         let behind = Rule { remotes: vec![Peer::Prefix(net("10.0.0.2/32"))], ..rule(true) };
-        let policy = Policy { layers: vec![layer(vec![holed, behind.clone()], false)] };
+        let policy = policy(vec![layer(vec![holed, behind.clone()], false)]);
         let judge = |last| {
             let remote = IpAddr::from([10, 0, 0, last]);
             let packet = Packet { remote, ..tcp(1) };
@@ -205,7 +236,7 @@ mod tests {
     #[test]
     fn remote_tags_narrow_every_peer() {
         let any = Rule { remote_tags: vec![7], ..rule(true) };
-        let policy = Policy { layers: vec![layer(vec![any], false)] };
+        let policy = policy(vec![layer(vec![any], false)]);
         let pass = |tags: &[u32]| {
             let who = Attributes { tags: tags.to_vec(), ..Attributes::default() };
             evaluate(&policy, Direction::Egress, &who, &tcp(1)).pass
@@ -216,7 +247,7 @@ mod tests {
     #[test]
     fn peers_are_alternatives_and_tags_are_all_needed() {
         let remotes = vec![Peer::SecurityGroup(9), Peer::Tags(vec![1, 2])];
-        let policy = Policy { layers: vec![layer(vec![Rule { remotes, ..rule(true) }], false)] };
+        let policy = policy(vec![layer(vec![Rule { remotes, ..rule(true) }], false)]);
         let pass = |tags: &[u32], groups: &[u32]| {
             let who =
                 Attributes { network: 1, security_groups: groups.to_vec(), tags: tags.to_vec() };

@@ -21,7 +21,7 @@ mod program;
 mod rule;
 mod selection;
 
-pub use evaluate::{Packet, Verdict, evaluate};
+pub use evaluate::{Packet, Verdict, evaluate, evaluate_staged};
 pub use flat::{Action, Entry, FlatPolicy, SourceEntry};
 pub use identity::{Identities, Identity, IdentityNumber};
 pub use overlay::{Overlaid, overlay, policy_prefixes};

@@ -18,6 +18,9 @@ pub enum Direction {
 pub struct Policy {
     /// Layers in order of evaluation (spec/vrouter.md section 4.1).
     pub layers: Vec<Layer>,
+    /// What `layers` would be if policies that are only staged were in force; empty when none is. Never enforced:
+    /// [`crate::evaluate_staged`] tells what it would change.
+    pub staged: Vec<Layer>,
 }
 
 /// One kind of policy: network policy, security groups, firewall.

@@ -111,6 +111,7 @@ fn policy() -> impl Strategy<Value = Policy> {
                 default_pass,
             })
             .collect(),
+        ..Policy::default()
     })
 }
 
@@ -198,7 +199,7 @@ fn a_thousand_rules_flatten_small_and_fast() {
     let mut egress: Vec<Rule> = (0..1000).map(|n| rule(n * 3 + 1, false)).collect();
     egress.push(Rule { destination_ports: vec![], ..rule(9, true) });
     let layer = Layer { name: "sg".into(), egress, ingress: vec![], default_pass: false };
-    let policy = Policy { layers: vec![layer] };
+    let policy = Policy { layers: vec![layer], ..Policy::default() };
     let mut program = Program::new(&policy, Family::V4, None, &mut RuleBook::default());
     let flat = program.flatten([]);
     // One entry a rule, the protocol's own, and a default for each direction.

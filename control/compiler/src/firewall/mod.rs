@@ -63,7 +63,17 @@ impl Subject {
     }
 }
 
+/// What the firewall says about a subject's ports.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Firewall {
+    /// The layer in force; without one everything passes.
+    pub(crate) enforced: Option<Layer>,
+    /// The layer that would be in force if staged policies were; `None` when they would change nothing.
+    pub(crate) staged: Option<Layer>,
+}
+
 /// A rule that is about a subject, which stands at one of its ends.
+#[derive(Clone)]
 struct Hit<'a> {
     placed: &'a Placed,
     tier: u32,
@@ -73,8 +83,8 @@ struct Hit<'a> {
     shared: Vec<Vec<u32>>,
 }
 
-/// The firewall layer of a subject's ports.
-pub(crate) fn layer(engine: &mut Engine, id: Uuid) -> Answer {
+/// The firewall of a subject's ports.
+pub(crate) fn firewall(engine: &mut Engine, id: Uuid) -> Answer {
     let Some(subject) = engine.subject(id) else { return Answer::Nothing };
     let sets = sets_of(engine, &subject);
     if sets.is_empty() {
@@ -86,9 +96,26 @@ pub(crate) fn layer(engine: &mut Engine, id: Uuid) -> Answer {
         collect(set, base, &subject, &mut hits);
         base += set.tiers;
     }
+    let mut content = Vec::with_capacity(hits.len() * 32);
+    let in_force = sets.iter().any(|set| set.enforced);
+    // A staged policy that is not about the subject may still bring the end of the list, which denies.
+    let changes = sets.iter().any(|set| set.staged)
+        && (!in_force || hits.iter().any(|hit| hit.placed.staged));
+    let staged = changes.then(|| layer(hits.clone(), &mut content));
+    content.push(u8::from(changes));
+    hits.retain(|hit| !hit.placed.staged);
+    let enforced = in_force.then(|| layer(hits, &mut content));
+    content.push(u8::from(in_force));
+    Answer::Firewall(Arc::new(Stamped {
+        id: content_id(&content),
+        value: Firewall { enforced, staged },
+    }))
+}
+
+/// Makes a layer of rules, and adds to `content` what tells it from others.
+fn layer(mut hits: Vec<Hit<'_>>, content: &mut Vec<u8>) -> Layer {
     number_tiers(&mut hits);
     let mut rules = Rules::default();
-    let mut content = Vec::with_capacity(hits.len() * 32);
     for hit in &hits {
         content.extend(hit.placed.rule.id.as_bytes());
         content.push(hit.end as u8);
@@ -97,15 +124,12 @@ pub(crate) fn layer(engine: &mut Engine, id: Uuid) -> Answer {
         content.extend(hit.shared.iter().flatten().flat_map(|tag| tag.to_be_bytes()));
         hit.placed.rule.value.emit(hit.end, hit.tier, &hit.local, &hit.shared, &mut rules);
     }
-    Answer::Layer(Arc::new(Stamped {
-        id: content_id(&content),
-        value: Layer {
-            name: "firewall".into(),
-            egress: rules.egress,
-            ingress: rules.ingress,
-            default_pass: false,
-        },
-    }))
+    Layer {
+        name: "firewall".into(),
+        egress: rules.egress,
+        ingress: rules.ingress,
+        default_pass: false,
+    }
 }
 
 /// The sets that decide about a subject, in order: those of the whole system, its project's own, those of its

@@ -16,6 +16,8 @@ use uuid::Uuid;
 pub(crate) struct FirewallPolicy {
     /// The tier it says it is in; policies that name none are in one without a name.
     pub(crate) tier: String,
+    /// Not in force: what it would change is only told.
+    pub(crate) staged: bool,
     /// Rules in order; exceptions are part of the rules they are cut into.
     pub(crate) rules: Vec<Arc<Stamped<FirewallRule>>>,
 }
@@ -25,6 +27,8 @@ pub(crate) struct FirewallPolicy {
 pub(crate) struct Placed {
     /// Number of the tier within the set.
     pub(crate) tier: u32,
+    /// Its policy is only staged.
+    pub(crate) staged: bool,
     pub(crate) rule: Arc<Stamped<FirewallRule>>,
 }
 
@@ -40,6 +44,10 @@ pub(crate) struct RuleSet {
     pub(crate) rules: Vec<Placed>,
     /// How many tiers there are.
     pub(crate) tiers: u32,
+    /// Some policy is in force.
+    pub(crate) enforced: bool,
+    /// Some policy is only staged.
+    pub(crate) staged: bool,
     /// Ends that ask for tags, by the one of them that the fewest ends ask for.
     by_tag: HashMap<u32, Vec<Candidate>>,
     /// All other ends at which ports are judged.
@@ -53,11 +61,13 @@ impl PartialEq for RuleSet {
 }
 
 impl RuleSet {
-    fn new(rules: Vec<Placed>, tiers: u32) -> RuleSet {
-        let mut content = Vec::with_capacity(rules.len() * 20);
+    fn new(rules: Vec<Placed>, tiers: u32, enforced: bool, staged: bool) -> RuleSet {
+        let mut content = Vec::with_capacity(rules.len() * 24);
+        content.extend([u8::from(enforced), u8::from(staged)]);
         let mut asked: HashMap<u32, usize> = HashMap::new();
         for placed in &rules {
             content.extend(placed.tier.to_be_bytes());
+            content.push(u8::from(placed.staged));
             content.extend(placed.rule.id.as_bytes());
             for end in &placed.rule.value.ends {
                 if let End::Tags(tags) = end {
@@ -80,7 +90,7 @@ impl RuleSet {
                 }
             }
         }
-        RuleSet { id: content_id(&content), rules, tiers, by_tag, others }
+        RuleSet { id: content_id(&content), rules, tiers, enforced, staged, by_tag, others }
     }
 
     /// Rules that may be about a port with these tags, in order.
@@ -137,7 +147,8 @@ pub(crate) fn policy(engine: &mut Engine, uuid: Uuid) -> Answer {
         rules.push(Arc::new(Stamped::new(FirewallRule::clone(&rule))));
     }
     let tier = view.policy_tier().unwrap_or_default();
-    Answer::FirewallPolicy(Arc::new(FirewallPolicy { tier, rules }))
+    let staged = view.staged() == Some(true);
+    Answer::FirewallPolicy(Arc::new(FirewallPolicy { tier, staged, rules }))
 }
 
 /// Reads one set; [`Answer::Nothing`] when it has no policies.
@@ -147,6 +158,7 @@ pub(crate) fn rule_set(engine: &mut Engine, uuid: Uuid) -> Answer {
     };
     let mut rules = Vec::new();
     let mut tier: Option<(u32, String)> = None;
+    let (mut enforced, mut staged) = (false, false);
     for uuid in in_order(&object, Kind::FIREWALL_POLICY) {
         let Answer::FirewallPolicy(policy) = engine.ask(Query::FirewallPolicy(uuid)) else {
             continue;
@@ -157,10 +169,18 @@ pub(crate) fn rule_set(engine: &mut Engine, uuid: Uuid) -> Answer {
             None => 0,
         };
         tier = Some((number, policy.tier.clone()));
-        rules.extend(policy.rules.iter().map(|rule| Placed { tier: number, rule: rule.clone() }));
+        enforced |= !policy.staged;
+        staged |= policy.staged;
+        rules.extend(policy.rules.iter().map(|rule| Placed {
+            tier: number,
+            staged: policy.staged,
+            rule: rule.clone(),
+        }));
     }
     match tier {
-        Some((last, _)) => Answer::RuleSet(Arc::new(RuleSet::new(rules, last + 1))),
+        Some((last, _)) => {
+            Answer::RuleSet(Arc::new(RuleSet::new(rules, last + 1, enforced, staged)))
+        }
         None => Answer::Nothing,
     }
 }

@@ -69,6 +69,12 @@ pub(crate) fn firewall_policy(name: &str, tier: &str, rules: &[&str]) -> Change 
     build.put()
 }
 
+/// A policy that is only staged.
+pub(crate) fn staged(name: &str, rules: &[&str]) -> Change {
+    let Change::Put(object) = firewall_policy(name, "", rules) else { unreachable!() };
+    Build(skein_model::Object::clone(&object)).with("staged", json!(true)).put()
+}
+
 /// A set of policies `(name, sequence)` for an application.
 pub(crate) fn set(name: &str, application: &str, policies: &[(&str, &str)]) -> Build {
     let mut build = Build::new(Kind::APPLICATION_POLICY_SET, name);

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::needless_pass_by_value)] // each test file uses its part
 
 pub(crate) mod firewall;
+pub(crate) mod services;
 
 use serde_json::{Map, Value, json};
 use skein_model::{Change, FqName, Kind, Object, Reference};
@@ -14,7 +15,7 @@ pub(crate) fn id(kind: Kind, name: &str) -> Uuid {
 }
 
 /// Builds objects with few words.
-pub(crate) struct Build(Object);
+pub(crate) struct Build(pub(crate) Object);
 
 impl Build {
     pub(crate) fn new(kind: Kind, name: &str) -> Build {
@@ -61,6 +62,11 @@ impl Build {
 
     pub(crate) fn refer_with(mut self, kind: Kind, name: &str, attr: Value) -> Build {
         self.0.references.push(Reference { kind, uuid: id(kind, name), attr, relaxed: false });
+        self
+    }
+
+    pub(crate) fn under(mut self, kind: Kind, name: &str) -> Build {
+        self.0.parent = Some((kind, id(kind, name)));
         self
     }
 

@@ -45,6 +45,7 @@ fuzz_target!(|data: &[u8]| {
             Outcome::ToWorkload { ifindex, .. } => {
                 assert!(ifindex == bed.alice || ifindex == bed.bob, "an interface nobody has");
             }
+            Outcome::Outside { .. } => panic!("the bed's node lends no address"),
             Outcome::Dropped(_) => {}
         }
     });

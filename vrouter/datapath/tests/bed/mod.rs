@@ -2,6 +2,9 @@
 
 #![allow(dead_code, unreachable_pub, reason = "every test file uses a part of it")]
 
+pub mod lab;
+pub mod whole;
+
 use skein_datapath::*;
 use skein_policy::{Addition, Direction, Layer, Policy, Rule, RuleAction};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -157,6 +160,8 @@ impl Bed {
             flow_quota: 1000,
             mtu: 0,
             delivery: Delivery::Transmit,
+            host: false,
+            floating: vec![],
         }
     }
 
@@ -175,8 +180,8 @@ impl Bed {
     fn fill(&mut self) {
         let (alice, bob) = (self.alice, self.bob);
         let hops = [
-            NextHop::Local { ifindex: alice },
-            NextHop::Local { ifindex: bob },
+            NextHop::Local { ifindex: alice, context: 0 },
+            NextHop::Local { ifindex: bob, context: 0 },
             self.tunnel(PEER, Encapsulation::Vxlan),
             self.tunnel(PEER, Encapsulation::MplsOverUdp),
             self.tunnel(PEER, Encapsulation::MplsOverGre),
@@ -221,7 +226,7 @@ impl Bed {
         for (ifindex, label) in [(alice, ALICE_LABEL), (bob, BOB_LABEL)] {
             let vif = self.vif(ifindex);
             self.datapath.set_vif(&vif).expect("vif");
-            self.datapath.set_label(label, ifindex).expect("label");
+            self.datapath.set_label(label, ifindex, 0).expect("label");
         }
         self.datapath.add_tunnel_address(NODE.into()).expect("address");
         self.datapath.add_peer(PEER.into()).expect("peer");
@@ -272,7 +277,8 @@ pub fn flatten(policy: &Policy) -> Addition {
 /// One layer of security groups that drops by default.
 pub fn only(egress: Vec<Rule>, ingress: Vec<Rule>) -> Policy {
     let name = "security-group".into();
-    Policy { layers: vec![Layer { name, egress, ingress, default_pass: false }] }
+    let layer = Layer { name, egress, ingress, default_pass: false };
+    Policy { layers: vec![layer], ..Policy::default() }
 }
 
 pub fn pass(protocol: u8, port: u16) -> Rule {

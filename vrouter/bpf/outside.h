@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What comes by an uplink to the node's own addresses without a tunnel: answers to workloads that went out by them. and clients of services there. All
+ * else is the host's, untouched.
+ */
+#pragma once
+#include "forward.h"
+
+enum { FOR_SERVICE = -6 };
+
+/* The vif whose flow the packet of s->key belongs to. */
+static __always_inline struct vif *outside_owner(struct scratch *s, struct origin *from)
+{
+	struct flow *f = bpf_map_lookup_elem(&flows, &s->key);
+	__u32 ifindex;
+
+	if (!f || f->form != FORM_FABRIC)
+		return 0;
+	ifindex = f->ifindex;
+	from->context = f->context;
+	return bpf_map_lookup_elem(&vifs, &ifindex);
+}
+
+/* Whether a client outside may use the service. */
+static __always_inline bool source_allowed(struct scratch *s, const struct service *service)
+{
+	struct service_source_key *key = &s->pick.source;
+
+	key->bits = 64 + 128;
+	key->service = service->id;
+	key->family = s->packet.family;
+	key->address = s->packet.source;
+	return !(service->flags & SERVICE_SOURCES) || bpf_map_lookup_elem(&service_sources, key);
+}
+
+static __always_inline int outside_deliver(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
+					   const struct origin *from)
+{
+	struct packet *p = &s->packet;
+	int reason;
+
+	s->vif = vif->id;
+	if (p->ttl <= 1)
+		return DROP_TTL_EXCEEDED;
+	reason = workload_enter(skb, s, vif, from);
+	if (reason)
+		return reason;
+	if (ttl_decrement(skb, p))
+		return DROP_REWRITE_FAILED;
+	return hand_over(skb, s, vif);
+}
+
+/* The first packet of a client to a service whose members see it, and all packets to one whose members see the node. */
+__noinline int outside_service(struct __sk_buff *skb)
+{
+	struct scratch *s = scratch_get();
+	struct node *n = node_get();
+	struct service *service;
+
+	if (!s || !n)
+		return NOT_OURS;
+	struct packet *p = &s->packet;
+	struct origin *from = &s->from;
+	struct path path = {};
+	__u32 ifindex = n->host;
+	struct vif *vif = bpf_map_lookup_elem(&vifs, &ifindex);
+	int reason;
+
+	service = service_outside(s);
+	if (!service)
+		return NOT_OURS;
+	from->ifindex = from->context = 0;
+	from->peer = PEER_OUTSIDE;
+	from->flags = ORIGIN_OUTSIDE | ORIGIN_SERVICE;
+	if (!source_allowed(s, service))
+		return DROP_SERVICE_SOURCE;
+	if (p->fragment == FRAGMENT_FIRST)
+		fragment_resolve(s, INGRESS);
+	if (service->flags & SERVICE_KEEP_SOURCE) {
+		struct route *route;
+		struct next_hop *nh;
+
+		if (sanity(p))
+			return DROP_MARTIAN;
+		flow_key_set(&s->key, NO_VIF, p, EGRESS);
+		reason = service_pick(s, service, flow_hash(p));
+		if (reason)
+			return reason;
+		route = route_find(service->vrf, p->family, &s->pick.fresh.member.address);
+		nh = route ? next_hop_get(route->next_hop) : 0;
+		if (!nh || nh->type != NEXT_HOP_LOCAL)
+			return DROP_NO_MEMBERS;
+		ifindex = nh->ifindex;
+		from->context = nh->context;
+		vif = bpf_map_lookup_elem(&vifs, &ifindex);
+		if (!vif)
+			return DROP_NO_MEMBERS;
+		return outside_deliver(skb, s, vif, from);
+	}
+	if (!vif)
+		return DROP_NO_INTERFACE;
+	s->vif = vif->id;
+	s->outside = 1;
+	s->direction = EGRESS;
+	if (sanity(p))
+		return DROP_MARTIAN;
+	if (p->ttl <= 1)
+		return ttl_exceeded(skb, s, vif);
+	from->ifindex = ifindex;
+	reason = flow_admit(vif, from, &path);
+	if (reason == DROP_NO_MEMBERS)
+		return refuse(skb, s, vif, reason);
+	if (reason)
+		return reason;
+	return send_on(skb, s, vif, &path);
+}
+
+/* Returns 0 with s->action set, NOT_OURS, FOR_SERVICE if outside_service is to look, or a drop reason. */
+__noinline int outside_packet(struct __sk_buff *skb)
+{
+	struct scratch *s = scratch_get();
+	struct node *n = node_get();
+
+	if (!s || !n || !(n->families | n->services))
+		return NOT_OURS;
+	struct packet *p = &s->packet, *quoted = &s->quoted;
+	struct origin *from = &s->from;
+	struct vif *vif;
+	__u32 family;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return NOT_OURS;
+	family = skb->protocol == bpf_htons(ETH_P_IP) ? 4 : 6;
+	s->vif = NO_VIF;
+	s->outside = 0;
+	s->direction = INGRESS;
+	if (parse(skb, p, sizeof(struct ethhdr), family, false))
+		return NOT_OURS;
+	if (p->fragment == FRAGMENT_LATER && fragment_resolve(s, INGRESS))
+		return NOT_OURS;
+	if (p->icmp_kind == ICMP_ERROR) {
+		if (p->fragment != FRAGMENT_NONE || parse(skb, quoted, p->l4 + 8, family, true) ||
+		    quoted->fragment == FRAGMENT_LATER || quoted->icmp_kind == ICMP_ERROR)
+			return NOT_OURS;
+		flow_key_set(&s->key, NO_VIF, quoted, EGRESS);
+	} else {
+		flow_key_set(&s->key, NO_VIF, p, INGRESS);
+	}
+	from->ifindex = 0;
+	from->peer = PEER_OUTSIDE;
+	from->flags = ORIGIN_OUTSIDE;
+	vif = outside_owner(s, from);
+	if (!vif)
+		return n->services && p->icmp_kind == ICMP_NONE ? FOR_SERVICE : NOT_OURS;
+	if (p->fragment == FRAGMENT_FIRST)
+		fragment_resolve(s, INGRESS);
+	return outside_deliver(skb, s, vif, from);
+}

@@ -1,0 +1,122 @@
+//! The node's own addresses, as workloads use them to reach the outside and clients outside use them to reach services.
+
+use crate::abi::{NODE_IPV4, NODE_IPV6, ip_from_abi, ip_to_abi, types};
+use crate::{Datapath, Error, NextHopId, Result};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+
+/// What the node lends to its workloads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// Source of IPv4 packets that leave by [`crate::NextHop::Outside`].
+    pub address4: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub address6: Option<Ipv6Addr>,
+    /// Source ports. The host must not use them itself: `net.ipv4.ip_local_reserved_ports`.
+    pub tcp: RangeInclusive<u16>,
+    /// Source ports of UDP; to be reserved as well.
+    pub udp: RangeInclusive<u16>,
+    /// Source ports of SCTP.
+    pub sctp: RangeInclusive<u16>,
+    /// Identifiers of ICMP and ICMPv6 echo requests.
+    pub icmp: RangeInclusive<u16>,
+    /// Host end of the host's interface ([`crate::Vif::host`]). Services reached from outside
+    /// ([`crate::OUTSIDE`]) whose members see the node's address need it.
+    pub host: Option<u32>,
+    /// A [`crate::NextHop::Outside`], by which answers to IPv4 clients outside leave.
+    pub next_hop4: NextHopId,
+    /// The same for IPv6.
+    pub next_hop6: NextHopId,
+}
+
+impl Default for NodeAddress {
+    fn default() -> Self {
+        // The original's port translation pools; ports of SCTP and identifiers beside them.
+        Self {
+            address4: None,
+            address6: None,
+            tcp: 56_000..=57_023,
+            udp: 57_024..=58_047,
+            sctp: 56_000..=57_023,
+            icmp: 56_000..=58_047,
+            host: None,
+            next_hop4: 0,
+            next_hop6: 0,
+        }
+    }
+}
+
+fn range(range: &RangeInclusive<u16>) -> types::port_range {
+    types::port_range { first: *range.start(), last: *range.end() }
+}
+
+impl Datapath {
+    /// Says which of its own addresses the node lends. Without any, packets on the uplink that are no tunnel packets
+    /// are the host's.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if a range of ports holds 0.
+    pub fn set_node_address(&mut self, node: &NodeAddress) -> Result<()> {
+        for (field, ports) in [("tcp", &node.tcp), ("udp", &node.udp), ("sctp", &node.sctp)] {
+            if *ports.start() == 0 {
+                return Err(Error::Argument { field, reason: "port 0 cannot be lent".into() });
+            }
+        }
+        let old = self.node.get(&0)?.unwrap_or_default();
+        let mut raw = types::node {
+            host: node.host.unwrap_or(0),
+            next_hop4: node.next_hop4,
+            next_hop6: node.next_hop6,
+            tcp: range(&node.tcp),
+            udp: range(&node.udp),
+            sctp: range(&node.sctp),
+            icmp: range(&node.icmp),
+            services: old.services,
+            ..types::node::default()
+        };
+        if let Some(address) = node.address4 {
+            raw.families |= NODE_IPV4;
+            raw.address4 = ip_to_abi(address.into()).1;
+        }
+        if let Some(address) = node.address6 {
+            raw.families |= NODE_IPV6;
+            raw.address6 = ip_to_abi(address.into()).1;
+        }
+        self.node.set(&0, &raw)
+    }
+
+    /// What was said last; all defaults if nothing was.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn node_address(&self) -> Result<NodeAddress> {
+        let raw = self.node.get(&0)?.unwrap_or_default();
+        let address = |flag, family, address| {
+            (raw.families & flag != 0).then(|| ip_from_abi(family, address))
+        };
+        Ok(NodeAddress {
+            address4: match address(NODE_IPV4, 4, &raw.address4) {
+                Some(IpAddr::V4(address)) => Some(address),
+                _ => None,
+            },
+            address6: match address(NODE_IPV6, 6, &raw.address6) {
+                Some(IpAddr::V6(address)) => Some(address),
+                _ => None,
+            },
+            tcp: raw.tcp.first..=raw.tcp.last,
+            udp: raw.udp.first..=raw.udp.last,
+            sctp: raw.sctp.first..=raw.sctp.last,
+            icmp: raw.icmp.first..=raw.icmp.last,
+            host: (raw.host != 0).then_some(raw.host),
+            next_hop4: raw.next_hop4,
+            next_hop6: raw.next_hop6,
+        })
+    }
+
+    /// The programs look for services at the uplink only while there are some.
+    pub(crate) fn count_outside(&self, more: i32) -> Result<()> {
+        let mut raw = self.node.get(&0)?.unwrap_or_default();
+        raw.services = raw.services.saturating_add_signed(more);
+        self.node.set(&0, &raw)
+    }
+}
