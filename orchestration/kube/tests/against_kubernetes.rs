@@ -224,6 +224,8 @@ async fn a_real_cluster_is_translated_with_least_rights() {
     config.kubernetes.kubeconfig = Some(plane.kubeconfig(MANAGER));
     config.election.identity = "test".into();
     config.cluster.public_fip_pool = Some("default-domain:default-project:public:pool".into());
+    config.election.duration = 6;
+    let second = config.clone();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let manager = tokio::spawn(skein_kube::run(config, || {}, async {
         let _ = stopped.await;
@@ -318,7 +320,24 @@ async fn a_real_cluster_is_translated_with_least_rights() {
         client.get_by_name(Kind::VIRTUAL_MACHINE, &later).await.is_err().then_some(())
     })
     .await;
+
+    // A second manager stands by, and takes over when the first one is gone.
+    let mut standby = second;
+    standby.status.set_port(free_port());
+    standby.election.identity = "standby".into();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let second = tokio::spawn(skein_kube::run(standby, || {}, async {
+        let _ = ended.await;
+    }));
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let _ = stop.send(());
     manager.await.unwrap().unwrap();
+    plane.apply(&pod("after", ""));
+    object(&client, Kind::VIRTUAL_MACHINE, "k8s__shop__after").await;
+    let path = "jsonpath={.spec.holderIdentity}";
+    let lease = ["get", "lease", "-n", "kube-system", "skein-kube-manager-k8s", "-o", path];
+    assert_eq!(plane.kubectl(&lease, "").1, "standby");
+    let _ = end.send(());
+    second.await.unwrap().unwrap();
     server.shutdown().await;
 }
