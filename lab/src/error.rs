@@ -41,6 +41,14 @@ pub enum LabError {
         /// Why.
         source: std::io::Error,
     },
+    /// The kernel refused to read or change a device.
+    #[error("device {device}: {source}")]
+    Device {
+        /// Its name.
+        device: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Something did not happen in time.
     #[error("waited {seconds:.1} s for {what}; last seen: {last}")]
     Timeout {

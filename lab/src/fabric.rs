@@ -154,9 +154,15 @@ impl Fabric {
         let programs = &self.options.programs;
         let folder = host.directory().to_owned();
         let join = self.control_host.directory().join("data/pki/join-token");
+        // The wires of a lab take what a card takes; the agent cannot know that of a veth.
+        let settings = folder.join("agent.toml");
+        std::fs::write(&settings, "super_packet_bytes = 196608\n")
+            .map_err(|source| FabricError::File { path: settings.clone(), source })?;
         let command = vec![
             program(programs, "skeind")?.display().to_string(),
             "vrouter".into(),
+            "--config".into(),
+            settings.display().to_string(),
             "--node".into(),
             host.name().to_owned(),
             "--controller".into(),

@@ -1,6 +1,7 @@
 //! A host of the lab and the bare pods on it.
 
 use crate::command::{inside, ip, ip_batch, run};
+use crate::super_packet;
 use crate::{LabError, Process, Ran};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -178,6 +179,16 @@ impl Pod {
     /// [`LabError::Command`] with the line that failed.
     pub fn ip(&self, lines: &str) -> Result<(), LabError> {
         ip_batch(&self.namespace, lines)
+    }
+
+    /// Bytes a TCP super-packet over IPv4 may have on one of its interfaces; `None` on kernels before 6.3.
+    ///
+    /// # Errors
+    /// [`LabError::Device`] when there is no such interface.
+    pub fn super_packet_size(&self, interface: &str) -> Result<Option<u32>, LabError> {
+        let device = interface.to_owned();
+        self.inside(|| super_packet::size(interface))?
+            .map_err(|source| LabError::Device { device, source })
     }
 
     /// True when `address` answers one of `count` echo requests sent 200 ms apart, each awaited a

@@ -5,6 +5,8 @@
 //! [`Process`], and holds [`Pod`]s: bare namespaces that a CNI plugin or a plain bridge connects.
 //! Everything carries the lab's name, so an interrupted run is swept away by the next one.
 //!
+//! [`kubernetes`] makes whole clusters of such hosts.
+//!
 //! Namespaces are entered by a short-lived thread that switches itself and then spawns: the child
 //! inherits the namespace, and no code runs between fork and exec.
 
@@ -18,9 +20,12 @@ mod http;
 mod iperf;
 mod probe;
 mod process;
+mod super_packet;
 mod topology;
 mod transfer;
 mod wait;
+
+pub mod kubernetes;
 
 pub use bridge::{BridgeOverVxlan, LocalBridge};
 pub use cni::{Attachment, CniError, CniRuntime};

@@ -1,8 +1,8 @@
 //! The lab itself: the underlay, the hosts on it, and removing all of it.
 
-use crate::command::{ip, ip_batch, require, run};
+use crate::command::{inside, ip, ip_batch, require, run};
 use crate::host::UPLINK;
-use crate::{Host, LabError, wait_until};
+use crate::{Host, LabError, super_packet, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -137,6 +137,8 @@ impl Lab {
             host.ipv4, host.ipv6
         ))?;
         ip_batch(&underlay, &format!("link set {port} master br0 up\n"))?;
+        inside(Some(&Path::new("/run/netns").join(&underlay)), || super_packet::widen(&port))?
+            .map_err(|source| LabError::Device { device: port.clone(), source })?;
         host.inside(|| {
             for family in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
                 let path = Path::new("/proc/sys/net").join(family);

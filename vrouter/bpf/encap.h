@@ -49,10 +49,19 @@ static __always_inline __be32 mpls_entry(__u32 label)
 	return bpf_htonl(label << 12 | 1 << 8 | OUTER_TTL);
 }
 
+/*
+ * Of a super-packet beyond 64 KiB the fields say 0: so the kernel has it (iph_totlen), segmentation writes the right ones.
+ * A length that wraps would be believed: a bridge on the way with br_netfilter cuts the packet to it.
+ */
+static __always_inline __u16 wire_field(__u32 length)
+{
+	return length > 0xffff ? 0 : length;
+}
+
 static __always_inline long write_tail(struct __sk_buff *skb, const struct next_hop *nh, __u32 at, __u32 length,
 				       __u32 entropy, __be16 inner)
 {
-	struct udphdr udp = { .source = bpf_htons(entropy), .len = bpf_htons(length) };
+	struct udphdr udp = { .source = bpf_htons(entropy), .len = bpf_htons(wire_field(length)) };
 
 	if (nh->encapsulation == ENCAP_VXLAN) {
 		/* Both ends are routers; receivers do not look at these addresses. */
@@ -127,13 +136,12 @@ static __noinline int tunnel_send(struct __sk_buff *skb, struct scratch *s, cons
 	error = bpf_skb_adjust_room(skb, tunnel_overhead(nh), BPF_ADJ_ROOM_MAC, room_flags(nh));
 	if (error)
 		return DROP_REWRITE_FAILED;
-	/* Of a super-packet these lengths may wrap; segmentation writes the right ones. */
 	length = skb->len - sizeof(struct ethhdr);
 	if (nh->family == 4) {
 		struct iphdr ip = {
 			.version = 4,
 			.ihl = 5,
-			.tot_len = bpf_htons(length),
+			.tot_len = bpf_htons(wire_field(length)),
 			/* Never fragmented on the way: the inner sender is told its MTU instead. */
 			.frag_off = bpf_htons(0x4000),
 			.ttl = OUTER_TTL,
@@ -150,7 +158,7 @@ static __noinline int tunnel_send(struct __sk_buff *skb, struct scratch *s, cons
 	} else {
 		struct ipv6hdr ip = {
 			.flow = bpf_htonl(0x60000000),
-			.payload_len = bpf_htons(length - sizeof(ip)),
+			.payload_len = bpf_htons(wire_field(length - sizeof(ip))),
 			.nexthdr = protocol,
 			.hop_limit = OUTER_TTL,
 		};

@@ -72,6 +72,10 @@ pub(crate) enum RoleError {
     Controller(#[from] ControllerError),
     #[error(transparent)]
     Agent(#[from] skein_agent::AgentError),
+    #[error(transparent)]
+    Manager(#[from] skein_kube::ManagerError),
+    #[error("{name}: {reason}")]
+    Flag { name: &'static str, reason: String },
 }
 
 /// Runs until SIGTERM or SIGINT.

@@ -1,9 +1,10 @@
 //! Every Skein daemon role in one binary.
 //!
 //! `skeind all-in-one` runs the configuration API and a controller on the embedded store; `skeind
-//! vrouter` runs a node. Settings come from a TOML file, then `SKEIN_*` variables, then flags.
+//! vrouter` runs a node, `skeind kube-manager` translates a Kubernetes cluster. Settings come from a TOML file, then `SKEIN_*` variables, then flags.
 
 mod all_in_one;
+mod kube_manager;
 mod logging;
 mod notify;
 mod settings;
@@ -29,6 +30,8 @@ enum Role {
     AllInOne(all_in_one::Flags),
     /// The vRouter agent of one node, in the foreground
     Vrouter(vrouter::Flags),
+    /// The Kubernetes manager of one cluster, in the foreground
+    KubeManager(Box<kube_manager::Flags>),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let result = match arguments.role {
         Role::AllInOne(flags) => all_in_one::run(flags),
         Role::Vrouter(flags) => vrouter::run(flags),
+        Role::KubeManager(flags) => kube_manager::run(*flags),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -253,3 +253,80 @@ async fn the_listener_speaks_tls_when_told_to() {
     assert!(text.contains("\"href\":\"https://cfg:8082/virtual-networks\""), "{}", &text[..300]);
     server.shutdown().await;
 }
+
+/// What the network's link, a vRouter's link or a relaxed reference led to comes back when its owner goes.
+#[tokio::test]
+async fn an_address_of_a_flat_ipam_does_not_outlive_its_owner() {
+    let fixture = Fixture::new().await;
+    let project = |name: &str| json!(["default-domain", "default-project", name]);
+    let ipam = fixture
+        .create(
+            Kind::NETWORK_IPAM,
+            json!({
+                "fq_name": project("flat"), "parent_type": "project",
+                "ipam_subnet_method": "flat-subnet",
+                "ipam_subnets": {"subnets": [{
+                    "subnet": {"ip_prefix": "10.5.0.0", "ip_prefix_len": 24},
+                    "allocation_pools": [
+                        {"start": "10.5.0.32", "end": "10.5.0.32", "vrouter_specific_pool": true},
+                        {"start": "10.5.0.64", "end": "10.5.0.64"},
+                    ],
+                }]},
+            }),
+        )
+        .await
+        .unwrap();
+    let net = fixture
+        .create(
+            Kind::VIRTUAL_NETWORK,
+            json!({
+                "fq_name": project("front"), "parent_type": "project",
+                "virtual_network_properties": {"forwarding_mode": "l3"},
+                "network_ipam_refs": [{"uuid": ipam}],
+            }),
+        )
+        .await
+        .unwrap();
+    let ip = |name: &str, field: &str, target| {
+        let fields = json!({"fq_name": [name], field: [{"uuid": target}]});
+        fixture.create(Kind::INSTANCE_IP, fields)
+    };
+    let first = ip("first", "virtual_network_refs", net).await.unwrap();
+
+    // The link is the way back.
+    let unlink = json!({"network_ipam_refs": []});
+    let (status, text) =
+        fixture.update(Kind::VIRTUAL_NETWORK, net, unlink.clone()).await.unwrap_err();
+    assert_eq!((status, text.contains("first")), (409, true), "{text}");
+    let no_more = ip("second", "virtual_network_refs", net).await.unwrap_err();
+    assert_eq!(no_more.0, 400, "{}", no_more.1);
+
+    // A relaxed reference lets the network go first.
+    fixture.post("/ref-relax-for-delete", json!({"uuid": first, "ref-uuid": net})).await.unwrap();
+    fixture.delete(Kind::VIRTUAL_NETWORK, net).await.unwrap();
+    fixture.delete(Kind::INSTANCE_IP, first).await.unwrap();
+    let again = ip("again", "network_ipam_refs", ipam).await.unwrap();
+    fixture.delete(Kind::INSTANCE_IP, again).await.unwrap();
+
+    // So does a vRouter that loses its pools.
+    let router = fixture
+        .create(
+            Kind::VIRTUAL_ROUTER,
+            json!({
+                "fq_name": ["default-global-system-config", "r"],
+                "parent_type": "global-system-config",
+                "network_ipam_refs": [{"uuid": ipam, "attr": {"allocation_pools": [
+                    {"start": "10.5.0.32", "end": "10.5.0.32", "vrouter_specific_pool": true},
+                ]}}],
+            }),
+        )
+        .await
+        .unwrap();
+    let links = fixture.read(Kind::VIRTUAL_ROUTER, router).await["network_ipam_refs"].clone();
+    let bound = ip("bound", "virtual_router_refs", router).await.unwrap();
+    fixture.update(Kind::VIRTUAL_ROUTER, router, unlink).await.unwrap();
+    fixture.delete(Kind::INSTANCE_IP, bound).await.unwrap();
+    let relink = json!({"network_ipam_refs": [{"uuid": ipam, "attr": links[0]["attr"]}]});
+    fixture.update(Kind::VIRTUAL_ROUTER, router, relink).await.unwrap();
+    ip("bound", "virtual_router_refs", router).await.unwrap();
+}

@@ -51,6 +51,8 @@ pub struct Watcher {
     wait: Duration,
     /// Whether the last attempt failed, to say once that it works again.
     failing: bool,
+    /// Applied to every object before it is kept or handed out.
+    each: Option<fn(&mut Object)>,
 }
 
 impl Watcher {
@@ -68,7 +70,24 @@ impl Watcher {
             collecting: Vec::new(),
             wait: BACKOFF.0,
             failing: false,
+            each: None,
         }
+    }
+
+    /// Applies a function to every object as it arrives: for readers who keep many and want them small from the
+    /// start, as a snapshot is held in full before it is handed out.
+    #[must_use]
+    pub fn each(mut self, shrink: fn(&mut Object)) -> Self {
+        self.each = Some(shrink);
+        self
+    }
+
+    fn object(&self, kind: Kind, fields: serde_json::Map<String, Value>) -> Result<Object, String> {
+        let mut object = decode(kind, fields)?;
+        if let Some(shrink) = self.each {
+            shrink(&mut object);
+        }
+        Ok(object)
     }
 
     /// The next event; waits for it as long as it takes. Safe to cancel: nothing is lost.
@@ -164,7 +183,8 @@ impl Watcher {
                     for mut one in list {
                         match one.get_mut(kind.name()).map(Value::take) {
                             Some(Value::Object(fields)) => {
-                                self.collecting.push(decode(kind, fields)?);
+                                let object = self.object(kind, fields)?;
+                                self.collecting.push(object);
                             }
                             _ => return Err(format!("init of {plural} holds something else")),
                         }
@@ -185,7 +205,7 @@ impl Watcher {
                 // One revision may span several events, so this one may not be complete yet.
                 self.complete = self.complete.max(Some(revision.saturating_sub(1)));
                 if raw.name != "delete" {
-                    let mut object = decode(kind, fields)?;
+                    let mut object = self.object(kind, fields)?;
                     object.revision = revision;
                     return Ok(Some(Event::Put(object, revision)));
                 }

@@ -24,6 +24,22 @@ pub enum RouteTarget {
 pub struct BadRouteTarget(pub String);
 
 impl RouteTarget {
+    /// The target that only one network's own VRF imports, by the network's number. Its AS number is 0, which nobody
+    /// can have (RFC 7607), so nothing configured or received is mistaken for it.
+    #[must_use]
+    pub fn private(network: u32) -> RouteTarget {
+        RouteTarget::As2(0, network)
+    }
+
+    /// The target of the nodes' own network, which has none in the configuration. Its AS number is 0, too.
+    pub const FABRIC: RouteTarget = RouteTarget::As4(0, 1);
+
+    /// Whether it is one of [`RouteTarget::private`] or [`RouteTarget::FABRIC`]: no configuration can name these.
+    #[must_use]
+    pub fn is_private(self) -> bool {
+        matches!(self, RouteTarget::As2(0, _) | RouteTarget::As4(0, _))
+    }
+
     /// The extended community: type, sub-type, value.
     pub fn octets(self) -> [u8; 8] {
         let mut out = [0; 8];

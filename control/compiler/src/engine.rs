@@ -1,11 +1,14 @@
 //! Remembers answers and what they were made from.
 
+use crate::firewall::{self, Subject};
 use crate::intent::{Global, Interface, PolicySet, Vrf};
 use crate::query::{Answer, Query, Read};
+use crate::service::{self, ServiceSet};
 use crate::{interface, network, network_policy, security_group};
 use skein_model::{Change, FqName, Graph, Kind, Object};
 use skein_policy::Policy;
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use uuid::Uuid;
 
@@ -16,6 +19,8 @@ pub struct Delta {
     pub vrfs: Vec<(Uuid, Option<Arc<Vrf>>)>,
     /// By virtual-machine-interface.
     pub interfaces: Vec<(Uuid, Option<Arc<Interface>>)>,
+    /// By listener of a load balancer.
+    pub services: Vec<(Uuid, Option<Arc<ServiceSet>>)>,
     /// Cluster-wide settings, when they changed.
     pub global: Option<Arc<Global>>,
 }
@@ -23,7 +28,10 @@ pub struct Delta {
 impl Delta {
     /// Whether nothing changed.
     pub fn is_empty(&self) -> bool {
-        self.vrfs.is_empty() && self.interfaces.is_empty() && self.global.is_none()
+        self.vrfs.is_empty()
+            && self.interfaces.is_empty()
+            && self.services.is_empty()
+            && self.global.is_none()
     }
 }
 
@@ -43,6 +51,12 @@ pub struct Engine {
     frames: Vec<HashSet<Read>>,
     /// Policies that interfaces hold, so that ten thousand equal ports hold one.
     policies: HashMap<Uuid, Weak<PolicySet>>,
+    /// Listeners by the network their services live in.
+    services_in: HashMap<Uuid, BTreeSet<Uuid>>,
+    /// What each port serves: listener, address and port.
+    memberships: HashMap<Uuid, BTreeSet<(Uuid, IpAddr, u16)>>,
+    /// What the ids in [`Query::Firewall`] stand for.
+    subjects: HashMap<Uuid, Arc<Subject>>,
 }
 
 impl Engine {
@@ -88,6 +102,27 @@ impl Engine {
         }
     }
 
+    /// Every listener's services, in no particular order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceSet>> {
+        self.memos.values().filter_map(|memo| match &memo.answer {
+            Answer::Services(services) => Some(services),
+            _ => None,
+        })
+    }
+
+    /// One listener's services.
+    pub fn services_of(&self, listener: Uuid) -> Option<&Arc<ServiceSet>> {
+        match &self.memos.get(&Query::Services(listener))?.answer {
+            Answer::Services(services) => Some(services),
+            _ => None,
+        }
+    }
+
+    /// Listeners whose services live in a network.
+    pub fn listeners_in(&self, network: Uuid) -> impl Iterator<Item = Uuid> {
+        self.services_in.get(&network).into_iter().flatten().copied()
+    }
+
     /// Cluster-wide settings, once anything was compiled.
     pub fn global(&self) -> Option<&Arc<Global>> {
         match &self.memos.get(&Query::Global)?.answer {
@@ -122,9 +157,71 @@ impl Engine {
             if let Some(readers) = self.readers.get(&Read::Query(query)) {
                 dirty.extend(readers.iter().copied());
             }
+            if let Query::Services(listener) = query {
+                self.index_services(listener, old.as_ref(), &answer, &mut dirty);
+            }
             Self::report(query, old, answer, &mut delta);
         }
         delta
+    }
+
+    /// Brings the indices of services up to date and marks who reads what changed in them.
+    fn index_services(
+        &mut self,
+        listener: Uuid,
+        old: Option<&Answer>,
+        new: &Answer,
+        dirty: &mut BTreeSet<Query>,
+    ) {
+        let set = |answer: Option<&Answer>| match answer {
+            Some(Answer::Services(services)) => Some(services.clone()),
+            _ => None,
+        };
+        let (old, new) = (set(old), set(Some(new)));
+        let mut changed: BTreeSet<Read> = BTreeSet::new();
+        let network = |services: &Option<Arc<ServiceSet>>| services.as_ref().map(|s| s.network);
+        if network(&old) != network(&new) {
+            if let Some(network) = network(&old)
+                && let Some(all) = self.services_in.get_mut(&network)
+            {
+                all.remove(&listener);
+                if all.is_empty() {
+                    self.services_in.remove(&network);
+                    changed.insert(Read::ServicesIn(network));
+                }
+            }
+            if let Some(network) = network(&new) {
+                let all = self.services_in.entry(network).or_default();
+                if all.is_empty() {
+                    changed.insert(Read::ServicesIn(network));
+                }
+                all.insert(listener);
+            }
+        }
+        let places = |services: &Option<Arc<ServiceSet>>| -> BTreeSet<(Uuid, IpAddr, u16)> {
+            let present = services.iter().flat_map(|services| &services.present);
+            let flat = present.flat_map(|(port, places)| {
+                places.iter().map(|(address, number)| (*port, *address, *number))
+            });
+            flat.collect()
+        };
+        let (before, after) = (places(&old), places(&new));
+        for (port, address, number) in before.difference(&after) {
+            if let Some(served) = self.memberships.get_mut(port) {
+                served.remove(&(listener, *address, *number));
+                if served.is_empty() {
+                    self.memberships.remove(port);
+                }
+            }
+            changed.insert(Read::Memberships(*port));
+        }
+        for (port, address, number) in after.difference(&before) {
+            self.memberships.entry(*port).or_default().insert((listener, *address, *number));
+            changed.insert(Read::Memberships(*port));
+        }
+        for read in changed {
+            dirty.extend(self.readers.get(&read).into_iter().flatten().copied());
+        }
     }
 
     fn report(query: Query, old: Option<Answer>, answer: Answer, delta: &mut Delta) {
@@ -136,6 +233,10 @@ impl Engine {
                 delta.interfaces.push((uuid, Some(interface)));
             }
             (Query::Interface(uuid), _) if was_there => delta.interfaces.push((uuid, None)),
+            (Query::Services(uuid), Answer::Services(services)) => {
+                delta.services.push((uuid, Some(services)));
+            }
+            (Query::Services(uuid), _) if was_there => delta.services.push((uuid, None)),
             (Query::Global, Answer::Global(global)) => delta.global = Some(global),
             _ => {}
         }
@@ -169,6 +270,9 @@ impl Engine {
             Kind::VIRTUAL_MACHINE_INTERFACE => {
                 dirty.insert(Query::Interface(any.uuid));
             }
+            Kind::LOADBALANCER_LISTENER => {
+                dirty.insert(Query::Services(any.uuid));
+            }
             _ => {}
         }
     }
@@ -181,9 +285,16 @@ impl Engine {
             Query::Tags(uuid) => interface::own_tags(self, uuid),
             Query::GroupId(uuid) => security_group::id(self, uuid),
             Query::GroupRules(uuid) => security_group::rules(self, uuid),
+            Query::FirewallRule(uuid) => firewall::rule(self, uuid),
+            Query::FirewallPolicy(uuid) => firewall::policy(self, uuid),
+            Query::RuleSet(uuid) => firewall::rule_set(self, uuid),
+            Query::Sets(uuid) => firewall::sets(self, uuid),
+            Query::Firewall(id) => firewall::firewall(self, id),
             Query::NetworkLayer(uuid) => network_policy::layer(self, uuid),
             Query::RouteTargets(uuid) => network::route_targets(self, uuid),
             Query::Peers(uuid) => network_policy::peers(self, uuid),
+            Query::Frontend(uuid) => service::frontend(self, uuid),
+            Query::Services(uuid) => service::services(self, uuid),
             Query::Vrf(uuid) => network::vrf(self, uuid),
             Query::Interface(uuid) => interface::interface(self, uuid),
             Query::Global => network::global(self),
@@ -227,6 +338,9 @@ impl Engine {
 
     /// Drops an answer that nothing needs.
     fn forget(&mut self, query: Query) {
+        if let Query::Firewall(id) = query {
+            self.subjects.remove(&id);
+        }
         if let Some(memo) = self.memos.remove(&query) {
             self.stop_reading(query, &memo.reads);
         }
@@ -263,6 +377,18 @@ impl Engine {
         let policy = Arc::new(PolicySet { id, policy: build() });
         self.policies.insert(id, Arc::downgrade(&policy));
         policy
+    }
+
+    /// The firewall of a subject.
+    pub(crate) fn firewall(&mut self, subject: Subject) -> Answer {
+        let id = subject.id();
+        self.subjects.entry(id).or_insert_with(|| Arc::new(subject));
+        self.ask(Query::Firewall(id))
+    }
+
+    /// What an id in [`Query::Firewall`] stands for.
+    pub(crate) fn subject(&self, id: Uuid) -> Option<Arc<Subject>> {
+        self.subjects.get(&id).cloned()
     }
 
     /// An object of any kind.
@@ -309,6 +435,18 @@ impl Engine {
             self.record(Read::Object(source.uuid));
         }
         all
+    }
+
+    /// Whether any services live in a network.
+    pub(crate) fn has_services(&mut self, network: Uuid) -> bool {
+        self.record(Read::ServicesIn(network));
+        self.services_in.contains_key(&network)
+    }
+
+    /// What a port serves: listener, address and port.
+    pub(crate) fn memberships(&mut self, port: Uuid) -> Vec<(Uuid, IpAddr, u16)> {
+        self.record(Read::Memberships(port));
+        self.memberships.get(&port).into_iter().flatten().copied().collect()
     }
 
     /// Uuids of all objects of a kind. Their content is not read.

@@ -1,5 +1,6 @@
 //! What the compiler says: what the network must do, in terms of VRFs, policies and interfaces.
 
+use crate::context::Context;
 use ipnet::IpNet;
 use skein_bgp::{RouteTarget, TunnelType};
 use skein_policy::{Attributes, Policy};
@@ -25,6 +26,10 @@ pub struct Vrf {
     pub import: BTreeSet<RouteTarget>,
     /// Routes of this VRF carry all of these.
     pub export: BTreeSet<RouteTarget>,
+    /// VRFs whose services its workloads may use, by name, with their networks; its own among them if it has any.
+    pub service_vrfs: Vec<(String, Uuid)>,
+    /// What no route matches leaves from the node's own address.
+    pub fabric_snat: bool,
 }
 
 /// A subnet of a virtual network.
@@ -63,6 +68,20 @@ pub struct Interface {
     pub enabled: bool,
     /// The node it is bound to (`host_id` of its bindings); `None` when any node may have it.
     pub host: Option<String>,
+    /// Further VRFs in which it can be reached.
+    pub contexts: Vec<Context>,
+    /// It is the node's own stack.
+    pub is_host: bool,
+    /// What the node's own stack reaches through it.
+    pub host_prefixes: Vec<IpNet>,
+}
+
+impl Interface {
+    /// Every policy that judges its connections somewhere.
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<PolicySet>> {
+        let contexts = self.contexts.iter().filter_map(|context| context.policy.as_ref());
+        self.policy.iter().chain(contexts)
+    }
 }
 
 /// An address of a port.

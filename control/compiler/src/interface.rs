@@ -1,6 +1,9 @@
 //! Ports: where they live, what they are called, what decides about their traffic.
 
+use crate::context;
 use crate::engine::Engine;
+use crate::firewall::{APPLICATION, Subject};
+use crate::host;
 use crate::intent::{Address, Interface, PolicySet};
 use crate::network::{NetworkFacts, flow_limit};
 use crate::query::{Answer, Query, Stamped, content_id};
@@ -38,30 +41,40 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
     let mut ids: Vec<u32> = groups.iter().map(|(_, id)| *id).collect();
     ids.sort_unstable();
     ids.dedup();
+    let tags = tags(engine, &object, network, &facts);
     let checks = view.port_security_enabled().unwrap_or(facts.port_security)
         && view.virtual_machine_interface_disable_policy() != Some(true);
-    let policy = checks.then(|| policy(engine, network, &groups));
-    Answer::Interface(Arc::new(Interface {
+    let addresses = addresses(engine, uuid, network, &facts);
+    let subject = subject(&object, network, &facts, &tags);
+    let own_policy = checks.then(|| policy(engine, network, &groups, &subject));
+    let contexts = context::contexts(engine, uuid, network, &addresses, |engine, network| {
+        checks.then(|| policy(engine, network, &groups, &subject))
+    });
+    let port = Interface {
         uuid,
         name: object.fq_name.to_string(),
         network,
         vrf: facts.vrf.clone(),
         mac,
-        addresses: addresses(engine, uuid, network, &facts),
-        policy,
+        addresses,
+        policy: own_policy,
         attributes: Attributes {
             network: facts.id,
             security_groups: ids,
-            tags: tags(engine, &object, network, &facts),
+            tags: tags.into_iter().map(|(id, _)| id).collect(),
         },
         max_flows: if own_limit > 0 { own_limit } else { facts.max_flows },
         enabled: object.enabled(),
-        host: host(&view.virtual_machine_interface_bindings().unwrap_or_default()),
-    }))
+        host: bound_to(&view.virtual_machine_interface_bindings().unwrap_or_default()),
+        contexts,
+        is_host: false,
+        host_prefixes: Vec::new(),
+    };
+    Answer::Interface(Arc::new(host::complete(engine, &object, port)))
 }
 
 /// The node that a port is bound to, as Nova and the port service write it.
-fn host(bindings: &KeyValuePairs) -> Option<String> {
+fn bound_to(bindings: &KeyValuePairs) -> Option<String> {
     let pair = bindings.key_value_pair.iter().find(|p| p.key.as_deref() == Some("host_id"))?;
     pair.value.clone().filter(|host| !host.is_empty())
 }
@@ -97,38 +110,67 @@ fn addresses(engine: &mut Engine, port: Uuid, network: Uuid, facts: &NetworkFact
     out
 }
 
-/// Tag ids of a port: its own, then for types it has none of, its machine's, its network's and its
-/// project's (spec/vrouter.md section 4.3).
-fn tags(engine: &mut Engine, port: &Object, network: Uuid, facts: &NetworkFacts) -> Vec<u32> {
-    let project = match port.parent {
+/// Tag types of which an object may carry several: label, `neutron_fwaas`, `neutron_tag`. What is nearer
+/// hides none of these.
+const SEVERAL: [u32; 3] = [0, 5, 6];
+
+fn project(port: &Object, facts: &NetworkFacts) -> Option<Uuid> {
+    match port.parent {
         Some((Kind::PROJECT, uuid)) => Some(uuid),
         _ => facts.project,
-    };
+    }
+}
+
+/// What the firewall asks about a port.
+fn subject(port: &Object, network: Uuid, facts: &NetworkFacts, tags: &[(u32, Uuid)]) -> Subject {
+    Subject {
+        project: project(port, facts),
+        network,
+        applications: tags
+            .iter()
+            .filter(|(id, _)| id >> 16 == APPLICATION)
+            .map(|(_, uuid)| *uuid)
+            .collect(),
+        tags: tags.iter().map(|(id, _)| *id).collect(),
+    }
+}
+
+/// Tags of a port, sorted: its own, then for types it has none of, its machine's, its network's and
+/// its project's (spec/vrouter.md section 4.3).
+fn tags(
+    engine: &mut Engine,
+    port: &Object,
+    network: Uuid,
+    facts: &NetworkFacts,
+) -> Vec<(u32, Uuid)> {
+    let project = project(port, facts);
     let machine = port.reference_to(Kind::VIRTUAL_MACHINE).map(|r| r.uuid);
     let holders = [Some(port.uuid), machine, Some(network), project];
-    let mut by_type: BTreeMap<u32, (usize, Vec<u32>)> = BTreeMap::new();
+    let mut by_type: BTreeMap<u32, (usize, Vec<(u32, Uuid)>)> = BTreeMap::new();
     for (rank, holder) in holders.into_iter().flatten().enumerate() {
-        let Answer::Tags(ids) = engine.ask(Query::Tags(holder)) else { continue };
-        for id in ids.iter() {
-            let (owner, list) = by_type.entry(id >> 16).or_insert((rank, Vec::new()));
-            if *owner == rank {
-                list.push(*id);
+        let Answer::Tags(tags) = engine.ask(Query::Tags(holder)) else { continue };
+        for tag in tags.iter() {
+            let tag_type = tag.0 >> 16;
+            let (owner, list) = by_type.entry(tag_type).or_insert((rank, Vec::new()));
+            if *owner == rank || SEVERAL.contains(&tag_type) {
+                list.push(*tag);
             }
         }
     }
-    let mut out: Vec<u32> = by_type.into_values().flat_map(|(_, ids)| ids).collect();
+    let mut out: Vec<(u32, Uuid)> = by_type.into_values().flat_map(|(_, ids)| ids).collect();
     out.sort_unstable();
-    out.dedup();
+    out.dedup_by_key(|(id, _)| *id);
     out
 }
 
-/// Ids of the tags that one object carries itself.
+/// The tags that one object carries itself.
 pub(crate) fn own_tags(engine: &mut Engine, holder: Uuid) -> Answer {
     let Some(object) = engine.any(holder) else { return Answer::Nothing };
     let mut ids = Vec::new();
     for reference in object.references_to(Kind::TAG) {
         let Some(tag) = engine.get(Kind::TAG, reference.uuid) else { continue };
-        ids.extend(Tag::of(&tag).and_then(Tag::tag_id).and_then(|text| hex(&text)));
+        let id = Tag::of(&tag).and_then(Tag::tag_id).and_then(|text| hex(&text));
+        ids.extend(id.map(|id| (id, tag.uuid)));
     }
     Answer::Tags(Arc::new(ids))
 }
@@ -137,17 +179,30 @@ fn hex(text: &str) -> Option<u32> {
     u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()
 }
 
-fn policy(engine: &mut Engine, network: Uuid, groups: &[(Uuid, u32)]) -> Arc<PolicySet> {
+fn policy(
+    engine: &mut Engine,
+    network: Uuid,
+    groups: &[(Uuid, u32)],
+    subject: &Subject,
+) -> Arc<PolicySet> {
     let network_layer = match engine.ask(Query::NetworkLayer(network)) {
         Answer::Layer(layer) => Some(layer),
         _ => None,
     };
     let groups = group_rules(engine, groups);
+    let firewall = match engine.firewall(subject.clone()) {
+        Answer::Firewall(firewall) => Some(firewall),
+        _ => None,
+    };
     // Equal parts make equal ids, so ports share policies and a change is a new id.
     let mut parts = Vec::new();
     parts.extend(network_layer.iter().flat_map(|layer| *layer.id.as_bytes()));
     parts.push(b'/');
     parts.extend(groups.iter().flat_map(|rules| *rules.id.as_bytes()));
+    if let Some(firewall) = &firewall {
+        parts.push(b'!');
+        parts.extend(firewall.id.as_bytes());
+    }
     engine.shared_policy(content_id(&parts), || {
         let mut layers: Vec<Layer> = network_layer.iter().map(|l| l.value.clone()).collect();
         if !groups.is_empty() {
@@ -158,7 +213,15 @@ fn policy(engine: &mut Engine, network: Uuid, groups: &[(Uuid, u32)]) -> Arc<Pol
                 default_pass: false,
             });
         }
-        Policy { layers }
+        let mut staged = Vec::new();
+        if let Some(firewall) = &firewall {
+            if let Some(layer) = &firewall.value.staged {
+                staged.clone_from(&layers);
+                staged.push(layer.clone());
+            }
+            layers.extend(firewall.value.enforced.clone());
+        }
+        Policy { layers, staged }
     })
 }
 

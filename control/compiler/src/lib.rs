@@ -1,13 +1,16 @@
 //! Pure function from the object graph to network intent, with an incremental form.
 //!
 //! The compiler is a set of small queries over the object graph ([`query`]): what a network is,
-//! which networks its policies name, what a security group allows, what an interface needs. A query
+//! which networks its policies name, what a security group allows, what a tag firewall says, what an interface needs. A query
 //! may read objects and other queries. [`Engine`] remembers every answer and what was read for it;
 //! after a change it asks again only what read something that changed, and stops where the answer
 //! stays the same. Compiling from nothing is the same code with nothing remembered, so both forms
 //! agree; `tests/incremental.rs` holds that for random histories.
 
+mod context;
 mod engine;
+mod firewall;
+mod host;
 mod intent;
 mod interface;
 mod network;
@@ -15,6 +18,9 @@ mod network_policy;
 mod query;
 mod rule;
 mod security_group;
+mod service;
 
+pub use context::{Context, Floating, FloatingDirection, PortMapping};
 pub use engine::{Delta, Engine};
 pub use intent::{Address, Global, Interface, PolicySet, Subnet, Vrf};
+pub use service::{Member, Service, ServiceSet};

@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::intent::{Global, Subnet, Vrf};
 use crate::query::{Answer, Query};
-use crate::rule;
+use crate::{rule, service};
 use skein_bgp::{RouteTarget, TunnelType};
 use skein_model::values::{InstanceTargetType, IpamSubnetType, RouteTargetList, VnSubnetsType};
 use skein_model::views::{GlobalSystemConfig, GlobalVrouterConfig, NetworkIpam, VirtualNetwork};
@@ -29,6 +29,8 @@ pub(crate) struct NetworkFacts {
     pub(crate) project: Option<Uuid>,
     /// Flow limit for ports that have none.
     pub(crate) max_flows: u32,
+    /// What no route matches leaves from the node's own address.
+    pub(crate) fabric_snat: bool,
 }
 
 /// Route targets that a network has of its own, not through policies.
@@ -39,6 +41,9 @@ pub(crate) struct RouteTargets {
     /// Exported.
     pub(crate) export: BTreeSet<RouteTarget>,
 }
+
+/// The network of the nodes.
+const IP_FABRIC: &str = "default-domain:default-project:ip-fabric";
 
 /// A positive number of a flow limit; anything else means no limit of its own.
 pub(crate) fn flow_limit(value: Option<i64>) -> u32 {
@@ -71,6 +76,7 @@ pub(crate) fn facts(engine: &mut Engine, uuid: Uuid) -> Answer {
         port_security: view.port_security_enabled().unwrap_or(true),
         project: object.parent.map(|(_, uuid)| uuid),
         max_flows: flow_limit(view.virtual_network_properties().and_then(|p| p.max_flows)),
+        fabric_snat: view.fabric_snat() == Some(true),
     }))
 }
 
@@ -127,6 +133,14 @@ pub(crate) fn route_targets(engine: &mut Engine, uuid: Uuid) -> Answer {
     out.export.extend(&both);
     out.import.extend(listed(view.import_route_target_list()));
     out.export.extend(listed(view.export_route_target_list()));
+    // Routes of services' members stay within: nobody may ask for them.
+    out.import.retain(|target| !target.is_private());
+    out.export.retain(|target| !target.is_private());
+    // In the original the nodes' network has no VPN routes; here the nodes' own stacks are workloads of it.
+    if object.fq_name.to_string() == IP_FABRIC {
+        out.import.insert(RouteTarget::FABRIC);
+        out.export.insert(RouteTarget::FABRIC);
+    }
     Answer::RouteTargets(Arc::new(out))
 }
 
@@ -138,11 +152,13 @@ pub(crate) fn vrf(engine: &mut Engine, uuid: Uuid) -> Answer {
         return Answer::Nothing;
     };
     let mut import = own.import.clone();
-    if let Answer::Peers(peers) = engine.ask(Query::Peers(uuid)) {
-        for peer in peers.iter() {
-            if let Answer::RouteTargets(theirs) = engine.ask(Query::RouteTargets(*peer)) {
-                import.extend(&theirs.export);
-            }
+    let peers = match engine.ask(Query::Peers(uuid)) {
+        Answer::Peers(peers) => peers,
+        _ => Arc::default(),
+    };
+    for peer in peers.iter() {
+        if let Answer::RouteTargets(theirs) = engine.ask(Query::RouteTargets(*peer)) {
+            import.extend(&theirs.export);
         }
     }
     Answer::Vrf(Arc::new(Vrf {
@@ -153,6 +169,8 @@ pub(crate) fn vrf(engine: &mut Engine, uuid: Uuid) -> Answer {
         subnets: network.subnets.clone(),
         import,
         export: own.export.clone(),
+        service_vrfs: service::usable(engine, uuid, &peers),
+        fabric_snat: network.fabric_snat,
     }))
 }
 

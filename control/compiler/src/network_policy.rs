@@ -77,6 +77,15 @@ fn passes(config: &PolicyRuleType) -> bool {
     config.action_list.as_ref().and_then(|a| a.simple_action.as_deref()) != Some("deny")
 }
 
+/// Every network that a policy is attached to: what the policy's own name stands for as an address.
+fn attached(engine: &mut Engine, name: &str) -> Vec<End> {
+    let Some(policy) = engine.find(Kind::NETWORK_POLICY, &FqName::parse(name)) else {
+        return vec![End::Nobody];
+    };
+    let networks = engine.back_references(policy, Kind::VIRTUAL_NETWORK);
+    networks.iter().map(|network| End::Network(network.uuid)).collect()
+}
+
 fn end(engine: &mut Engine, network: Uuid, address: &AddressType) -> End {
     let mut prefixes: Vec<IpNet> = address.subnet_list.iter().filter_map(rule::prefix).collect();
     prefixes.extend(address.subnet.as_ref().and_then(rule::prefix));
@@ -94,7 +103,14 @@ fn end(engine: &mut Engine, network: Uuid, address: &AddressType) -> End {
 }
 
 fn ends(engine: &mut Engine, network: Uuid, addresses: &[AddressType]) -> Vec<End> {
-    addresses.iter().map(|address| end(engine, network, address)).collect()
+    let mut out = Vec::new();
+    for address in addresses {
+        match address.network_policy.as_deref() {
+            Some(name) if !name.is_empty() => out.extend(attached(engine, name)),
+            _ => out.push(end(engine, network, address)),
+        }
+    }
+    out
 }
 
 pub(crate) fn mentions(engine: &mut Engine, uuid: Uuid) -> Answer {
@@ -201,16 +217,7 @@ fn network_id(engine: &mut Engine, uuid: Uuid) -> Option<u32> {
 }
 
 fn implicit(id: Uuid, pass: bool, remotes: Vec<Peer>) -> Rule {
-    Rule {
-        id,
-        pass,
-        remotes,
-        local_prefixes: Vec::new(),
-        family: None,
-        protocol: None,
-        source_ports: Vec::new(),
-        destination_ports: Vec::new(),
-    }
+    Rule { id, action: pass.into(), remotes, ..Rule::default() }
 }
 
 /// What all expansions of one configured rule have in common.
@@ -247,13 +254,14 @@ impl Head {
             };
             out.push(Rule {
                 id: self.id,
-                pass: self.pass,
+                action: self.pass.into(),
                 remotes: remote.to_vec(),
                 local_prefixes: local_prefixes.to_vec(),
                 family: protocol.family,
                 protocol: protocol.number,
                 source_ports: ports(&self.source_ports),
                 destination_ports: ports(&self.destination_ports),
+                ..Rule::default()
             });
         }
     }

@@ -1,9 +1,11 @@
 //! The questions the compiler asks, and their answers.
 
+use crate::firewall::{Firewall, FirewallPolicy, FirewallRule, RuleSet};
 use crate::intent::{Global, Interface, Vrf};
 use crate::network::{NetworkFacts, RouteTargets};
 use crate::network_policy::Mentions;
 use crate::rule::Rules;
+use crate::service::{Frontend, ServiceSet};
 use skein_model::{FqName, Kind};
 use skein_policy::Layer;
 use std::fmt::Debug;
@@ -26,12 +28,26 @@ pub(crate) enum Query {
     GroupId(Uuid),
     /// Rules of a security group: [`Rules`].
     GroupRules(Uuid),
+    /// A firewall rule with its names resolved: [`FirewallRule`].
+    FirewallRule(Uuid),
+    /// A firewall policy: [`FirewallPolicy`].
+    FirewallPolicy(Uuid),
+    /// All rules of an application policy set: [`RuleSet`].
+    RuleSet(Uuid),
+    /// The application policy sets that a tag, a project or the global vRouter configuration selects.
+    Sets(Uuid),
+    /// The [`Firewall`] of the ports that are one [`crate::firewall::Subject`], by its id.
+    Firewall(Uuid),
     /// The network policy layer of a network's ports.
     NetworkLayer(Uuid),
     /// A network's own route targets: [`RouteTargets`].
     RouteTargets(Uuid),
     /// Networks joined to this one by policies at both ends.
     Peers(Uuid),
+    /// Where a load balancer's listener answers: [`Frontend`].
+    Frontend(Uuid),
+    /// Output: a listener's [`ServiceSet`].
+    Services(Uuid),
     /// Output: a network's [`Vrf`].
     Vrf(Uuid),
     /// Output: a port's [`Interface`].
@@ -43,13 +59,13 @@ pub(crate) enum Query {
 impl Query {
     /// Outputs are asked for their own sake, the others only while something reads them.
     pub(crate) fn is_output(self) -> bool {
-        matches!(self, Query::Vrf(_) | Query::Interface(_) | Query::Global)
+        matches!(self, Query::Services(_) | Query::Vrf(_) | Query::Interface(_) | Query::Global)
     }
 
     /// The object that an output stands for.
     pub(crate) fn object(self) -> Option<Uuid> {
         match self {
-            Query::Vrf(uuid) | Query::Interface(uuid) => Some(uuid),
+            Query::Services(uuid) | Query::Vrf(uuid) | Query::Interface(uuid) => Some(uuid),
             _ => None,
         }
     }
@@ -65,16 +81,24 @@ pub(crate) enum Answer {
     GroupId(u32),
     Rules(Arc<Stamped<Rules>>),
     Layer(Arc<Stamped<Layer>>),
-    Tags(Arc<Vec<u32>>),
+    Firewall(Arc<Stamped<Firewall>>),
+    FirewallRule(Arc<FirewallRule>),
+    FirewallPolicy(Arc<FirewallPolicy>),
+    RuleSet(Arc<RuleSet>),
+    Sets(Arc<Vec<Uuid>>),
+    /// Ids with the tags that have them.
+    Tags(Arc<Vec<(u32, Uuid)>>),
     RouteTargets(Arc<RouteTargets>),
     Peers(Arc<Vec<Uuid>>),
+    Frontend(Arc<Frontend>),
+    Services(Arc<ServiceSet>),
     Vrf(Arc<Vrf>),
     Interface(Arc<Interface>),
     Global(Arc<Global>),
 }
 
 /// Something that a query read.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Read {
     /// An object's content, or its absence.
     Object(Uuid),
@@ -86,6 +110,10 @@ pub(crate) enum Read {
     BackReferences(Uuid, Kind),
     /// Which objects of a kind exist.
     Kind(Kind),
+    /// Whether a network has services.
+    ServicesIn(Uuid),
+    /// Which listeners a port serves.
+    Memberships(Uuid),
     /// Another query's answer.
     Query(Query),
 }

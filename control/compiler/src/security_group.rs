@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use skein_model::values::{AddressType, PolicyRuleType};
 use skein_model::views::SecurityGroup;
 use skein_model::{FqName, Kind};
-use skein_policy::{Peer, Rule};
+use skein_policy::{Peer, Rule, RuleAction};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -73,9 +73,8 @@ fn one(
             let icmp = rule::is_icmp(protocol);
             out.push(Rule {
                 id,
-                pass: true,
+                action: RuleAction::Pass,
                 remotes: remotes.clone(),
-                local_prefixes: Vec::new(),
                 family: protocol.family.or(family),
                 protocol: protocol.number,
                 source_ports: if icmp { Vec::new() } else { rule::ports(&config.src_ports) },
@@ -84,6 +83,7 @@ fn one(
                 } else {
                     rule::ports(&config.dst_ports)
                 },
+                ..Rule::default()
             });
         }
     }

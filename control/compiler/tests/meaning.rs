@@ -6,7 +6,7 @@ mod world;
 
 use skein_compiler::Engine;
 use skein_model::{Change, Kind};
-use skein_policy::{Layer, Peer};
+use skein_policy::{Layer, Peer, RuleAction};
 use world::{group, id, network, policy, port};
 
 fn compile(changes: impl IntoIterator<Item = Vec<Change>>) -> Engine {
@@ -80,7 +80,11 @@ fn a_one_way_rule_lets_only_the_source_open_connections() {
     assert_eq!(front.egress[0].destination_ports, [80..=80]);
     // Implicit rules follow: the own network passes, the named one does not, the rest does.
     assert_eq!(front.egress[1].remotes, [Peer::Network(5)]);
-    assert!(front.egress[1].pass && !front.egress[2].pass && front.default_pass);
+    assert!(
+        front.egress[1].action == RuleAction::Pass
+            && front.egress[2].action == RuleAction::Deny
+            && front.default_pass
+    );
     assert_eq!(front.ingress.len(), 2);
     let back = &layers(&engine, "b")[0];
     assert_eq!(back.ingress[0].remotes, [Peer::Network(5)]);
@@ -99,8 +103,8 @@ fn policies_are_read_in_order_of_their_sequence() {
         port("f", "front", "10.5.0.7", &[]),
     ]);
     let rules = &layers(&engine, "f")[0].egress;
-    assert!(!rules[0].pass && rules[0].destination_ports == [80..=80]);
-    assert!(rules[1].pass && rules[1].destination_ports.is_empty());
+    assert!(rules[0].action == RuleAction::Deny && rules[0].destination_ports == [80..=80]);
+    assert!(rules[1].action == RuleAction::Pass && rules[1].destination_ports.is_empty());
 }
 
 #[test]

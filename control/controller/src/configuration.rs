@@ -23,6 +23,12 @@ pub(crate) const FOLLOWED: &[Kind] = &[
     Kind::VIRTUAL_MACHINE,
     Kind::VIRTUAL_MACHINE_INTERFACE,
     Kind::INSTANCE_IP,
+    Kind::FLOATING_IP_POOL,
+    Kind::FLOATING_IP,
+    Kind::LOADBALANCER,
+    Kind::LOADBALANCER_LISTENER,
+    Kind::LOADBALANCER_POOL,
+    Kind::LOADBALANCER_MEMBER,
     Kind::TAG,
     Kind::VIRTUAL_ROUTER,
 ];
@@ -58,7 +64,7 @@ pub(crate) async fn follow(client: Client, shared: Arc<Shared>) {
     }
 }
 
-/// Keeps a virtual-router object for every node that joins, with its tunnel address.
+/// Keeps a virtual-router object for every node that joins, with its tunnel address and the port of its own stack.
 pub(crate) async fn register_nodes(client: Client, shared: Arc<Shared>) {
     let mut written: std::collections::HashMap<String, std::net::IpAddr> =
         std::collections::HashMap::new();
@@ -92,6 +98,7 @@ pub(crate) async fn register_nodes(client: Client, shared: Arc<Shared>) {
     }
 }
 
+/// Writes a node's objects: the virtual-router with its address, and the port of its own stack.
 async fn register(
     client: &Client,
     name: &str,
@@ -107,7 +114,6 @@ async fn register(
                 let fields = serde_json::json!({"virtual_router_ip_address": address});
                 client.update(Kind::VIRTUAL_ROUTER, object.uuid, fields).await?;
             }
-            Ok(())
         }
         Err(error) if error.is_not_found() => {
             let fields = serde_json::json!({
@@ -115,12 +121,38 @@ async fn register(
                 "parent_type": "global-system-config",
                 "virtual_router_ip_address": address,
             });
-            match client.create(Kind::VIRTUAL_ROUTER, fields).await {
-                // Another controller was faster.
-                Err(error) if error.is_conflict() => Ok(()),
-                other => other.map(|_| ()),
-            }
+            create_once(client, Kind::VIRTUAL_ROUTER, fields).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    let port = full.child("vhost0");
+    match client.get_by_name(Kind::VIRTUAL_MACHINE_INTERFACE, &port).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => {
+            let fields = serde_json::json!({
+                "fq_name": port,
+                "parent_type": "virtual-router",
+                "virtual_network_refs": [
+                    {"to": ["default-domain", "default-project", "ip-fabric"]},
+                ],
+                "virtual_machine_interface_bindings": {"key_value_pair": [
+                    {"key": "host_id", "value": name},
+                ]},
+            });
+            create_once(client, Kind::VIRTUAL_MACHINE_INTERFACE, fields).await
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Creates an object; another controller may have been faster.
+async fn create_once(
+    client: &Client,
+    kind: Kind,
+    fields: serde_json::Value,
+) -> Result<(), skein_client::ClientError> {
+    match client.create(kind, fields).await {
+        Err(error) if error.is_conflict() => Ok(()),
+        other => other.map(|_| ()),
     }
 }

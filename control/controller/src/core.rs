@@ -8,7 +8,7 @@
 use crate::message;
 use crate::node::{LocalRoute, Node, SessionId};
 use ipnet::IpNet;
-use skein_bgp::{Path, PathKey, Rib, RouteDistinguisher, Source};
+use skein_bgp::{Path, PathKey, Rib, RouteDistinguisher, RouteTarget, Source};
 use skein_compiler::{Engine, Interface};
 use skein_model::{Change, Kind};
 use skein_proto::session;
@@ -38,6 +38,8 @@ pub struct Core {
     holders: HashMap<Arc<str>, BTreeSet<String>>,
     /// Paths in the table for each port.
     announced: HashMap<Uuid, BTreeSet<PathKey>>,
+    /// Ports of the nodes' own stacks, by node. A node has its own without asking.
+    host_ports: HashMap<String, Uuid>,
     /// VRF names by network, to know what to remove.
     vrf_names: HashMap<Uuid, Arc<str>>,
     revision: u64,
@@ -59,7 +61,10 @@ impl Core {
         for (network, vrf) in delta.vrfs {
             match vrf {
                 Some(vrf) => {
-                    self.rib.set_vrf(&vrf.name, vrf.network_id, &vrf.import);
+                    let mut import = vrf.import.clone();
+                    // Members of its services are for itself alone.
+                    import.insert(RouteTarget::private(vrf.network_id));
+                    self.rib.set_vrf(&vrf.name, vrf.network_id, &import);
                     self.vrf_names.insert(network, Arc::from(vrf.name.as_str()));
                     // Route targets of its routes may differ now.
                     refresh.extend(self.announced_in(network));
@@ -74,8 +79,23 @@ impl Core {
                 node.pending.vrfs.insert(network);
             }
         }
-        for (uuid, _) in delta.interfaces {
+        for (listener, services) in delta.services {
+            let network = services.map(|set| set.network);
+            for node in self.nodes.values_mut() {
+                if node.uses_services(listener, network) {
+                    node.pending.services.insert(listener);
+                }
+            }
+        }
+        for (uuid, port) in delta.interfaces {
             refresh.insert(uuid);
+            self.host_ports.retain(|_, host_port| *host_port != uuid);
+            if let Some(port) = port.filter(|port| port.is_host)
+                && let Some(host) = &port.host
+            {
+                self.host_ports.insert(host.clone(), uuid);
+                self.give_host_port(host);
+            }
             for name in self.homes.get(&uuid).into_iter().flatten() {
                 if let Some(node) = self.nodes.get_mut(name) {
                     node.pending.interfaces.insert(uuid);
@@ -93,10 +113,22 @@ impl Core {
         self.spread();
     }
 
-    /// Ports of a network that are in the routing table or could be.
+    /// A node has the port of its own stack, whether it has heard of it yet or not.
+    fn give_host_port(&mut self, name: &str) {
+        let Some(uuid) = self.host_ports.get(name).copied() else { return };
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        node.interest.insert(uuid);
+        node.pending.interfaces.insert(uuid);
+        self.homes.entry(uuid).or_default().insert(name.to_owned());
+    }
+
+    /// Ports of a network, or present in it, that are in the routing table or could be.
     fn announced_in(&self, network: Uuid) -> Vec<Uuid> {
-        let in_network =
-            |uuid: &Uuid| self.engine.interface(*uuid).is_some_and(|port| port.network == network);
+        let in_network = |uuid: &Uuid| {
+            self.engine.interface(*uuid).is_some_and(|port| {
+                port.network == network || port.contexts.iter().any(|c| c.network == network)
+            })
+        };
         self.homes.keys().filter(|uuid| in_network(uuid)).copied().collect()
     }
 
@@ -124,6 +156,7 @@ impl Core {
             }
             self.spread();
         }
+        self.give_host_port(&hello.node);
         self.started.get_or_insert(now);
         Ok(id)
     }
@@ -142,16 +175,19 @@ impl Core {
 
     /// A node says which ports it has.
     pub fn interest(&mut self, name: &str, id: SessionId, interest: &session::Interest) {
+        let host_port = self.host_ports.get(name).copied();
         let Some(node) = self.current(name, id) else { return };
         let uuids = |list: &[String]| -> BTreeSet<Uuid> {
             list.iter().filter_map(|text| text.parse().ok()).collect()
         };
-        let add = uuids(&interest.add);
+        let mut add = uuids(&interest.add);
+        add.extend(host_port);
         let mut gone = uuids(&interest.remove);
         if interest.replace {
             gone.extend(node.interest.difference(&add));
             node.announced_interest = true;
         }
+        gone.retain(|uuid| Some(*uuid) != host_port);
         node.interest.extend(&add);
         node.interest.retain(|uuid| !gone.contains(uuid));
         node.pending.interfaces.extend(add.iter().chain(&gone));
@@ -184,22 +220,22 @@ impl Core {
         let mut touched = BTreeSet::new();
         for route in &publish.reach {
             match LocalRoute::parse(route) {
-                Ok((uuid, _, _)) if !node.interest.contains(&uuid) => {
+                Ok(((uuid, _, _), _)) if !node.interest.contains(&uuid) => {
                     let reason = "this node did not announce the port in its interest".to_owned();
                     rejected.push((route.clone(), reason));
                 }
-                Ok((uuid, prefix, local)) => {
-                    node.published.insert((uuid, prefix), local);
-                    node.refreshed.insert((uuid, prefix));
-                    touched.insert(uuid);
+                Ok((key, local)) => {
+                    touched.insert(key.0);
+                    node.published.insert(key.clone(), local);
+                    node.refreshed.insert(key);
                 }
                 Err(reason) => rejected.push((route.clone(), reason)),
             }
         }
         for route in &publish.unreach {
-            if let Ok((uuid, prefix, _)) = LocalRoute::parse(route) {
-                node.published.remove(&(uuid, prefix));
-                touched.insert(uuid);
+            if let Ok((key, _)) = LocalRoute::parse(route) {
+                node.published.remove(&key);
+                touched.insert(key.0);
             }
         }
         for uuid in touched {
@@ -213,12 +249,12 @@ impl Core {
     pub fn end_of_publish(&mut self, name: &str, id: SessionId) {
         let Some(node) = self.current(name, id) else { return };
         let gone: Vec<_> =
-            node.published.keys().filter(|key| !node.refreshed.contains(key)).copied().collect();
+            node.published.keys().filter(|key| !node.refreshed.contains(*key)).cloned().collect();
         for key in &gone {
             node.published.remove(key);
         }
         node.published_all = true;
-        for (uuid, _) in gone {
+        for (uuid, _, _) in gone {
             self.refresh_routes(uuid);
         }
         self.check_rib_complete(None);
@@ -290,8 +326,8 @@ impl Core {
         if let Some(port) = self.engine.interface(uuid) {
             for name in self.homes.get(&uuid).into_iter().flatten() {
                 let Some(node) = self.nodes.get(name) else { continue };
-                for (prefix, local) in node.published_of(uuid) {
-                    wanted.extend(self.path(name, node, port, prefix, local));
+                for ((_, prefix, vrf), local) in node.published_of(uuid) {
+                    wanted.extend(self.path(name, node, port, (vrf, *prefix), local));
                 }
             }
         }
@@ -307,24 +343,20 @@ impl Core {
         }
     }
 
-    /// The VPN route of a published address, if intent agrees that the port has it.
+    /// The VPN route of a published address, if intent agrees that the port has it there.
     fn path(
         &self,
         name: &str,
         node: &Node,
         port: &Interface,
-        prefix: IpNet,
+        (vrf, prefix): (&str, IpNet),
         local: &LocalRoute,
     ) -> Option<(PathKey, Path)> {
-        let vrf = self.engine.vrf(port.network)?;
-        if !may_have(name, port) {
-            return None;
-        }
-        let has_address = port.addresses.iter().any(|a| a.prefix.addr() == prefix.addr());
         let is_host = prefix.prefix_len() == prefix.max_prefix_len();
-        if local.vrf != port.vrf || !has_address || !is_host || !port.enabled {
+        if !may_have(name, port) || !is_host || !port.enabled {
             return None;
         }
+        let (route_targets, network) = self.origin(port, vrf, prefix.addr())?;
         let rd = RouteDistinguisher {
             address: rd_address(node.tunnel_address),
             instance: local.instance,
@@ -334,13 +366,38 @@ impl Core {
             next_hop: node.tunnel_address,
             label: local.label,
             tunnels: node.tunnels.clone(),
-            route_targets: vrf.export.clone(),
-            network: port.attributes.network,
+            route_targets,
+            network,
             security_groups: port.attributes.security_groups.clone(),
             tags: port.attributes.tags.clone(),
             local_preference: 100,
         };
         Some((key, path))
+    }
+
+    /// Route targets and origin network of an address of a port in a VRF: its own, or one of its contexts'.
+    fn origin(
+        &self,
+        port: &Interface,
+        vrf: &str,
+        address: IpAddr,
+    ) -> Option<(BTreeSet<RouteTarget>, u32)> {
+        let own_address = || port.addresses.iter().any(|own| own.prefix.addr() == address);
+        if vrf == port.vrf && own_address() {
+            let network = self.engine.vrf(port.network)?;
+            return Some((network.export.clone(), port.attributes.network));
+        }
+        let context =
+            port.contexts.iter().filter(|context| context.vrf == vrf).find(|context| {
+                context.floating.as_ref().map_or_else(own_address, |f| f.address == address)
+            })?;
+        let route_targets = if context.floating.is_some() {
+            self.engine.vrf(context.network)?.export.clone()
+        } else {
+            // A member of a service: the way to it is the service's own, nobody else's.
+            BTreeSet::from([RouteTarget::private(context.network_id)])
+        };
+        Some((route_targets, context.network_id))
     }
 
     /// Hands changed routes to the nodes that have their VRF.

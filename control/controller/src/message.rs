@@ -3,8 +3,10 @@
 use crate::node::IntentDelta;
 use ipnet::IpNet;
 use skein_bgp::{Path, PathKey, TunnelType};
-use skein_compiler::{Interface, PolicySet, Vrf};
-use skein_policy::{Layer, Peer, Rule};
+use skein_compiler::{
+    Context, FloatingDirection, Interface, Member, PolicySet, PortMapping, Service, Vrf,
+};
+use skein_policy::{Layer, Peer, Rule, RuleAction};
 use skein_proto::session::{self, Encapsulation, policy_peer, to_agent};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -46,7 +48,8 @@ pub(crate) fn intent(delta: &IntentDelta) -> session::ToAgent {
         interfaces: delta.interfaces.iter().map(|i| interface(i)).collect(),
         interfaces_removed: delta.interfaces_removed.iter().map(ToString::to_string).collect(),
         end_of_snapshot: delta.end_of_snapshot,
-        ..session::Intent::default()
+        services: delta.services.iter().map(service).collect(),
+        services_removed: delta.services_removed.clone(),
     };
     session::ToAgent { message: Some(to_agent::Message::Intent(message)) }
 }
@@ -70,7 +73,8 @@ fn vrf(vrf: &Vrf) -> session::Vrf {
                 service_address: address(subnet.service_address),
             })
             .collect(),
-        ..session::Vrf::default()
+        service_vrfs: vrf.service_vrfs.iter().map(|(name, _)| name.clone()).collect(),
+        fabric_snat: vrf.fabric_snat,
     }
 }
 
@@ -92,7 +96,60 @@ fn interface(port: &Interface) -> session::Interface {
         tags: port.attributes.tags.clone(),
         max_flows: port.max_flows,
         admin_down: !port.enabled,
-        ..session::Interface::default()
+        contexts: port.contexts.iter().map(context).collect(),
+        host: port.is_host,
+        host_prefixes: port.host_prefixes.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn context(context: &Context) -> session::Context {
+    let floating = context.floating.as_ref();
+    let mapping = |mapping: &PortMapping| session::PortMapping {
+        protocol: mapping.protocol.into(),
+        floating_port: mapping.floating.into(),
+        fixed_port: mapping.fixed.into(),
+    };
+    let direction = match floating.map(|floating| floating.direction) {
+        None | Some(FloatingDirection::Both) => session::FloatingDirection::Both,
+        Some(FloatingDirection::Ingress) => session::FloatingDirection::Ingress,
+        Some(FloatingDirection::Egress) => session::FloatingDirection::Egress,
+    };
+    session::Context {
+        vrf: context.vrf.clone(),
+        policy: context.policy.as_ref().map_or_else(String::new, |set| set.id.to_string()),
+        network_id: context.network_id,
+        floating_address: address(floating.map(|floating| floating.address)),
+        fixed_address: address(floating.map(|floating| floating.fixed)),
+        port_mappings: floating.into_iter().flat_map(|f| &f.mappings).map(mapping).collect(),
+        direction: direction.into(),
+    }
+}
+
+fn service(service: &Service) -> session::Service {
+    session::Service {
+        id: service.id.clone(),
+        vrf: service.vrf.clone(),
+        address: service.address.to_string(),
+        protocol: service.protocol.into(),
+        port: service.port.into(),
+        members: service.members.iter().map(member).collect(),
+        affinity_seconds: service.affinity_seconds,
+        internal_local: service.internal_local,
+        node_port: service.node_port.into(),
+        external_local: service.external_local,
+        external: service.external,
+        name: service.name.clone(),
+        source_prefixes: service.source_prefixes.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn member(member: &Member) -> session::Member {
+    session::Member {
+        address: member.address.to_string(),
+        port: member.port.into(),
+        interface: member.interface.map_or_else(String::new, |uuid| uuid.to_string()),
+        node: member.node.clone(),
+        draining: member.draining,
     }
 }
 
@@ -100,6 +157,7 @@ fn policy(set: &PolicySet) -> session::PolicySet {
     session::PolicySet {
         id: set.id.to_string(),
         layers: set.policy.layers.iter().map(layer).collect(),
+        staged: set.policy.staged.iter().map(layer).collect(),
     }
 }
 
@@ -122,8 +180,11 @@ fn rule(rule: &Rule) -> session::PolicyRule {
     };
     session::PolicyRule {
         id: rule.id.to_string(),
-        pass: rule.pass,
+        pass: rule.action == RuleAction::Pass,
+        skip: rule.action == RuleAction::Skip,
+        tier: rule.tier,
         remotes: rule.remotes.iter().map(peer).collect(),
+        remote_tags: rule.remote_tags.clone(),
         local_prefixes: rule.local_prefixes.iter().map(ToString::to_string).collect(),
         family: rule.family.map_or(0, u32::from),
         protocol: rule.protocol.map_or(ANY_PROTOCOL, u32::from),
@@ -137,6 +198,12 @@ fn peer(peer: &Peer) -> session::PolicyPeer {
         Peer::Network(id) => policy_peer::Peer::NetworkId(*id),
         Peer::SecurityGroup(id) => policy_peer::Peer::SecurityGroup(*id),
         Peer::Prefix(prefix) => policy_peer::Peer::Prefix(prefix.to_string()),
+        Peer::PrefixExcept(prefix, except) => {
+            policy_peer::Peer::PrefixExcept(session::PrefixExcept {
+                prefix: prefix.to_string(),
+                except: except.iter().map(ToString::to_string).collect(),
+            })
+        }
         Peer::Tags(ids) => policy_peer::Peer::Tags(session::TagSet { ids: ids.clone() }),
     };
     session::PolicyPeer { peer: Some(peer) }

@@ -4,7 +4,7 @@ use crate::core::may_have;
 use crate::message;
 use ipnet::IpNet;
 use skein_bgp::{Rib, TunnelType};
-use skein_compiler::{Engine, Global, Interface, PolicySet, Vrf};
+use skein_compiler::{Engine, Global, Interface, PolicySet, Service, ServiceSet, Vrf};
 use skein_proto::session;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,14 +19,16 @@ pub struct SessionId(pub(crate) u64);
 /// A route that a node announced, before intent is asked whether the port has the address.
 #[derive(Clone, Debug)]
 pub(crate) struct LocalRoute {
-    pub(crate) vrf: String,
     pub(crate) label: u32,
     pub(crate) instance: u16,
 }
 
+/// Names a route of a node: the port, the prefix, and the VRF where it is announced.
+pub(crate) type LocalKey = (Uuid, IpNet, Arc<str>);
+
 impl LocalRoute {
     /// Reads a published route; the error says what is wrong with it.
-    pub(crate) fn parse(route: &session::LocalRoute) -> Result<(Uuid, IpNet, LocalRoute), String> {
+    pub(crate) fn parse(route: &session::LocalRoute) -> Result<(LocalKey, LocalRoute), String> {
         let interface: Uuid = route
             .interface
             .parse()
@@ -40,8 +42,8 @@ impl LocalRoute {
         }
         let instance = u16::try_from(route.instance_id)
             .map_err(|_| format!("instance_id {} is above 65535", route.instance_id))?;
-        let local = LocalRoute { vrf: route.vrf.clone(), label: route.label, instance };
-        Ok((interface, prefix, local))
+        let key = (interface, prefix, Arc::from(route.vrf.as_str()));
+        Ok((key, LocalRoute { label: route.label, instance }))
     }
 }
 
@@ -52,6 +54,8 @@ pub(crate) struct Pending {
     pub(crate) interfaces: BTreeSet<Uuid>,
     /// By network; only VRFs that the node has already.
     pub(crate) vrfs: BTreeSet<Uuid>,
+    /// By listener of a load balancer; only services that the node may use.
+    pub(crate) services: BTreeSet<Uuid>,
     pub(crate) routes: BTreeSet<(Arc<str>, IpNet)>,
     end_of_rib: BTreeSet<String>,
     snapshot: bool,
@@ -68,6 +72,8 @@ pub(crate) struct IntentDelta {
     pub(crate) policies_removed: Vec<Uuid>,
     pub(crate) interfaces: Vec<Arc<Interface>>,
     pub(crate) interfaces_removed: Vec<Uuid>,
+    pub(crate) services: Vec<Service>,
+    pub(crate) services_removed: Vec<String>,
     pub(crate) end_of_snapshot: bool,
 }
 
@@ -88,13 +94,16 @@ pub struct Node {
     pub(crate) gone_since: Option<Duration>,
     pub(crate) interest: BTreeSet<Uuid>,
     pub(crate) announced_interest: bool,
-    pub(crate) published: BTreeMap<(Uuid, IpNet), LocalRoute>,
+    pub(crate) published: BTreeMap<LocalKey, LocalRoute>,
     /// Routes announced again in this session.
-    pub(crate) refreshed: BTreeSet<(Uuid, IpNet)>,
+    pub(crate) refreshed: BTreeSet<LocalKey>,
     pub(crate) published_all: bool,
     pub(crate) pending: Pending,
     sent_interfaces: BTreeMap<Uuid, Arc<Interface>>,
     sent_vrfs: BTreeMap<Uuid, Arc<Vrf>>,
+    /// Networks whose services its workloads may use.
+    served: BTreeSet<Uuid>,
+    sent_services: BTreeMap<Uuid, Arc<ServiceSet>>,
 }
 
 impl Node {
@@ -115,6 +124,8 @@ impl Node {
             pending: Pending::default(),
             sent_interfaces: BTreeMap::new(),
             sent_vrfs: BTreeMap::new(),
+            served: BTreeSet::new(),
+            sent_services: BTreeMap::new(),
         }
     }
 
@@ -148,6 +159,8 @@ impl Node {
         self.published_all = false;
         self.sent_interfaces.clear();
         self.sent_vrfs.clear();
+        self.served.clear();
+        self.sent_services.clear();
         self.pending = Pending { global: true, snapshot: true, ..Pending::default() };
         self.pending.interfaces.extend(&self.interest);
     }
@@ -163,12 +176,25 @@ impl Node {
         self.sent_vrfs.contains_key(&network)
     }
 
-    pub(crate) fn published_of(&self, uuid: Uuid) -> impl Iterator<Item = (IpNet, &LocalRoute)> {
+    /// How many services it has been told of.
+    pub fn service_count(&self) -> usize {
+        self.sent_services.values().map(|set| set.services.len()).sum()
+    }
+
+    /// Whether services of a listener concern it; `network` is where they live now.
+    pub(crate) fn uses_services(&self, listener: Uuid, network: Option<Uuid>) -> bool {
+        self.sent_services.contains_key(&listener)
+            || network.is_some_and(|network| self.served.contains(&network))
+    }
+
+    pub(crate) fn published_of(
+        &self,
+        uuid: Uuid,
+    ) -> impl Iterator<Item = (&LocalKey, &LocalRoute)> {
         // The zero prefix of IPv4 sorts before every other one.
         self.published
-            .range((uuid, IpNet::default())..)
-            .take_while(move |((of, _), _)| *of == uuid)
-            .map(|((_, prefix), local)| (*prefix, local))
+            .range((uuid, IpNet::default(), Arc::from(""))..)
+            .take_while(move |((of, _, _), _)| *of == uuid)
     }
 
     pub(crate) fn has_news(&self, rib_complete: bool) -> bool {
@@ -178,12 +204,13 @@ impl Node {
                 || p.snapshot
                 || !p.interfaces.is_empty()
                 || !p.vrfs.is_empty()
+                || !p.services.is_empty()
                 || !p.routes.is_empty()
                 || (rib_complete && !p.end_of_rib.is_empty()))
     }
 
     fn policies(&self) -> BTreeMap<Uuid, Arc<PolicySet>> {
-        let sets = self.sent_interfaces.values().filter_map(|port| port.policy.as_ref());
+        let sets = self.sent_interfaces.values().flat_map(|port| port.policies());
         sets.map(|set| (set.id, set.clone())).collect()
     }
 
@@ -200,7 +227,9 @@ impl Node {
         let mut dirty_vrfs = std::mem::take(&mut pending.vrfs);
         let snapshot = std::mem::take(&mut pending.snapshot);
         let global = std::mem::take(&mut pending.global);
-        if touched.is_empty() && dirty_vrfs.is_empty() && !snapshot && !global {
+        let mut listeners = std::mem::take(&mut pending.services);
+        let nothing = touched.is_empty() && dirty_vrfs.is_empty() && listeners.is_empty();
+        if nothing && !snapshot && !global {
             return None;
         }
         let mut out = IntentDelta { revision, end_of_snapshot: snapshot, ..IntentDelta::default() };
@@ -225,12 +254,20 @@ impl Node {
                 }
             }
         }
-        let needed: BTreeSet<Uuid> =
-            self.sent_interfaces.values().map(|port| port.network).collect();
+        let (needed, served) = self.needs(engine);
+        for network in served.difference(&self.served) {
+            listeners.extend(engine.listeners_in(*network));
+        }
+        let unserved = self.sent_services.iter().filter(|(_, set)| !served.contains(&set.network));
+        listeners.extend(unserved.map(|(listener, _)| *listener));
+        self.served = served;
         dirty_vrfs.extend(needed.iter().filter(|n| !self.sent_vrfs.contains_key(n)));
         dirty_vrfs.extend(self.sent_vrfs.keys().filter(|n| !needed.contains(n)));
         for network in dirty_vrfs {
             self.update_vrf(network, needed.contains(&network), engine, rib, &mut out);
+        }
+        for listener in listeners {
+            self.update_services(listener, engine, &mut out);
         }
         let policies = self.policies();
         out.policies.extend(
@@ -238,6 +275,41 @@ impl Node {
         );
         out.policies_removed.extend(policies_before.keys().filter(|id| !policies.contains_key(id)));
         Some(out)
+    }
+
+    /// Networks whose VRFs the node needs, and those among them whose services its workloads may use.
+    fn needs(&self, engine: &Engine) -> (BTreeSet<Uuid>, BTreeSet<Uuid>) {
+        let mut needed = BTreeSet::new();
+        let mut clients = BTreeSet::new();
+        for port in self.sent_interfaces.values() {
+            clients.insert(port.network);
+            needed.extend(port.contexts.iter().map(|context| context.network));
+        }
+        let mut served = BTreeSet::new();
+        for vrf in clients.iter().filter_map(|network| engine.vrf(*network)) {
+            let usable = vrf.service_vrfs.iter().map(|(_, network)| *network);
+            served.extend(usable.filter(|network| engine.vrf(*network).is_some()));
+        }
+        needed.extend(&clients);
+        needed.extend(&served);
+        (needed, served)
+    }
+
+    fn update_services(&mut self, listener: Uuid, engine: &Engine, out: &mut IntentDelta) {
+        let new = engine.services_of(listener).filter(|set| self.served.contains(&set.network));
+        let old = match new {
+            Some(new) => self.sent_services.insert(listener, new.clone()),
+            None => self.sent_services.remove(&listener),
+        };
+        let list = |set: Option<&Arc<ServiceSet>>| -> BTreeMap<String, Service> {
+            let all = set.into_iter().flat_map(|set| &set.services);
+            all.map(|service| (service.id.clone(), service.clone())).collect()
+        };
+        let (old, new) = (list(old.as_ref()), list(new));
+        out.services_removed.extend(old.keys().filter(|id| !new.contains_key(*id)).cloned());
+        out.services.extend(
+            new.into_iter().filter(|(id, new)| old.get(id) != Some(new)).map(|(_, new)| new),
+        );
     }
 
     fn update_vrf(

@@ -18,6 +18,7 @@ struct ControllerStatus {
     revision: u64,
     objects: usize,
     routes: usize,
+    services: usize,
     nodes: Vec<NodeStatus>,
 }
 
@@ -32,6 +33,7 @@ struct NodeStatus {
     interfaces_active: u32,
     flows: u32,
     routes: usize,
+    services: usize,
     problems: Vec<Problem>,
 }
 
@@ -67,6 +69,7 @@ fn snapshot(shared: &Shared) -> ControllerStatus {
         revision: core.revision(),
         objects: core.engine().graph().len(),
         routes: core.rib().len(),
+        services: core.engine().services().map(|set| set.services.len()).sum(),
         nodes: core
             .nodes()
             .map(|(name, node)| NodeStatus {
@@ -79,6 +82,7 @@ fn snapshot(shared: &Shared) -> ControllerStatus {
                 interfaces_active: node.status.interfaces_active,
                 flows: node.status.flows,
                 routes: node.route_count(),
+                services: node.service_count(),
                 problems: node
                     .status
                     .problems
@@ -113,6 +117,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> String {
         count(status.objects),
     );
     gauge("skein_controller_vpn_routes", "VPN routes in the table.", count(status.routes));
+    gauge("skein_controller_services", "Service addresses and ports.", count(status.services));
     gauge("skein_controller_nodes", "Nodes this controller knows.", count(status.nodes.len()));
     let connected = status.nodes.iter().filter(|node| node.connected).count();
     gauge("skein_controller_nodes_connected", "Nodes with a session.", count(connected));

@@ -10,6 +10,7 @@ use skein_model::{Change, Kind};
 use skein_proto::session::{self, to_agent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use world::services::{balancer, floating_ip, member, node};
 use world::{group, id, network, policy, port};
 
 const START: Duration = Duration::ZERO;
@@ -20,6 +21,7 @@ struct Follower {
     vrfs: BTreeMap<String, session::Vrf>,
     policies: BTreeMap<String, session::PolicySet>,
     interfaces: BTreeMap<String, session::Interface>,
+    services: BTreeMap<String, session::Service>,
     routes: BTreeMap<(String, String), session::Route>,
     complete: BTreeSet<String>,
     snapshots: usize,
@@ -51,11 +53,23 @@ impl Follower {
         for policy in intent.policies_removed {
             assert!(self.policies.remove(&policy).is_some(), "removed what was not there");
         }
+        self.services.extend(intent.services.into_iter().map(|s| (s.id.clone(), s)));
+        for id in intent.services_removed {
+            assert!(self.services.remove(&id).is_some(), "removed what was not there");
+        }
         self.snapshots += usize::from(intent.end_of_snapshot);
         // A node never holds an interface without what it needs.
         for interface in self.interfaces.values() {
             assert!(self.vrfs.contains_key(&interface.vrf));
             assert!(interface.policy_disabled || self.policies.contains_key(&interface.policy));
+            for context in &interface.contexts {
+                assert!(self.vrfs.contains_key(&context.vrf));
+                let known = self.policies.contains_key(&context.policy);
+                assert!(interface.policy_disabled || known);
+            }
+        }
+        for service in self.services.values() {
+            assert!(self.vrfs.contains_key(&service.vrf));
         }
     }
 
@@ -260,6 +274,96 @@ fn nothing_is_sent_before_the_configuration_is_known() {
     assert_eq!(one.view.snapshots, 1);
 }
 
+/// Clients on node 1, members on node 2, services in a network of their own that a policy joins to the clients'.
+fn with_service() -> (Core, Agent, Agent) {
+    let (mut core, mut one, mut two) = two_nodes(&[]);
+    let mut changes = vec![policy("use", &[("front", "services", "<>", "any", -1, "pass")])];
+    changes.extend(network("services", 7, &["use"]));
+    changes.extend(network("front", 5, &["use"]));
+    changes.extend(balancer("web", "services", "10.7.0.10", 80, serde_json::json!({})));
+    changes.push(member("m", "web", "10.6.0.7", "b", serde_json::json!({"node": "node-2"})));
+    core.configure(&changes, 8, false);
+    one.poll(&mut core);
+    two.poll(&mut core);
+    (core, one, two)
+}
+
+#[test]
+fn a_client_gets_services_and_the_way_to_members_only_where_they_are_members() {
+    let (mut core, mut one, mut two) = with_service();
+    let services: Vec<_> = one.view.services.values().collect();
+    assert_eq!((services.len(), services[0].address.as_str()), (1, "10.7.0.10"));
+    assert_eq!(services[0].members[0].address, "10.6.0.7");
+    // The member's node needs the VRF, but has no clients.
+    assert!(two.view.services.is_empty());
+    assert_eq!(two.view.interfaces[&uuid("b")].contexts.len(), 1);
+    // Its route there is for the services' VRF alone.
+    two.publish(&mut core, local("b", "services", "10.6.0.7", 18));
+    one.poll(&mut core);
+    assert_eq!(one.paths("services", "10.6.0.7"), ["192.168.0.2"]);
+    assert!(one.paths("front", "10.6.0.7").is_empty());
+    let vrf = "default-domain:shop:services:services".to_owned();
+    let route = &one.view.routes[&(vrf, "10.6.0.7/32".to_owned())];
+    assert_eq!(route.paths[0].network_id, 7, "it is seen as one of the services' network");
+    // Whoever is no member may not announce itself there.
+    one.publish(&mut core, local("f", "services", "10.5.0.7", 19));
+    one.poll(&mut core);
+    // What is there is the client's own route, which the policy brings.
+    let vrf = "default-domain:shop:services:services".to_owned();
+    let paths = &one.view.routes[&(vrf, "10.5.0.7/32".to_owned())].paths;
+    assert_eq!(paths.iter().map(|path| path.label).collect::<Vec<_>>(), [16]);
+    // The member goes: its route goes with it, the service stays and refuses.
+    core.configure(&[Change::Delete(id(Kind::LOADBALANCER_MEMBER, "m"))], 9, false);
+    one.poll(&mut core);
+    two.poll(&mut core);
+    assert!(one.paths("services", "10.6.0.7").is_empty());
+    assert!(one.view.services.values().next().unwrap().members.is_empty());
+    assert_eq!(two.view.vrfs.len(), 1);
+    core.configure(&network("front", 5, &[]), 10, false);
+    one.poll(&mut core);
+    assert!(one.view.services.is_empty() && one.view.vrfs.len() == 1);
+}
+
+#[test]
+fn a_floating_ip_is_announced_with_the_targets_of_its_network() {
+    let (mut core, mut one, mut two) = two_nodes(&[]);
+    core.configure(&floating_ip("fip", "front", "203.0.113.5", "b"), 8, false);
+    two.poll(&mut core);
+    two.publish(&mut core, local("b", "front", "203.0.113.5", 18));
+    one.poll(&mut core);
+    assert_eq!(one.paths("front", "203.0.113.5"), ["192.168.0.2"]);
+    // Its own address is not reached there.
+    two.publish(&mut core, local("b", "front", "10.6.0.7", 19));
+    one.poll(&mut core);
+    assert!(one.paths("front", "10.6.0.7").is_empty());
+}
+
+#[test]
+fn a_node_has_the_port_of_its_own_stack_without_asking() {
+    let (mut core, mut one, mut two) = two_nodes(&[]);
+    let vhost = uuid("node-1:vhost0");
+    core.configure(&node("node-1", "192.168.0.1", "front"), 8, false);
+    one.poll(&mut core);
+    two.poll(&mut core);
+    let port = &one.view.interfaces[&vhost];
+    assert!(port.host && port.addresses[0].prefix == "192.168.0.1/32");
+    assert!(!two.view.interfaces.contains_key(&vhost));
+    // Neither its own list of ports nor a new session takes it away.
+    let mut again = Agent::new(&mut core, 1, &["f"]);
+    again.poll(&mut core);
+    assert!(again.view.interfaces.contains_key(&vhost));
+    let id = again.id;
+    let none = session::Interest { remove: vec![vhost.clone()], ..session::Interest::default() };
+    core.interest("node-1", id, &none);
+    again.poll(&mut core);
+    assert!(again.view.interfaces.contains_key(&vhost));
+    let mut route = local("node-1:vhost0", "front", "192.168.0.1", 20);
+    route.interface = vhost;
+    again.publish(&mut core, route);
+    again.poll(&mut core);
+    assert_eq!(again.paths("front", "192.168.0.1"), ["192.168.0.1"]);
+}
+
 const NETWORKS: [&str; 3] = ["front", "back", "side"];
 const PORTS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -267,7 +371,8 @@ const PORTS: [&str; 4] = ["a", "b", "c", "d"];
 enum Step {
     Configure(Vec<Change>),
     Interest(u8, usize, bool),
-    Publish(u8, usize, usize, u8, bool),
+    /// Node, port, network of the VRF, network of the address, host part.
+    Publish(u8, usize, (usize, usize), u8, bool),
     Reconnect(u8),
     Poll(u8),
 }
@@ -298,7 +403,39 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         3 => (1u8..3, 0usize..4, any::<bool>()).prop_map(|(n, p, add)| Step::Interest(n, p, add)),
         4 => (1u8..3, 0usize..4, net(), 1u8..4, any::<bool>())
+            .prop_map(|(node, p, n, host, reach)| Step::Publish(node, p, (n, n), host, reach)),
+        3 => (1u8..3, 0usize..4, (net(), net()), 1u8..4, any::<bool>())
             .prop_map(|(node, p, n, host, reach)| Step::Publish(node, p, n, host, reach)),
+        2 => (net(), 1u8..3, any::<bool>()).prop_map(|(n, host, there)| {
+            let listener = id(Kind::LOADBALANCER_LISTENER, "web");
+            let address = format!("10.9.0.{host}");
+            Step::Configure(if there {
+                balancer("web", NETWORKS[n], &address, 80, serde_json::json!({}))
+            } else {
+                vec![Change::Delete(listener)]
+            })
+        }),
+        3 => (0usize..4, net(), 1u8..4, any::<bool>()).prop_map(|(p, n, host, there)| {
+            let name = format!("m{p}");
+            Step::Configure(vec![if there {
+                let address = format!("10.{}.0.{host}", n + 1);
+                member(&name, "web", &address, PORTS[p], serde_json::json!({}))
+            } else {
+                Change::Delete(id(Kind::LOADBALANCER_MEMBER, &name))
+            }])
+        }),
+        2 => (0usize..4, net(), net(), 1u8..4).prop_map(|(p, n, of, host)| {
+            let address = format!("10.{}.0.{host}", of + 1);
+            Step::Configure(floating_ip(&format!("f{n}"), NETWORKS[n], &address, PORTS[p]))
+        }),
+        1 => (1u8..3, net(), any::<bool>()).prop_map(|(number, n, there)| {
+            let name = format!("node-{number}");
+            let mut all = node(&name, &format!("192.168.0.{number}"), NETWORKS[n]);
+            if !there {
+                all = vec![Change::Delete(id(Kind::VIRTUAL_MACHINE_INTERFACE, &format!("{name}:vhost0")))];
+            }
+            Step::Configure(all)
+        }),
         1 => (1u8..3).prop_map(Step::Reconnect),
         2 => (1u8..3).prop_map(Step::Poll),
     ]
@@ -316,7 +453,7 @@ proptest! {
             core.end_of_publish(&agent.name, agent.id);
         }
         let mut interest: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); 2];
-        let mut published: Vec<BTreeMap<(usize, String), session::LocalRoute>> = vec![BTreeMap::new(); 2];
+        let mut published: Vec<BTreeMap<(usize, String, String), session::LocalRoute>> = vec![BTreeMap::new(); 2];
         let mut graph = skein_model::Graph::default();
         for (at, step) in steps.into_iter().enumerate() {
             match step {
@@ -335,19 +472,18 @@ proptest! {
                         message.add = list;
                     } else {
                         interest[usize::from(node) - 1].remove(&p);
-                        published[usize::from(node) - 1].retain(|(q, _), _| *q != p);
-                        let unreach: Vec<_> = (0..3)
-                            .flat_map(|n| (1..4).map(move |h| local(PORTS[p], NETWORKS[n], &format!("10.{}.0.{h}", n + 1), 16)))
-                            .collect();
+                        let mine = &mut published[usize::from(node) - 1];
+                        let unreach = mine.extract_if(.., |(q, _, _), _| *q == p).map(|(_, r)| r).collect();
                         core.publish(&agent.name, agent.id, &session::Publish { reach: vec![], unreach });
                         message.remove = list;
                     }
                     core.interest(&agent.name, agent.id, &message);
                 }
-                Step::Publish(node, p, n, host, reach) => {
+                Step::Publish(node, p, (vrf, n), host, reach) => {
                     let agent = &agents[usize::from(node) - 1];
-                    let route = local(PORTS[p], NETWORKS[n], &format!("10.{}.0.{host}", n + 1), 16);
-                    let key = (p, route.prefix.clone());
+                    let address = format!("10.{}.0.{host}", n + 1);
+                    let route = local(PORTS[p], NETWORKS[vrf], &address, 16);
+                    let key = (p, route.vrf.clone(), route.prefix.clone());
                     let mine = &mut published[usize::from(node) - 1];
                     if reach && interest[usize::from(node) - 1].contains(&p) {
                         mine.insert(key, route.clone());

@@ -37,6 +37,9 @@ pub struct AgentConfig {
     pub max_flows_per_port: u32,
     /// Seconds without packets after which a flow ends.
     pub flow_idle_seconds: u32,
+    /// Most bytes of a TCP super-packet (GSO) of a workload, if the uplink takes so many. Absent: as large as helps, but on a veth
+    /// uplink the kernel's default of 65,536.
+    pub super_packet_bytes: Option<u32>,
 }
 
 /// Files of a certificate, all PEM.
@@ -71,6 +74,7 @@ impl Default for AgentConfig {
             max_flows_per_port: 16_384,
             // The original's flow_cache_timeout (spec/vrouter.md section 3.3).
             flow_idle_seconds: 180,
+            super_packet_bytes: None,
         }
     }
 }

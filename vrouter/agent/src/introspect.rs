@@ -24,6 +24,7 @@ pub(crate) fn router(node: NodeHandle) -> Router {
         .route("/v1/status", get(|node| answer(node, status)))
         .route("/v1/interfaces", get(|node| answer(node, interfaces)))
         .route("/v1/nexthops", get(|node| answer(node, next_hops)))
+        .route("/v1/services", get(|node| answer(node, services)))
         .route("/v1/drops", get(|node| answer(node, drops)))
         .route("/v1/events", get(|node| answer(node, events)))
         .route("/v1/routes", get(routes))
@@ -79,12 +80,22 @@ fn status(node: &mut Node) -> Result<Value, skein_datapath::Error> {
         "uplinks": node.underlay.uplinks.iter().map(|link| &link.name).collect::<Vec<_>>(),
         "mtu": node.underlay.mtu(),
         "workload_mtu": node.underlay.workload_mtu(),
+        "super_packet": node.kernel.super_packet,
         "controllers": controllers,
         "revision": node.core.revision(),
         "ports": node.ports.len(),
         "interfaces": node.core.in_force().interfaces.len(),
         "routes": node.core.in_force().routes.len(),
         "next_hops": node.core.in_force().next_hops.len(),
+        "services": node.core.services().len(),
+        "contexts": node.core.in_force().contexts.len(),
+        "host": node.host.as_ref().map(|host| json!({
+            "uuid": host.uuid,
+            "interface": skein_cni::HOST_LINK,
+            "ifindex": host.ifindex,
+            "active": node.core.port_problem(host.uuid).is_none(),
+        })),
+        "host_problem": node.host_failure,
         "flows": node.flows_live,
         "pending_releases": node.releases.len(),
         "problems": node.core.problems(),
@@ -182,9 +193,14 @@ fn via(next_hops: &BTreeMap<u32, NextHop>, number: u32) -> Value {
         Some(NextHop::Ecmp { members }) => {
             members.iter().map(|member| via(next_hops, *member)).collect()
         }
-        Some(NextHop::Local { ifindex }) => {
+        Some(NextHop::Local { ifindex, context: 0 }) => {
             json!({"type": "local", "ifindex": ifindex})
         }
+        Some(NextHop::Local { ifindex, context }) => {
+            json!({"type": "local", "ifindex": ifindex, "context": context})
+        }
+        Some(NextHop::Service { vrf }) => json!({"type": "service", "vrf": vrf}),
+        Some(NextHop::Outside) => json!({"type": "outside"}),
         Some(NextHop::Tunnel { destination, encapsulation, label }) => json!({
             "type": "tunnel",
             "destination": destination,
@@ -197,6 +213,48 @@ fn via(next_hops: &BTreeMap<u32, NextHop>, number: u32) -> Value {
 fn next_hops(node: &mut Node) -> Result<Value, skein_datapath::Error> {
     let table = &node.core.in_force().next_hops;
     let list = table.keys().map(|number| json!({"id": number, "via": via(table, *number)}));
+    Ok(list.collect())
+}
+
+fn services(node: &mut Node) -> Result<Value, skein_datapath::Error> {
+    let numbers: BTreeMap<String, u32> =
+        names(node).into_iter().map(|(number, name)| (name, number)).collect();
+    let list = node.core.services().iter().map(|(id, service)| {
+        let vrf = numbers.get(&service.vrf).copied().unwrap_or(0);
+        let key = (vrf, service.address, service.protocol, service.port);
+        let here = node.core.in_force().services.get(&key);
+        // What clients of this node may get, and why the others do not.
+        let members = service.members.iter().map(|member| {
+            let chosen = here.and_then(|entry| {
+                let mut all = entry.members.iter();
+                all.find(|(address, port, _)| (*address, *port) == (member.address, member.port))
+            });
+            json!({
+                "address": member.address,
+                "port": member.port,
+                "node": member.node,
+                "in_fabric": member.in_fabric,
+                "draining": member.draining,
+                "usable": chosen.is_some_and(|(_, _, draining)| !draining),
+            })
+        });
+        json!({
+            "id": id,
+            "name": service.name,
+            "vrf": service.vrf,
+            "address": service.address,
+            "protocol": service.protocol,
+            "port": service.port,
+            "node_port": (service.node_port != 0).then_some(service.node_port),
+            "external": service.external,
+            "internal_local": service.internal_local,
+            "external_local": service.external_local,
+            "affinity_seconds": service.affinity_seconds,
+            "source_prefixes": service.sources,
+            "in_force": here.is_some(),
+            "members": members.collect::<Vec<_>>(),
+        })
+    });
     Ok(list.collect())
 }
 
@@ -330,6 +388,8 @@ fn metrics_text(node: &mut Node) -> String {
         ("skein_agent_interfaces", "Interfaces that forward", tables.interfaces.len() as u64),
         ("skein_agent_routes", "Routes in the kernel", tables.routes.len() as u64),
         ("skein_agent_next_hops", "Next hops in the kernel", tables.next_hops.len() as u64),
+        ("skein_agent_services", "Service addresses in the kernel", tables.services.len() as u64),
+        ("skein_agent_contexts", "Further VRFs of ports", tables.contexts.len() as u64),
         ("skein_agent_flows", "Live flows", node.flows_live),
         (
             "skein_agent_pending_releases",

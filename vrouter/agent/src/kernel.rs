@@ -1,7 +1,7 @@
 //! Carries the core's operations into the datapath's tables, and reads them back after a restart.
 
 use crate::state::{Encapsulation, InterfaceEntry, NextHop, Operation, PolicyState, Tables};
-use crate::{AgentError, Underlay};
+use crate::{AgentError, Underlay, steering};
 use skein_datapath as datapath;
 use skein_datapath::{Datapath, Route, RouteChange, Vif, VifPolicy};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,14 +12,20 @@ use uuid::Uuid;
 pub(crate) struct Kernel {
     pub(crate) datapath: Datapath,
     underlay: Underlay,
+    /// Bytes of a TCP super-packet that all uplinks take.
+    pub(crate) super_packet: u32,
     attached: BTreeSet<u32>,
     /// Tunnel sources by number of next hops that need them.
     peers: BTreeMap<IpAddr, u32>,
 }
 
 impl Kernel {
-    /// Opens the datapath and hooks it to the uplinks.
-    pub(crate) fn open(config: &datapath::Config, underlay: Underlay) -> Result<Self, AgentError> {
+    /// Opens the datapath and hooks it to the uplinks. `largest`: bytes of a super-packet, if the configuration has a limit.
+    pub(crate) fn open(
+        config: &datapath::Config,
+        underlay: Underlay,
+        largest: Option<u32>,
+    ) -> Result<Self, AgentError> {
         let mut datapath = Datapath::open(config)?;
         let own = underlay.tunnel_address;
         for address in datapath.tunnel_addresses()? {
@@ -31,7 +37,9 @@ impl Kernel {
         for uplink in &underlay.uplinks {
             datapath.attach_uplink(uplink.index)?;
         }
-        Ok(Self { datapath, underlay, attached: BTreeSet::new(), peers: BTreeMap::new() })
+        let super_packet = widen(&underlay, largest);
+        let (attached, peers) = (BTreeSet::new(), BTreeMap::new());
+        Ok(Self { datapath, underlay, super_packet, attached, peers })
     }
 
     /// What the tables hold, and which policies are loaded. `owners` tells whose label is whose; entries
@@ -53,10 +61,11 @@ impl Kernel {
         for (number, next_hop) in self.datapath.next_hops()? {
             let known = match &next_hop {
                 datapath::NextHop::Discard => None,
-                datapath::NextHop::Local { ifindex, .. } => {
-                    Some(NextHop::Local { ifindex: *ifindex })
+                datapath::NextHop::Service { vrf } => Some(NextHop::Service { vrf: *vrf }),
+                datapath::NextHop::Outside { .. } => Some(NextHop::Outside),
+                datapath::NextHop::Local { ifindex, context } => {
+                    Some(NextHop::Local { ifindex: *ifindex, context: *context })
                 }
-                datapath::NextHop::Service { .. } | datapath::NextHop::Outside { .. } => None,
                 datapath::NextHop::Tunnel { remote, encapsulation, label, .. } => {
                     *self.peers.entry(*remote).or_default() += 1;
                     Some(NextHop::Tunnel {
@@ -91,8 +100,39 @@ impl Kernel {
                 self.datapath.remove_peer(peer)?;
             }
         }
+        self.read_back_steering(owners, &mut tables)?;
         let policies = self.datapath.policies();
         Ok((tables, policies))
+    }
+
+    fn read_back_steering(
+        &mut self,
+        owners: &BTreeMap<u32, Uuid>,
+        tables: &mut Tables,
+    ) -> Result<(), AgentError> {
+        let labels: BTreeMap<u32, u32> = self
+            .datapath
+            .labels()?
+            .into_iter()
+            .map(|(label, ifindex, _)| (label, ifindex))
+            .collect();
+        for (id, context) in self.datapath.contexts()? {
+            match labels.get(&id).filter(|_| owners.contains_key(&id)) {
+                Some(ifindex) => {
+                    tables.contexts.insert(id, steering::context_entry(&context, *ifindex));
+                }
+                None => {
+                    self.datapath.remove_label(id)?;
+                    self.datapath.remove_context(id)?;
+                }
+            }
+        }
+        for service in self.datapath.services()? {
+            let (key, entry) = steering::service_entry(&service);
+            tables.services.insert(key, entry);
+        }
+        tables.node = steering::node_entry(&self.datapath.node_address()?);
+        Ok(())
     }
 
     /// Hooks the programs to a workload's interface. Until its entry is written it drops everything.
@@ -178,6 +218,25 @@ impl Kernel {
                     }
                 }
             }
+            Operation::PutContext(id, entry) => {
+                self.datapath.set_context(*id, &steering::context(entry))?;
+                self.datapath.set_label(*id, entry.ifindex, *id)?;
+            }
+            Operation::RemoveContext(id, _) => {
+                self.datapath.remove_label(*id)?;
+                self.datapath.remove_context(*id)?;
+            }
+            Operation::PutService(key, entry) => {
+                self.datapath.set_service(&steering::service(key, entry))?;
+            }
+            Operation::RemoveService(key) => {
+                self.datapath.remove_service(&steering::service_key(key))?;
+            }
+            Operation::SetNode(entry) => {
+                let node = steering::node_address(entry);
+                steering::reserve_ports(&node)?;
+                self.datapath.set_node_address(&node)?;
+            }
             Operation::PutRoute(..) | Operation::RemoveRoute(..) => {
                 let change: Vec<RouteChange> = route_change(operation).into_iter().collect();
                 self.datapath.change_routes(&change)?;
@@ -188,8 +247,14 @@ impl Kernel {
 
     fn next_hop(&self, next_hop: &NextHop) -> datapath::NextHop {
         match next_hop {
-            NextHop::Local { ifindex } => {
-                datapath::NextHop::Local { ifindex: *ifindex, context: 0 }
+            NextHop::Service { vrf } => datapath::NextHop::Service { vrf: *vrf },
+            NextHop::Outside => datapath::NextHop::Outside {
+                uplink: self.underlay.exit(),
+                gateway: None,
+                mtu: self.underlay.mtu(),
+            },
+            NextHop::Local { ifindex, context } => {
+                datapath::NextHop::Local { ifindex: *ifindex, context: *context }
             }
             NextHop::Tunnel { destination, encapsulation, label } => datapath::NextHop::Tunnel {
                 remote: *destination,
@@ -207,6 +272,26 @@ impl Kernel {
             NextHop::Ecmp { members } => datapath::NextHop::Composite { members: members.clone() },
         }
     }
+}
+
+/// Lets the uplinks carry large super-packets; gives the size that all of them take.
+fn widen(underlay: &Underlay, largest: Option<u32>) -> u32 {
+    let default = datapath::DEFAULT_SUPER_PACKET;
+    // Beyond 64 KiB an outer IPv6 header would need an extension that tunnels do not write.
+    if !underlay.tunnel_address.is_ipv4() || largest.is_some_and(|bytes| bytes <= default) {
+        return default;
+    }
+    let widened = underlay.uplinks.iter().map(|link| {
+        let widened = match largest {
+            None if datapath::is_veth(link.index)? => Ok(default),
+            _ => datapath::widen_uplink(link.index),
+        };
+        widened.inspect_err(|error| {
+            tracing::warn!(uplink = link.name, %error, "super-packets stay at 64 KiB: slower TCP");
+        })
+    });
+    let smallest = widened.map(|bytes: datapath::Result<u32>| bytes.unwrap_or(default)).min();
+    smallest.unwrap_or(default).min(largest.unwrap_or(u32::MAX))
 }
 
 fn route_change(operation: &Operation) -> Option<RouteChange> {
@@ -241,9 +326,14 @@ fn vif(ifindex: u32, entry: &InterfaceEntry) -> Vif {
         admin_down: false,
         flow_quota: entry.max_flows,
         mtu: entry.mtu,
-        delivery: datapath::Delivery::VethPeer,
-        host: false,
-        floating: vec![],
+        // The other end of the host's pair is in the same namespace: there is none to change into.
+        delivery: if entry.host {
+            datapath::Delivery::Transmit
+        } else {
+            datapath::Delivery::VethPeer
+        },
+        host: entry.host,
+        floating: entry.floating.clone(),
     }
 }
 
@@ -262,5 +352,7 @@ fn interface_entry(vif: &Vif, uuid: Uuid) -> InterfaceEntry {
         },
         max_flows: vif.flow_quota,
         mtu: vif.mtu,
+        host: vif.host,
+        floating: vif.floating.clone(),
     }
 }

@@ -4,7 +4,7 @@
 //! once, answers those who waited for it, and tells the controllers what changed.
 
 use crate::kernel::Kernel;
-use crate::ports::{NodeState, PendingRelease, PortRecord, Ports};
+use crate::ports::{LinkLimits, NodeState, PendingRelease, PodPlace, PortRecord, Ports};
 use crate::saved::Saver;
 use crate::state::{Core, LocalPort, PortProblem};
 use crate::{AgentError, Underlay};
@@ -40,7 +40,7 @@ pub(crate) enum Message {
     /// It closed.
     Disconnected(usize),
     /// It said something.
-    Said(usize, ToAgent),
+    Said(usize, Box<ToAgent>),
     /// Interfaces were removed; `None`: any may have been.
     LinksGone(Option<Vec<u32>>),
     /// Work for a caller that waits.
@@ -99,6 +99,8 @@ pub(crate) struct Node {
     pub(crate) events_seen: u64,
     pub(crate) flows_live: u64,
     pub(crate) apply_failure: Option<String>,
+    pub(crate) host: Option<crate::host::HostPort>,
+    pub(crate) host_failure: Option<String>,
     name: String,
     directory: PathBuf,
     controllers: Vec<Controller>,
@@ -145,6 +147,8 @@ impl Node {
             events_seen: 0,
             flows_live: 0,
             apply_failure: None,
+            host: None,
+            host_failure: None,
             name: setup.name,
             saver: Saver::start(setup.directory.clone()),
             directory: setup.directory,
@@ -221,7 +225,7 @@ impl Node {
                 }
                 self.core.disconnected(index);
             }
-            Message::Said(index, said) => self.said(index, said),
+            Message::Said(index, said) => self.said(index, *said),
             Message::LinksGone(indices) => self.check_links(indices.as_deref()),
             Message::Call(work) => work(self),
             Message::Stop => return false,
@@ -292,6 +296,7 @@ impl Node {
 
     /// Brings the kernel, the disk and the controllers up to date with the core.
     fn settle(&mut self) {
+        self.keep_host();
         // Most of the time one round is enough; freed numbers can make a second one useful.
         for _ in 0..2 {
             let operations = self.core.operations();
@@ -370,6 +375,10 @@ impl Node {
                 .iter()
                 .map(|reason| wire::Problem { subject: self.name.clone(), reason: reason.clone() }),
         );
+        problems.extend(self.host_failure.iter().map(|reason| wire::Problem {
+            subject: format!("{} (host)", self.name),
+            reason: reason.clone(),
+        }));
         let revision = if self.apply_failure.is_none() { self.core.revision() } else { 0 };
         self.tell(&from_agent::Message::Status(wire::Status {
             applied_revision: revision,
@@ -385,7 +394,7 @@ impl Node {
             Ok(swept) => self.flows_live = swept.live,
             Err(error) => tracing::warn!(%error, "flows are not swept: idle ones stay"),
         }
-        if self.apply_failure.is_some() {
+        if self.apply_failure.is_some() || self.host_failure.is_some() {
             self.settle();
         }
     }
@@ -428,6 +437,7 @@ impl Node {
                 bound.filter(|index| !present.contains(index)).collect()
             }
         };
+        self.host_link_gone(&missing);
         for ifindex in missing {
             self.kernel.detach(ifindex);
             for record in self.ports.values_mut().filter(|r| r.ifindex == Some(ifindex)) {
@@ -471,11 +481,20 @@ impl Node {
         self.save_state();
     }
 
-    /// Adds a port that a controller has made.
-    pub(crate) fn register(&mut self, record: PortRecord) {
-        let add = vec![record.uuid.to_string()];
-        self.making.remove(&record.key);
-        self.ports.insert(record.key.clone(), record);
+    /// Adds ports that a controller has made or found. A port whose earlier sandbox is still here leaves that one:
+    /// it is the same workload, started anew.
+    pub(crate) fn register(&mut self, records: Vec<PortRecord>) {
+        let add = records.iter().map(|record| record.uuid.to_string()).collect();
+        for record in records {
+            self.making.remove(&record.key);
+            let earlier =
+                |key: &PortKey, other: &PortRecord| other.uuid == record.uuid && *key != record.key;
+            for (key, _) in self.ports.extract_if(.., |key, other| earlier(key, other)) {
+                tracing::info!(container = key.container, port = %record.uuid, "superseded");
+            }
+            self.core.unbind(record.uuid);
+            self.ports.insert(record.key.clone(), record);
+        }
         self.save_state();
         let interest = wire::Interest { add, ..wire::Interest::default() };
         self.tell(&from_agent::Message::Interest(interest));
@@ -512,7 +531,9 @@ impl Node {
             return None;
         };
         self.core.forget(record.uuid);
-        self.releases.push(PendingRelease { key: key.clone() });
+        if record.pod.is_none() {
+            self.releases.push(PendingRelease { key: key.clone() });
+        }
         let interest =
             wire::Interest { remove: vec![record.uuid.to_string()], ..wire::Interest::default() };
         self.settle();
@@ -520,10 +541,34 @@ impl Node {
         Some(record)
     }
 
+    /// Forgets all ports of a pod's sandbox.
+    pub(crate) fn release_pod(&mut self, container: &str) -> Vec<PortRecord> {
+        let of_pod = self.ports.values().filter(|record| record.pod.is_some());
+        let keys: Vec<PortKey> = of_pod
+            .filter(|record| record.key.container == container)
+            .map(|record| record.key.clone())
+            .collect();
+        keys.iter().filter_map(|key| self.release(key)).collect()
+    }
+
+    /// Ports of a pod's sandbox in order of their index.
+    pub(crate) fn pod(&self, container: &str) -> Vec<(PodPlace, PortRecord)> {
+        let of_pod = self.ports.values().filter(|record| record.key.container == container);
+        let mut all: Vec<_> = of_pod.filter_map(|r| Some((r.pod?, r.clone()))).collect();
+        all.sort_by_key(|(place, _)| place.index);
+        all
+    }
+
     /// A controller has released the port.
     pub(crate) fn released(&mut self, key: &PortKey) {
         self.releases.retain(|pending| pending.key != *key);
         self.save_state();
+    }
+
+    /// What workloads' interfaces are given.
+    pub(crate) fn link_limits(&self) -> LinkLimits {
+        let super_packet = self.kernel.super_packet;
+        LinkLimits { mtu: self.underlay.workload_mtu(), super_packet }
     }
 
     /// Why a port does not forward.

@@ -3,6 +3,7 @@
 //! Calls about one port run one after the other; calls about different ports run side by side.
 
 use crate::node::NodeHandle;
+use crate::pod_service;
 use crate::ports::PortRecord;
 use crate::session::Channels;
 use axum::Router;
@@ -31,18 +32,18 @@ const RELEASE_INTERVAL: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub(crate) struct PortService {
-    node: NodeHandle,
-    channels: Channels,
-    locks: Arc<Locks>,
+    pub(crate) node: NodeHandle,
+    pub(crate) channels: Channels,
+    pub(crate) locks: Arc<Locks>,
     released: Arc<Notify>,
 }
 
 /// A lock for every port that is being worked on.
 #[derive(Default)]
-struct Locks(Mutex<HashMap<PortKey, Arc<tokio::sync::Mutex<()>>>>);
+pub(crate) struct Locks(Mutex<HashMap<PortKey, Arc<tokio::sync::Mutex<()>>>>);
 
 impl Locks {
-    async fn lock(&self, key: &PortKey) -> OwnedMutexGuard<()> {
+    pub(crate) async fn lock(&self, key: &PortKey) -> OwnedMutexGuard<()> {
         let lock = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             // Locks nobody holds or waits for are let go here, so that the table stays small.
@@ -54,17 +55,22 @@ impl Locks {
 }
 
 /// A refused call.
-struct Refusal {
+pub(crate) struct Refusal {
     status: StatusCode,
     failure: Failure,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, message: impl Into<String>, hint: &str, retry: bool) -> Self {
+    pub(crate) fn new(
+        status: StatusCode,
+        message: impl Into<String>,
+        hint: &str,
+        retry: bool,
+    ) -> Self {
         Self { status, failure: Failure { message: message.into(), hint: hint.into(), retry } }
     }
 
-    fn stopping() -> Self {
+    pub(crate) fn stopping() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping", "repeat the call", true)
     }
 }
@@ -76,9 +82,9 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Reply<T> = Result<axum::Json<T>, Refusal>;
+pub(crate) type Reply<T> = Result<axum::Json<T>, Refusal>;
 
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+pub(crate) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| {
         let hint = "see the fields of the port API; is the plugin of the same release?";
         Refusal::new(StatusCode::BAD_REQUEST, format!("the request: {error}"), hint, false)
@@ -99,6 +105,9 @@ impl PortService {
             .route("/v1/ports/gc", post(gc))
             .route("/v1/ports", get(list))
             .route("/v1/ports/status", get(status))
+            .route("/v1/pods/prepare", post(pod_service::prepare))
+            .route("/v1/pods/release", post(pod_service::release))
+            .route("/v1/pods/check", post(pod_service::check))
             .with_state(self.clone())
     }
 
@@ -108,7 +117,11 @@ impl PortService {
             for tombstone in skein_cni::Tombstone::list(&socket) {
                 let _guard = self.locks.lock(&tombstone.key).await;
                 let key = tombstone.key.clone();
-                if self.node.ask(move |node| node.release(&key)).await.is_some()
+                let release = move |node: &mut crate::node::Node| {
+                    node.release(&key);
+                    pod_service::remove_links(&node.release_pod(&key.container));
+                };
+                if self.node.ask(release).await.is_some()
                     && let Err(error) = std::fs::remove_file(&tombstone.path)
                 {
                     tracing::warn!(path = %tombstone.path.display(), %error, "release note stays");
@@ -249,7 +262,7 @@ async fn prepare(State(service): State<PortService>, body: Bytes) -> Reply<Port>
     let port = service
         .node
         .ask(move |node| {
-            node.register(record);
+            node.register(vec![record]);
             describe(node, &key)
         })
         .await;
@@ -257,15 +270,6 @@ async fn prepare(State(service): State<PortService>, body: Bytes) -> Reply<Port>
 }
 
 fn record(prepare: &Prepare, made: &EnsureReply) -> Result<PortRecord, String> {
-    let addresses = made.addresses.iter().map(|address| {
-        Ok(PortAddress {
-            prefix: address.prefix.parse().map_err(|_| format!("address `{}`", address.prefix))?,
-            gateway: match address.gateway.as_str() {
-                "" => None,
-                text => Some(text.parse().map_err(|_| format!("gateway `{text}`"))?),
-            },
-        })
-    });
     Ok(PortRecord {
         key: prepare.key.clone(),
         uuid: made.interface.parse().map_err(|_| format!("interface `{}`", made.interface))?,
@@ -273,16 +277,33 @@ fn record(prepare: &Prepare, made: &EnsureReply) -> Result<PortRecord, String> {
         network: prepare.network.clone(),
         workload: prepare.workload.clone(),
         mac: made.mac.clone(),
-        addresses: addresses.collect::<Result<_, String>>()?,
+        addresses: addresses(&made.addresses)?,
         ifindex: None,
         mtu: 0,
+        pod: None,
     })
 }
 
-fn describe(node: &mut crate::node::Node, key: &PortKey) -> Option<Port> {
+/// A controller's addresses.
+pub(crate) fn addresses(
+    given: &[skein_proto::ports::PortAddress],
+) -> Result<Vec<PortAddress>, String> {
+    let one = |address: &skein_proto::ports::PortAddress| {
+        Ok(PortAddress {
+            prefix: address.prefix.parse().map_err(|_| format!("address `{}`", address.prefix))?,
+            gateway: match address.gateway.as_str() {
+                "" => None,
+                text => Some(text.parse().map_err(|_| format!("gateway `{text}`"))?),
+            },
+        })
+    };
+    given.iter().map(one).collect()
+}
+
+pub(crate) fn describe(node: &mut crate::node::Node, key: &PortKey) -> Option<Port> {
     let record = node.ports.get(key)?;
     let active = node.problem(record).is_none();
-    Some(record.port(node.underlay.workload_mtu(), active))
+    Some(record.port(node.link_limits(), active))
 }
 
 fn unknown(key: &PortKey) -> Refusal {
@@ -328,9 +349,9 @@ async fn release(State(service): State<PortService>, body: Bytes) -> Reply<Relea
 
 async fn release_all(service: &PortService, keys: Vec<PortKey>) -> Reply<Released> {
     let released = service.node.ask(move |node| {
-        let mtu = node.underlay.workload_mtu();
+        let limits = node.link_limits();
         let gone = keys.iter().filter_map(|key| node.release(key));
-        gone.map(|record| record.port(mtu, false)).collect::<Vec<_>>()
+        gone.map(|record| record.port(limits, false)).collect::<Vec<_>>()
     });
     let ports = released.await.ok_or_else(Refusal::stopping)?;
     service.released.notify_one();
@@ -341,7 +362,12 @@ async fn gc(State(service): State<PortService>, body: Bytes) -> Reply<Released> 
     let Gc { config, keep } = read(&body)?;
     let stale = service.node.ask(move |node| {
         let of_config = node.ports.values().filter(|record| record.config == config);
-        let stale = of_config.filter(|record| !keep.contains(&record.key));
+        // The runtime names a pod's ports by the first one.
+        let kept = |record: &PortRecord| match record.pod {
+            Some(_) => keep.iter().any(|key| key.container == record.key.container),
+            None => keep.contains(&record.key),
+        };
+        let stale = of_config.filter(|record| !kept(record));
         stale.map(|record| record.key.clone()).collect::<Vec<_>>()
     });
     let stale = stale.await.ok_or_else(Refusal::stopping)?;

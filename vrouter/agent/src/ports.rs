@@ -34,6 +34,26 @@ pub struct PortRecord {
     /// MTU of the workload's end, once bound.
     #[serde(default)]
     pub mtu: u32,
+    /// Its place in a pod, when an orchestrator made its objects: then nothing is released at a controller.
+    #[serde(default)]
+    pub pod: Option<PodPlace>,
+}
+
+/// The place of a port among those of its pod.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PodPlace {
+    /// From 1.
+    pub index: u32,
+    /// The default route leads through it.
+    pub default_route: bool,
+}
+
+/// How large packets may be on a workload's interface, in bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct LinkLimits {
+    pub(crate) mtu: u32,
+    /// Of TCP before it is cut into segments.
+    pub(crate) super_packet: u32,
 }
 
 impl PortRecord {
@@ -43,7 +63,7 @@ impl PortRecord {
         skein_cni::host_interface_name(&self.key.container, &self.key.interface)
     }
 
-    pub(crate) fn port(&self, workload_mtu: u32, active: bool) -> Port {
+    pub(crate) fn port(&self, limits: LinkLimits, active: bool) -> Port {
         Port {
             key: self.key.clone(),
             uuid: self.uuid.to_string(),
@@ -51,7 +71,8 @@ impl PortRecord {
             host_interface: self.host_interface(),
             mac: self.mac.clone(),
             addresses: self.addresses.clone(),
-            mtu: workload_mtu,
+            mtu: limits.mtu,
+            super_packet: limits.super_packet,
             active,
         }
     }

@@ -101,14 +101,19 @@ fn start_node(
     controllers: Vec<String>,
 ) -> Result<(NodeHandle, std::thread::JoinHandle<()>), AgentError> {
     let state = NodeState::load(&config.data_dir)?;
-    let mut kernel = Kernel::open(&skein_datapath::Config::new(&config.pin_dir), underlay.clone())?;
+    let mut kernel = Kernel::open(
+        &skein_datapath::Config::new(&config.pin_dir),
+        underlay.clone(),
+        config.super_packet_bytes,
+    )?;
     let (tables, policies) = kernel.read_back(&state.numbers.label_owners())?;
     let mut core = Core::new(
         controllers.len(),
         Some(underlay.tunnel_address),
         state.numbers.clone(),
         config.max_flows_per_port,
-    );
+    )
+    .named(&config.node);
     core.adopt(tables, policies);
     if let Some((intent, routes)) = saved::load(&config.data_dir)? {
         core.load(intent, &routes);

@@ -87,7 +87,7 @@ async fn stream(index: usize, channel: Channel, node: &NodeHandle) -> String {
     };
     loop {
         match incoming.message().await {
-            Ok(Some(message)) => node.send(Message::Said(index, message)),
+            Ok(Some(message)) => node.send(Message::Said(index, Box::new(message))),
             Ok(None) => return "the controller closed it".into(),
             Err(status) => return explain(&status),
         }

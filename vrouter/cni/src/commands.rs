@@ -3,12 +3,14 @@
 use crate::link::{self, ContainerNamespace, Wanted};
 use crate::netlink::Netlink;
 use crate::port_api::{Bind, Gc, Port, PortKey, Prepare, Released};
+use crate::reply::Made;
 use crate::{
     AgentClient, Attachment, Code, Command, Error, NetworkConfig, Request, Tombstone,
-    host_interface_name, reply,
+    host_interface_name, pod, reply,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// Runs a call. ADD and VERSION have an answer.
@@ -47,6 +49,9 @@ fn add(config: &NetworkConfig, attachment: &Attachment) -> Result<Value, Error> 
     let (namespace, path) = namespace(attachment)?;
     let mut host = link::open_netlink()?;
     let agent = AgentClient::new(&config.agent);
+    if config.is_kubernetes() {
+        return pod::add(config, attachment, &namespace, path, &mut host, &agent);
+    }
     let prepare = Prepare {
         key: key(attachment),
         config: config.name.clone(),
@@ -57,35 +62,39 @@ fn add(config: &NetworkConfig, attachment: &Attachment) -> Result<Value, Error> 
         security_groups: config.security_groups.clone(),
     };
     let port: Port = agent.post("/v1/ports/prepare", &prepare)?;
-    let made = connect(config, attachment, &port, &namespace, path, &mut host, &agent);
+    let gateways = reply::default_routes(config, &port);
+    let made = connect(config, &port, gateways.clone(), &namespace, &mut host, &agent);
     if made.is_err() && !port.active {
         // Best effort: the runtime sends DEL after a failed ADD, which does the same again.
         let _ = agent.post::<Released>("/v1/ports/release", &prepare.key);
         let _ = link::delete(&mut host, &port.host_interface);
     }
-    made
+    let (port, host_mac, mtu) = made?;
+    Ok(reply::add(config, &[Made { port: &port, host_mac, mtu, gateways }], path))
 }
 
-fn connect(
+/// Makes one interface and waits until its policy is in force. Gives the port, the MAC address of the host end
+/// and the MTU. This process is in the container's namespace afterwards.
+pub(crate) fn connect(
     config: &NetworkConfig,
-    attachment: &Attachment,
     port: &Port,
+    gateways: Vec<IpAddr>,
     namespace: &ContainerNamespace,
-    path: &Path,
     host: &mut Netlink,
     agent: &AgentClient,
-) -> Result<Value, Error> {
+) -> Result<(Port, String, u32), Error> {
     let mac = link::parse_mac(&port.mac).ok_or_else(|| {
         let message = format!("the agent gave `{}` as MAC address", port.mac);
         Error::new(Code::Refused, message, "see the virtual-machine-interface's MAC address")
     })?;
     let wanted = Wanted {
         host_name: &port.host_interface,
-        name: &attachment.interface,
+        name: &port.key.interface,
         mac,
         mtu: config.mtu.unwrap_or(port.mtu).min(port.mtu),
+        super_packet: port.super_packet,
         addresses: port.addresses.iter().map(|address| address.prefix).collect(),
-        gateways: reply::default_routes(config, port),
+        gateways,
     };
     let fresh = link::create(host, namespace, &wanted)?;
     let mut container = namespace.enter()?;
@@ -102,9 +111,10 @@ fn connect(
     };
     link::configure(&mut container, inside.index, &wanted)?;
     let outside = link::find(host, wanted.host_name)?.ok_or_else(|| vanished(wanted.host_name))?;
-    let bind = Bind { key: key(attachment), ifindex: outside.index, mtu: wanted.mtu };
+    let bind = Bind { key: port.key.clone(), ifindex: outside.index, mtu: wanted.mtu };
+    let mtu = wanted.mtu;
     let port: Port = agent.post("/v1/ports/bind", &bind)?;
-    Ok(reply::add(config, &port, &outside.mac, wanted.name, path, wanted.mtu))
+    Ok((port, outside.mac, mtu))
 }
 
 fn vanished(name: &str) -> Error {
@@ -121,6 +131,9 @@ fn del(config: &NetworkConfig, attachment: &Attachment) -> Result<(), Error> {
         Some(path) => ContainerNamespace::open(path)?,
         None => None,
     };
+    if config.is_kubernetes() {
+        return pod::del(config, attachment);
+    }
     let key = key(attachment);
     let name = host_interface_name(&key.container, &key.interface);
     // The agent first: it takes the routes back before packets would fall into a hole.
@@ -143,46 +156,76 @@ fn check(config: &NetworkConfig, attachment: &Attachment) -> Result<(), Error> {
     };
     let (namespace, _) = namespace(attachment)?;
     let mut host = link::open_netlink()?;
-    let port: Port = AgentClient::new(&config.agent).post("/v1/ports/check", &key(attachment))?;
-    let failed = |what: String| {
-        Err(Error::new(Code::CheckFailed, what, "delete the container and start it anew"))
+    let agent = AgentClient::new(&config.agent);
+    let ports = if config.is_kubernetes() {
+        pod::ports(attachment, &agent)?
+    } else {
+        let port: Port = agent.post("/v1/ports/check", &key(attachment))?;
+        vec![(port, config.default_route)]
     };
-    match link::find(&mut host, &port.host_interface)? {
-        Some(found) if found.up => {}
-        Some(_) => return failed(format!("the host interface {} is down", port.host_interface)),
-        None => return failed(format!("the host interface {} is gone", port.host_interface)),
+    for (port, _) in &ports {
+        match link::find(&mut host, &port.host_interface)? {
+            Some(found) if found.up => {}
+            Some(_) => {
+                return failed(format!("the host interface {} is down", port.host_interface));
+            }
+            None => return failed(format!("the host interface {} is gone", port.host_interface)),
+        }
     }
     let mut container = namespace.enter()?;
-    let name = &attachment.interface;
-    let Some(found) = link::find(&mut container, name)? else {
+    for (port, default_route) in &ports {
+        check_inside(config, port, *default_route, previous, &mut container)?;
+    }
+    Ok(())
+}
+
+fn failed(what: String) -> Result<(), Error> {
+    Err(Error::new(Code::CheckFailed, what, "delete the container and start it anew"))
+}
+
+/// The container's end of one interface, against what ADD reported.
+fn check_inside(
+    config: &NetworkConfig,
+    port: &Port,
+    default_route: bool,
+    previous: &Value,
+    container: &mut Netlink,
+) -> Result<(), Error> {
+    let name = &port.key.interface;
+    let Some(found) = link::find(container, name)? else {
         return failed(format!("the container has no interface {name}"));
     };
     if !found.up {
         return failed(format!("the container's interface {name} is down"));
     }
-    let reported = previous["interfaces"].as_array().into_iter().flatten().find(|interface| {
+    let interfaces = previous["interfaces"].as_array().into_iter().flatten();
+    let reported = interfaces.enumerate().find(|(_, interface)| {
         interface["name"] == json!(name)
             && interface["sandbox"].as_str().is_some_and(|s| !s.is_empty())
     });
-    let reported_mac = reported.and_then(|interface| interface["mac"].as_str());
+    let reported_mac = reported.and_then(|(_, interface)| interface["mac"].as_str());
     if found.mac != port.mac
         || reported_mac.is_some_and(|mac| !mac.eq_ignore_ascii_case(&found.mac))
     {
         return failed(format!("{name} has the MAC {}, not {}", found.mac, port.mac));
     }
     let present: BTreeSet<String> =
-        link::addresses(&mut container, found.index)?.iter().map(ToString::to_string).collect();
+        link::addresses(container, found.index)?.iter().map(ToString::to_string).collect();
     let expected = previous["ips"].as_array().into_iter().flatten();
-    let expected = expected.filter_map(|ip| ip["address"].as_str().map(str::to_owned));
+    let expected = expected
+        .filter(|ip| reported.is_none_or(|(index, _)| ip["interface"] == json!(index)))
+        .filter_map(|ip| ip["address"].as_str().map(str::to_owned));
     for address in expected.chain(port.addresses.iter().map(|address| address.prefix.to_string())) {
         if !present.contains(&address) {
             return failed(format!("{name} has lost the address {address}"));
         }
     }
-    let gateways = link::default_gateways(&mut container, found.index)?;
-    for gateway in reply::default_routes(config, &port) {
-        if !gateways.contains(&gateway) {
-            return failed(format!("the container has lost its default route via {gateway}"));
+    if default_route {
+        let gateways = link::default_gateways(container, found.index)?;
+        for gateway in reply::default_routes(config, port) {
+            if !gateways.contains(&gateway) {
+                return failed(format!("the container has lost its default route via {gateway}"));
+            }
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! The network configuration on standard input.
 
-use crate::{Code, Error};
+use crate::{Attachment, Code, Error};
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -28,9 +28,12 @@ pub struct NetworkConfig {
     /// Plugin type, `skein`.
     #[serde(default, rename = "type")]
     pub kind: String,
-    /// The virtual network, fq_name joined by ':'.
+    /// The virtual network, fq_name joined by ':'; empty: what the orchestrator made for the pod (Kubernetes).
     #[serde(default)]
     pub network: String,
+    /// Kubernetes: the cluster's name, the first part of its pods' machine names.
+    #[serde(default = "default_cluster", alias = "cluster-name")]
+    pub cluster_name: String,
     /// Unix socket of the agent.
     #[serde(default = "default_agent")]
     pub agent: PathBuf,
@@ -100,6 +103,10 @@ pub struct ValidAttachment {
     pub interface: String,
 }
 
+fn default_cluster() -> String {
+    "k8s".to_owned()
+}
+
 fn default_agent() -> PathBuf {
     PathBuf::from(AGENT)
 }
@@ -134,12 +141,29 @@ impl NetworkConfig {
         Ok(config)
     }
 
+    /// Whether an orchestrator says which interfaces a pod has, and in which networks.
+    #[must_use]
+    pub fn is_kubernetes(&self) -> bool {
+        self.network.is_empty()
+    }
+
     /// Checks what ADD needs beyond the common fields.
-    pub(crate) fn check_for_add(&self) -> Result<(), Error> {
+    pub(crate) fn check_for_add(&self, attachment: &Attachment) -> Result<(), Error> {
         if self.name.is_empty() {
             return Err(self.invalid("name", "it is missing"));
         }
-        if self.network.split(':').count() < 3 || self.network.split(':').any(str::is_empty) {
+        if self.is_kubernetes() {
+            if attachment.arguments.pod_namespace.is_none()
+                || attachment.arguments.pod_name.is_none()
+            {
+                return Err(self.invalid(
+                    "network",
+                    "it is missing, and CNI_ARGS names no pod: give the virtual network as \
+                     `domain:project:network`, or let Kubernetes call",
+                ));
+            }
+        } else if self.network.split(':').count() < 3 || self.network.split(':').any(str::is_empty)
+        {
             return Err(self.invalid(
                 "network",
                 "give the virtual network as `domain:project:network`, \

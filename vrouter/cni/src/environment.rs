@@ -26,6 +26,8 @@ pub struct Arguments {
     pub pod_namespace: Option<String>,
     /// K8S_POD_NAME.
     pub pod_name: Option<String>,
+    /// K8S_POD_UID, when it has the form of a uid of the Kubernetes API; that of a static pod is a hash.
+    pub pod_uid: Option<String>,
 }
 
 impl Arguments {
@@ -53,7 +55,10 @@ impl Arguments {
                 }
                 "K8S_POD_NAMESPACE" => arguments.pod_namespace = Some(value.to_owned()),
                 "K8S_POD_NAME" => arguments.pod_name = Some(value.to_owned()),
-                "K8S_POD_INFRA_CONTAINER_ID" | "K8S_POD_UID" => {}
+                "K8S_POD_UID" => {
+                    arguments.pod_uid = is_uid(value).then(|| value.to_ascii_lowercase());
+                }
+                "K8S_POD_INFRA_CONTAINER_ID" => {}
                 other => unknown = Some(other.to_owned()),
             }
         }
@@ -64,6 +69,16 @@ impl Arguments {
             _ => Ok(arguments),
         }
     }
+}
+
+/// 8-4-4-4-12 hexadecimal digits.
+fn is_uid(text: &str) -> bool {
+    let lengths = [8, 4, 4, 4, 12];
+    let parts: Vec<&str> = text.split('-').collect();
+    parts.len() == lengths.len()
+        && parts.iter().zip(lengths).all(|(part, length)| {
+            part.len() == length && part.bytes().all(|b| b.is_ascii_hexdigit())
+        })
 }
 
 impl Attachment {
@@ -123,6 +138,11 @@ mod tests {
         let with = |args| parse(&[base[0], base[1], ("CNI_ARGS", args)]);
         let known = with("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;X=y").unwrap();
         assert_eq!(known.arguments.workload(), "shop/web");
+        let uid = |args| with(args).unwrap().arguments.pod_uid;
+        let real = uid("K8S_POD_UID=0a1b2c3d-0000-4000-8000-00000000000F");
+        assert_eq!(real.unwrap(), "0a1b2c3d-0000-4000-8000-00000000000f");
+        // A static pod's is a hash.
+        assert_eq!(uid("K8S_POD_UID=0a1b2c3d00004000800000000000000f"), None);
         assert_eq!(with("X=y").unwrap_err().code, Code::InvalidEnvironment);
         assert_eq!(with("broken").unwrap_err().code, Code::InvalidEnvironment);
     }

@@ -18,33 +18,34 @@ use std::path::Path;
 
 /// The gateway's MAC on every node (spec: vrrp_mac of the original). The host end carries it so that
 /// packets to the gateway are "to this host" for the kernel, too.
-const GATEWAY_MAC: [u8; 6] = [0x00, 0x00, 0x5e, 0x00, 0x01, 0x00];
+pub(crate) const GATEWAY_MAC: [u8; 6] = [0x00, 0x00, 0x5e, 0x00, 0x01, 0x00];
 
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_AF_SPEC: u16 = 26;
+pub(crate) const IFLA_ADDRESS: u16 = 1;
+pub(crate) const IFLA_IFNAME: u16 = 3;
+pub(crate) const IFLA_MTU: u16 = 4;
+pub(crate) const IFLA_LINKINFO: u16 = 18;
+pub(crate) const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
-const VETH_INFO_PEER: u16 = 1;
-const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
-const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
+pub(crate) const IFLA_INFO_KIND: u16 = 1;
+pub(crate) const IFLA_INFO_DATA: u16 = 2;
+pub(crate) const VETH_INFO_PEER: u16 = 1;
+pub(crate) const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+pub(crate) const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 const IFA_F_NODAD: u32 = 0x02;
 const IFA_F_PERMANENT: u32 = 0x80;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
+pub(crate) const RTA_DST: u16 = 1;
+pub(crate) const RTA_OIF: u16 = 4;
+pub(crate) const RTA_GATEWAY: u16 = 5;
 const IFF_UP: u32 = 1;
 const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const RT_TABLE_MAIN: u8 = 254;
+pub(crate) const AF_INET6: u8 = 10;
+pub(crate) const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
-const RTN_UNICAST: u8 = 1;
+pub(crate) const RTN_UNICAST: u8 = 1;
 
 /// Name of the host end: the same for every call about one container interface, with or without an
 /// agent to ask. 48 bits of FNV-1a are enough for the few hundred interfaces of a node.
@@ -87,6 +88,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) name: &'a str,
     pub(crate) mac: [u8; 6],
     pub(crate) mtu: u32,
+    pub(crate) super_packet: u32,
     pub(crate) addresses: Vec<IpNet>,
     pub(crate) gateways: Vec<IpAddr>,
 }
@@ -130,6 +132,17 @@ pub(crate) fn open_netlink() -> Result<Netlink, Error> {
     Netlink::open().map_err(|error| Error::io("open a netlink socket", &error))
 }
 
+/// What every kernel allows: nothing to set.
+const DEFAULT_SUPER_PACKET: u32 = 65_536;
+
+/// Lets TCP over IPv4 hand over super-packets of this size. In the message that makes the device: kernels before 6.3 pass
+/// over the attribute there.
+fn widen(link: &mut Batch, super_packet: u32) {
+    if super_packet > DEFAULT_SUPER_PACKET {
+        link.number(IFLA_GSO_IPV4_MAX_SIZE, super_packet);
+    }
+}
+
 /// Makes the pair. `Ok(false)` when the host end's name is taken.
 pub(crate) fn create(
     host: &mut Netlink,
@@ -138,21 +151,23 @@ pub(crate) fn create(
 ) -> Result<bool, Error> {
     let mut batch = Batch::default();
     let descriptor = namespace.file.as_raw_fd().cast_unsigned();
-    batch
+    let pair = batch
         .message(RTM_NEWLINK, F_ACK | F_CREATE | F_EXCL, &link_header(0, false))
         .text(IFLA_IFNAME, wanted.host_name)
         .number(IFLA_MTU, wanted.mtu)
-        .attribute(IFLA_ADDRESS, &GATEWAY_MAC)
-        .nested(IFLA_LINKINFO, &[], |info| {
-            info.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, &[], |data| {
-                data.nested(VETH_INFO_PEER, &link_header(0, false), |peer| {
-                    peer.text(IFLA_IFNAME, wanted.name)
-                        .number(IFLA_MTU, wanted.mtu)
-                        .attribute(IFLA_ADDRESS, &wanted.mac)
-                        .number(IFLA_NET_NS_FD, descriptor);
-                });
+        .attribute(IFLA_ADDRESS, &GATEWAY_MAC);
+    widen(pair, wanted.super_packet);
+    pair.nested(IFLA_LINKINFO, &[], |info| {
+        info.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, &[], |data| {
+            data.nested(VETH_INFO_PEER, &link_header(0, false), |peer| {
+                peer.text(IFLA_IFNAME, wanted.name)
+                    .number(IFLA_MTU, wanted.mtu)
+                    .attribute(IFLA_ADDRESS, &wanted.mac)
+                    .number(IFLA_NET_NS_FD, descriptor);
+                widen(peer, wanted.super_packet);
             });
         });
+    });
     // No IPv6 link-local address on the host end: the host is no neighbour of the workload.
     batch
         .message(RTM_SETLINK, F_ACK, &link_header(0, false))
@@ -292,7 +307,7 @@ pub(crate) fn default_gateways(socket: &mut Netlink, index: u32) -> Result<Vec<I
     Ok(found)
 }
 
-fn link_header(index: u32, up: bool) -> [u8; 16] {
+pub(crate) fn link_header(index: u32, up: bool) -> [u8; 16] {
     let mut header = [0; 16];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     if up {
@@ -302,21 +317,21 @@ fn link_header(index: u32, up: bool) -> [u8; 16] {
     header
 }
 
-fn address_bytes(address: IpAddr) -> (u8, Vec<u8>) {
+pub(crate) fn address_bytes(address: IpAddr) -> (u8, Vec<u8>) {
     match address {
         IpAddr::V4(address) => (AF_INET, address.octets().to_vec()),
         IpAddr::V6(address) => (AF_INET6, address.octets().to_vec()),
     }
 }
 
-fn address_from(bytes: &[u8]) -> Option<IpAddr> {
+pub(crate) fn address_from(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
         return Some(octets.into());
     }
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-fn exchange(
+pub(crate) fn exchange(
     socket: &mut Netlink,
     batch: &mut Batch,
     what: &str,
@@ -324,7 +339,7 @@ fn exchange(
     socket.exchange(batch).map_err(|error| kernel(what, &error))
 }
 
-fn kernel(what: &str, error: &std::io::Error) -> Error {
+pub(crate) fn kernel(what: &str, error: &std::io::Error) -> Error {
     let details = match error.raw_os_error() {
         Some(nix::libc::EPERM) => "the plugin needs CAP_NET_ADMIN",
         Some(nix::libc::EEXIST) => "an interface of this name is already in the container",

@@ -32,7 +32,7 @@ pub struct Link {
 }
 
 /// A view of the interfaces of the namespace it was opened in.
-pub struct Links(Netlink);
+pub struct Links(pub(crate) Netlink);
 
 impl Links {
     /// Opens a netlink socket in the caller's namespace.

@@ -83,6 +83,9 @@ pub struct Port {
     pub addresses: Vec<PortAddress>,
     /// MTU of the workload's interface in bytes: the uplink's less the encapsulation.
     pub mtu: u32,
+    /// Most bytes of a TCP super-packet (GSO) on the workload's interface, if the kernel can set it; 0: the kernel's default.
+    #[serde(default)]
+    pub super_packet: u32,
     /// True once it is bound and forwarding.
     pub active: bool,
 }

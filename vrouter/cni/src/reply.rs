@@ -14,49 +14,52 @@ pub(crate) fn version(config: &NetworkConfig) -> Value {
     json!({"cniVersion": config.cni_version, "supportedVersions": SUPPORTED_VERSIONS})
 }
 
-/// The answer to ADD.
-pub(crate) fn add(
-    config: &NetworkConfig,
-    port: &Port,
-    host_mac: &str,
-    interface: &str,
-    netns: &Path,
-    mtu: u32,
-) -> Value {
+/// An interface that ADD made.
+pub(crate) struct Made<'a> {
+    /// The agent's word about it.
+    pub(crate) port: &'a Port,
+    /// MAC address of the host end.
+    pub(crate) host_mac: String,
+    /// MTU of the container's end in bytes.
+    pub(crate) mtu: u32,
+    /// Gateways of the default routes through it.
+    pub(crate) gateways: Vec<IpAddr>,
+}
+
+/// The answer to ADD: for every interface its host end and its container end.
+pub(crate) fn add(config: &NetworkConfig, all: &[Made<'_>], netns: &Path) -> Value {
     let with_version = config.cni_version.starts_with("0.");
-    let mut host = json!({"name": port.host_interface, "mac": host_mac});
-    let mut container = json!({"name": interface, "mac": port.mac, "sandbox": netns});
-    if config.cni_version == "1.1.0" {
-        host["mtu"] = json!(mtu);
-        container["mtu"] = json!(mtu);
-    }
-    let ips: Vec<Value> = port
-        .addresses
-        .iter()
-        .map(|address| {
+    let (mut interfaces, mut ips, mut routes) = (Vec::new(), Vec::new(), Vec::new());
+    for Made { port, host_mac, mtu, gateways } in all {
+        let mut host = json!({"name": port.host_interface, "mac": host_mac});
+        let mut container = json!({"name": port.key.interface, "mac": port.mac, "sandbox": netns});
+        if config.cni_version == "1.1.0" {
+            host["mtu"] = json!(mtu);
+            container["mtu"] = json!(mtu);
+        }
+        interfaces.extend([host, container]);
+        let index = interfaces.len() - 1;
+        for address in &port.addresses {
             let mut ip = Map::new();
             if with_version {
                 let version = if address.prefix.addr().is_ipv4() { "4" } else { "6" };
                 ip.insert("version".into(), json!(version));
             }
-            ip.insert("interface".into(), json!(1));
+            ip.insert("interface".into(), json!(index));
             ip.insert("address".into(), json!(address.prefix));
             if let Some(gateway) = address.gateway {
                 ip.insert("gateway".into(), json!(gateway));
             }
-            Value::Object(ip)
-        })
-        .collect();
-    let routes: Vec<Value> = default_routes(config, port)
-        .into_iter()
-        .map(|gateway| {
+            ips.push(Value::Object(ip));
+        }
+        routes.extend(gateways.iter().map(|gateway| {
             let destination = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
             json!({"dst": destination, "gw": gateway})
-        })
-        .collect();
+        }));
+    }
     json!({
         "cniVersion": config.cni_version,
-        "interfaces": [host, container],
+        "interfaces": interfaces,
         "ips": ips,
         "routes": routes,
         "dns": config.dns.clone().unwrap_or_else(|| json!({})),

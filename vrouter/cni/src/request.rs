@@ -43,8 +43,9 @@ impl Request {
         }
         let command = match name.as_str() {
             "ADD" => {
-                config.check_for_add()?;
-                Command::Add(Attachment::parse(variable, true)?)
+                let attachment = Attachment::parse(variable, true)?;
+                config.check_for_add(&attachment)?;
+                Command::Add(attachment)
             }
             "DEL" => Command::Del(Attachment::parse(variable, false)?),
             "CHECK" => Command::Check(Attachment::parse(variable, true)?),

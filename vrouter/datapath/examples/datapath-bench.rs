@@ -56,8 +56,12 @@ impl Bench {
             config.flow_table_size = 1 << 20;
             config.with_bench = true;
         });
-        let mut egress: Vec<_> =
-            (0..rules).map(|n| skein_policy::Rule { pass: false, ..pass(6, n * 7 + 1) }).collect();
+        let mut egress: Vec<_> = (0..rules)
+            .map(|n| skein_policy::Rule {
+                action: skein_policy::RuleAction::Deny,
+                ..pass(6, n * 7 + 1)
+            })
+            .collect();
         egress.push(skein_policy::Rule { destination_ports: vec![], ..pass(17, 0) });
         bed.set_policy(
             2,

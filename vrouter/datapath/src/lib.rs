@@ -64,7 +64,7 @@ pub use error::{Error, Result};
 pub use node_address::NodeAddress;
 pub use run::{Outcome, Ran, Run};
 pub use service::{OUTSIDE, Service, ServiceKey, ServiceMember};
-pub use super_packet::{DEFAULT_SUPER_PACKET, set_super_packet_size, widen_uplink};
+pub use super_packet::{DEFAULT_SUPER_PACKET, is_veth, set_super_packet_size, widen_uplink};
 pub use trace::{Answer, Question};
 pub use types::*;
 

@@ -20,6 +20,8 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const NLMSG_ERROR: u16 = 2;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
 const IFLA_TSO_MAX_SIZE: u16 = 59;
 const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
 /// `nlmsghdr` and `ifinfomsg`.
@@ -50,6 +52,18 @@ pub fn widen_uplink(ifindex: u32) -> Result<u32> {
         })
     };
     attempt().map_err(|error| told(ifindex, error))
+}
+
+/// Whether an interface is one end of a veth pair: no card, so nobody knows what stands behind the other end. If that is another
+/// virtual device with the kernel's default, it segments larger super-packets in software.
+///
+/// # Errors
+/// [`Error::Interface`] if it does not exist.
+pub fn is_veth(ifindex: u32) -> Result<bool> {
+    let attributes =
+        ask(&message(RTM_GETLINK, 1, ifindex, None)).map_err(|error| told(ifindex, error))?;
+    let kind = find(&attributes, IFLA_LINKINFO).and_then(|info| find(info, IFLA_INFO_KIND));
+    Ok(kind.is_some_and(|kind| kind.starts_with(b"veth\0")))
 }
 
 /// Lets connections that start on an interface from now on send super-packets of up to so many bytes: for the workload's end of
@@ -124,11 +138,15 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<u32> {
+fn attribute(bytes: &[u8], wanted: u16) -> Option<u32> {
+    find(bytes, wanted).and_then(|value| u32_at(value, 0))
+}
+
+fn find(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let (length, kind) = (usize::from(u16_at(bytes, 0)?), u16_at(bytes, 2)?);
-        if kind & 0x3fff == wanted && length == 8 {
-            return u32_at(bytes, 4);
+        if kind & 0x3fff == wanted {
+            return bytes.get(4..length);
         }
         // A length below that of its own header would never end.
         bytes = bytes.get(length.max(4).next_multiple_of(4)..)?;

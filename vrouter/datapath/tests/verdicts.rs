@@ -15,7 +15,7 @@ use proptest::test_runner::{Config as Cases, TestRunner};
 use skein_datapath::*;
 use skein_policy::{
     Attributes, Direction, Identities, Identity, Layer, Packet, Peer, Policy, Program, Rule,
-    RuleBook, evaluate, policy_prefixes,
+    RuleAction, RuleBook, evaluate, policy_prefixes,
 };
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -41,6 +41,15 @@ fn rule() -> impl Strategy<Value = Rule> {
             Just("::/0")
         ]
         .prop_map(|text| Peer::Prefix(text.parse().expect("prefix"))),
+        Just(Peer::PrefixExcept(
+            "10.1.0.0/16".parse().expect("prefix"),
+            vec!["10.1.0.8/29".parse().expect("prefix")],
+        )),
+    ];
+    let action = prop_oneof![
+        2 => Just(RuleAction::Pass),
+        2 => Just(RuleAction::Deny),
+        1 => Just(RuleAction::Skip),
     ];
     let protocol = prop_oneof![Just(6u8), Just(17), Just(1), Just(58), Just(47)];
     let family = prop_oneof![3 => Just(None), 1 => Just(Some(4u8)), 1 => Just(Some(6u8))];
@@ -48,7 +57,7 @@ fn rule() -> impl Strategy<Value = Rule> {
     let local = prop_oneof![3 => Just(vec![]), 1 => Just(vec!["10.1.0.2/32"]), 1 => Just(vec!["10.1.0.3/32"])];
     (
         any::<u128>(),
-        any::<bool>(),
+        (action, 0u32..3),
         vec(peer, 0..3),
         local,
         family,
@@ -57,22 +66,32 @@ fn rule() -> impl Strategy<Value = Rule> {
         vec(range(), 0..3),
     )
         .prop_map(
-            |(id, pass, remotes, local, family, protocol, source_ports, destination_ports)| Rule {
+            |(id, (action, tier), remotes, local, family, protocol, sources, destinations)| Rule {
                 id: uuid::Uuid::from_u128(id),
-                pass,
+                action,
+                tier,
                 remotes,
                 local_prefixes: local.iter().map(|p| p.parse().expect("prefix")).collect(),
                 family,
                 protocol,
-                source_ports,
-                destination_ports,
+                source_ports: sources,
+                destination_ports: destinations,
+                ..Rule::default()
             },
         )
 }
 
+/// Rules in the order of their tiers.
+fn rules() -> impl Strategy<Value = Vec<Rule>> {
+    proptest::collection::vec(rule(), 0..6).prop_map(|mut rules| {
+        rules.sort_by_key(|rule| rule.tier);
+        rules
+    })
+}
+
 fn policy() -> impl Strategy<Value = Policy> {
     use proptest::collection::vec;
-    let layer = (vec(rule(), 0..6), vec(rule(), 0..6), any::<bool>());
+    let layer = (rules(), rules(), any::<bool>());
     vec(layer, 0..3).prop_map(|layers| Policy {
         layers: layers
             .into_iter()
@@ -83,6 +102,7 @@ fn policy() -> impl Strategy<Value = Policy> {
                 default_pass,
             })
             .collect(),
+        ..Policy::default()
     })
 }
 

@@ -1,9 +1,10 @@
 //! The reference evaluator: the definition of what a policy does to a connection.
 //!
 //! Written to be read, not to be fast. Layers are ANDed in order; inside a layer the first matching
-//! rule decides, else the layer's default (spec/vrouter.md sections 4.1 and 4.2).
+//! rule decides, else the layer's default (spec/vrouter.md sections 4.1 and 4.2). A matching rule that
+//! skips decides nothing: evaluation goes on behind its tier.
 
-use crate::{Attributes, Direction, Family, Policy, Rule, selection};
+use crate::{Attributes, Direction, Family, Layer, Policy, Rule, RuleAction, selection};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use uuid::Uuid;
@@ -42,15 +43,31 @@ pub fn evaluate(
     remote: &Attributes,
     packet: &Packet,
 ) -> Verdict {
+    judge(&policy.layers, direction, remote, packet)
+}
+
+/// What the verdict would be if staged policies were in force; `None` when none is staged here. The
+/// policy would change something for this packet if [`evaluate`] says otherwise.
+#[must_use]
+pub fn evaluate_staged(
+    policy: &Policy,
+    direction: Direction,
+    remote: &Attributes,
+    packet: &Packet,
+) -> Option<Verdict> {
+    (!policy.staged.is_empty()).then(|| judge(&policy.staged, direction, remote, packet))
+}
+
+fn judge(layers: &[Layer], direction: Direction, remote: &Attributes, packet: &Packet) -> Verdict {
     let mut verdict = Verdict { pass: true, layer: None, rule: None };
-    for (index, layer) in policy.layers.iter().enumerate() {
+    for (index, layer) in layers.iter().enumerate() {
         let rules = match direction {
             Direction::Egress => &layer.egress,
             Direction::Ingress => &layer.ingress,
         };
-        let hit = rules.iter().find(|rule| matches(rule, remote, packet));
+        let hit = first_verdict(rules, |rule| matches(rule, remote, packet));
         verdict = Verdict {
-            pass: hit.map_or(layer.default_pass, |rule| rule.pass),
+            pass: hit.map_or(layer.default_pass, |rule| rule.action == RuleAction::Pass),
             layer: Some(index),
             rule: hit.map(|rule| rule.id),
         };
@@ -59,6 +76,21 @@ pub fn evaluate(
         }
     }
     verdict
+}
+
+/// The rule that decides: the first that holds and does not skip, in tiers that none before skipped.
+fn first_verdict(rules: &[Rule], holds: impl Fn(&Rule) -> bool) -> Option<&Rule> {
+    let mut left: Option<u32> = None;
+    for rule in rules {
+        if left.is_some_and(|tier| rule.tier <= tier) || !holds(rule) {
+            continue;
+        }
+        match rule.action {
+            RuleAction::Skip => left = Some(rule.tier),
+            RuleAction::Pass | RuleAction::Deny => return Some(rule),
+        }
+    }
+    None
 }
 
 fn matches(rule: &Rule, remote: &Attributes, packet: &Packet) -> bool {
@@ -71,6 +103,7 @@ fn matches(rule: &Rule, remote: &Attributes, packet: &Packet) -> bool {
             || rule.remotes.iter().any(|peer| {
                 selection::peer_matches(peer, remote, |prefix| prefix.contains(&packet.remote))
             }))
+        && selection::carries(remote, &rule.remote_tags)
         && (!tests_destination(rule, packet.protocol)
             || in_any(&rule.destination_ports, packet.destination_port))
         && (!tests_source(rule, packet.protocol) || in_any(&rule.source_ports, packet.source_port))
@@ -102,23 +135,18 @@ pub(crate) fn tests_source(rule: &Rule, protocol: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Layer, Peer};
+    use crate::Peer;
 
     fn rule(pass: bool) -> Rule {
-        Rule {
-            id: Uuid::new_v4(),
-            pass,
-            remotes: vec![],
-            local_prefixes: vec![],
-            family: None,
-            protocol: None,
-            source_ports: vec![],
-            destination_ports: vec![],
-        }
+        Rule { id: Uuid::new_v4(), action: pass.into(), ..Rule::default() }
     }
 
     fn layer(rules: Vec<Rule>, default_pass: bool) -> Layer {
         Layer { name: "test".into(), egress: rules, ingress: vec![], default_pass }
+    }
+
+    fn policy(layers: Vec<Layer>) -> Policy {
+        Policy { layers, ..Policy::default() }
     }
 
     fn tcp(port: u16) -> Packet {
@@ -141,9 +169,8 @@ mod tests {
     #[test]
     fn first_match_wins_and_every_layer_must_pass() {
         let (deny, allow) = (Rule { destination_ports: vec![80..=80], ..rule(false) }, rule(true));
-        let policy = Policy {
-            layers: vec![layer(vec![deny.clone(), allow.clone()], false), layer(vec![], false)],
-        };
+        let policy =
+            policy(vec![layer(vec![deny.clone(), allow.clone()], false), layer(vec![], false)]);
         let at = |port| evaluate(&policy, Direction::Egress, &Attributes::default(), &tcp(port));
         assert_eq!(at(80), Verdict { pass: false, layer: Some(0), rule: Some(deny.id) });
         assert_eq!(at(81), Verdict { pass: false, layer: Some(1), rule: None });
@@ -155,7 +182,7 @@ mod tests {
         let icmp = Rule { protocol: Some(1), ..any.clone() };
         let packet = Packet { protocol: 1, destination_port: 8 << 8, ..tcp(0) };
         let judge = |rule: Rule| {
-            let policy = Policy { layers: vec![layer(vec![rule], false)] };
+            let policy = policy(vec![layer(vec![rule], false)]);
             evaluate(&policy, Direction::Egress, &Attributes::default(), &packet).pass
         };
         assert!(judge(any));
@@ -164,9 +191,63 @@ mod tests {
     }
 
     #[test]
+    fn staged_layers_are_told_of_and_not_enforced() {
+        let (now, then) = (layer(vec![rule(true)], false), layer(vec![rule(false)], false));
+        let policy = Policy { layers: vec![now.clone()], staged: vec![then] };
+        let who = Attributes::default();
+        assert!(evaluate(&policy, Direction::Egress, &who, &tcp(80)).pass);
+        let staged = evaluate_staged(&policy, Direction::Egress, &who, &tcp(80));
+        assert!(staged.is_some_and(|verdict| !verdict.pass));
+        let policy = Policy { layers: vec![now], ..Policy::default() };
+        assert_eq!(evaluate_staged(&policy, Direction::Egress, &who, &tcp(80)), None);
+    }
+
+    #[test]
+    fn a_skip_leaves_its_tier_and_no_more() {
+        let at = |tier, action| Rule { tier, action, ..rule(false) };
+        let tiers = vec![
+            Rule { destination_ports: vec![80..=80], ..at(1, RuleAction::Skip) },
+            at(1, RuleAction::Deny),
+            Rule { destination_ports: vec![80..=80], ..at(2, RuleAction::Pass) },
+            at(3, RuleAction::Deny),
+        ];
+        let policy = policy(vec![layer(tiers.clone(), false)]);
+        let judge = |port| evaluate(&policy, Direction::Egress, &Attributes::default(), &tcp(port));
+        assert_eq!(judge(80), Verdict { pass: true, layer: Some(0), rule: Some(tiers[2].id) });
+        assert_eq!(judge(81), Verdict { pass: false, layer: Some(0), rule: Some(tiers[1].id) });
+    }
+
+    #[test]
+    fn an_exception_is_a_hole_not_a_verdict() {
+        let net = |text: &str| text.parse().unwrap();
+        let hole = Peer::PrefixExcept(net("10.0.0.0/8"), vec![net("10.0.0.0/30")]);
+        let holed = Rule { remotes: vec![hole], ..rule(true) };
+        let behind = Rule { remotes: vec![Peer::Prefix(net("10.0.0.2/32"))], ..rule(true) };
+        let policy = policy(vec![layer(vec![holed, behind.clone()], false)]);
+        let judge = |last| {
+            let remote = IpAddr::from([10, 0, 0, last]);
+            let packet = Packet { remote, ..tcp(1) };
+            evaluate(&policy, Direction::Egress, &Attributes::default(), &packet)
+        };
+        assert!(judge(9).pass && !judge(1).pass);
+        assert_eq!(judge(2).rule, Some(behind.id));
+    }
+
+    #[test]
+    fn remote_tags_narrow_every_peer() {
+        let any = Rule { remote_tags: vec![7], ..rule(true) };
+        let policy = policy(vec![layer(vec![any], false)]);
+        let pass = |tags: &[u32]| {
+            let who = Attributes { tags: tags.to_vec(), ..Attributes::default() };
+            evaluate(&policy, Direction::Egress, &who, &tcp(1)).pass
+        };
+        assert!(pass(&[7]) && !pass(&[8]));
+    }
+
+    #[test]
     fn peers_are_alternatives_and_tags_are_all_needed() {
         let remotes = vec![Peer::SecurityGroup(9), Peer::Tags(vec![1, 2])];
-        let policy = Policy { layers: vec![layer(vec![Rule { remotes, ..rule(true) }], false)] };
+        let policy = policy(vec![layer(vec![Rule { remotes, ..rule(true) }], false)]);
         let pass = |tags: &[u32], groups: &[u32]| {
             let who =
                 Attributes { network: 1, security_groups: groups.to_vec(), tags: tags.to_vec() };

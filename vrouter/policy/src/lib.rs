@@ -21,12 +21,12 @@ mod program;
 mod rule;
 mod selection;
 
-pub use evaluate::{Packet, Verdict, evaluate};
+pub use evaluate::{Packet, Verdict, evaluate, evaluate_staged};
 pub use flat::{Action, Entry, FlatPolicy, SourceEntry};
 pub use identity::{Identities, Identity, IdentityNumber};
 pub use overlay::{Overlaid, overlay, policy_prefixes};
 pub use program::{Addition, Decision, Program, RuleBook, RuleNumber};
-pub use rule::{Attributes, Direction, Layer, Peer, Policy, Rule};
+pub use rule::{Attributes, Direction, Layer, Peer, Policy, Rule, RuleAction};
 
 /// Address family of a flattened policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

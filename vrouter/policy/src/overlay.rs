@@ -15,7 +15,7 @@ pub struct Overlaid<'a, R> {
     pub conditions: Vec<IpNet>,
 }
 
-/// The CIDR conditions of policies: truncated, unique, without default prefixes (those hold for a whole family
+/// The CIDR conditions of policies, exceptions included: truncated, unique, without default prefixes (those hold for a whole family
 /// and are no part of identities).
 #[must_use]
 pub fn policy_prefixes<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> BTreeSet<IpNet> {
@@ -24,10 +24,16 @@ pub fn policy_prefixes<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> BT
         .flat_map(|policy| &policy.layers)
         .flat_map(|layer| layer.egress.iter().chain(&layer.ingress))
         .flat_map(|rule| &rule.remotes)
-        .filter_map(|peer| match peer {
-            Peer::Prefix(prefix) if prefix.prefix_len() > 0 => Some(prefix.trunc()),
-            _ => None,
+        .flat_map(|peer| {
+            let (prefix, except) = match peer {
+                Peer::Prefix(prefix) => (Some(prefix), &[][..]),
+                Peer::PrefixExcept(prefix, except) => (Some(prefix), &except[..]),
+                _ => (None, &[][..]),
+            };
+            prefix.into_iter().chain(except)
         })
+        .filter(|prefix| prefix.prefix_len() > 0)
+        .map(IpNet::trunc)
         .collect()
 }
 

@@ -2,13 +2,13 @@
 //!
 //! For each remote identity the applicable rules are swept along the destination port axis, once for every protocol the rules
 //! name and once for all others. A sweep keeps, per layer, the set of rules in force at the port; the first of each set
-//! decides. Sweeps become port prefixes ([`crate::ports`]). Cost: O(r log r) per identity and protocol.
+//! that no skip before it leaves out decides. Sweeps become port prefixes ([`crate::ports`]). Cost: O(r log r) per identity and protocol.
 
 use crate::evaluate::{PORT_PROTOCOLS, tests_destination, tests_source};
 use crate::ports::{Steps, normalise, prefixes, simplify};
 use crate::{
-    Action, Direction, Entry, Family, Identity, IdentityNumber, Policy, Rule, SourceEntry,
-    selection,
+    Action, Direction, Entry, Family, Identity, IdentityNumber, Policy, Rule, RuleAction,
+    SourceEntry, selection,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -278,10 +278,20 @@ impl Program {
         let mut cuts = BTreeSet::from([0_u32]);
         for (layer, rules) in self.layers.iter().zip(active) {
             let all = &layer.rules[direction as usize];
-            // Rules behind the first unconditional one never decide.
-            for r in rules.iter().map(|&i| &all[i]).take_while(|r| by_source(r)) {
-                for range in &r.sources {
-                    cuts.extend([u32::from(*range.start()), u32::from(*range.end()) + 1]);
+            let mut left = None;
+            for r in rules.iter().map(|&i| &all[i]) {
+                if left.is_some_and(|tier| r.rule.tier <= tier) {
+                    continue;
+                }
+                if by_source(r) {
+                    for range in &r.sources {
+                        cuts.extend([u32::from(*range.start()), u32::from(*range.end()) + 1]);
+                    }
+                } else if r.rule.action == RuleAction::Skip {
+                    left = Some(r.rule.tier);
+                } else {
+                    // Rules behind the first unconditional verdict never decide.
+                    break;
                 }
             }
         }
@@ -314,11 +324,19 @@ impl Program {
         let mut outcome = (true, 0);
         for (layer, rules) in self.layers.iter().zip(active) {
             let all = &layer.rules[direction as usize];
-            outcome = rules
-                .iter()
-                .map(|&i| &all[i])
-                .find(|r| holds(r))
-                .map_or((layer.default_pass, layer.default_number), |r| (r.rule.pass, r.number));
+            outcome = (layer.default_pass, layer.default_number);
+            let mut left = None;
+            for r in rules.iter().map(|&i| &all[i]) {
+                if left.is_some_and(|tier| r.rule.tier <= tier) || !holds(r) {
+                    continue;
+                }
+                if r.rule.action == RuleAction::Skip {
+                    left = Some(r.rule.tier);
+                } else {
+                    outcome = (r.rule.action == RuleAction::Pass, r.number);
+                    break;
+                }
+            }
             if !outcome.0 {
                 break;
             }

@@ -18,30 +18,56 @@ pub enum Direction {
 pub struct Policy {
     /// Layers in order of evaluation (spec/vrouter.md section 4.1).
     pub layers: Vec<Layer>,
+    /// What `layers` would be if policies that are only staged were in force; empty when none is. Never enforced:
+    /// [`crate::evaluate_staged`] tells what it would change.
+    pub staged: Vec<Layer>,
 }
 
 /// One kind of policy: network policy, security groups, firewall.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Layer {
-    /// Name shown to people: `network-policy`, `security-group`.
+    /// Name shown to people: `network-policy`, `security-group`, `firewall`.
     pub name: String,
-    /// Rules for connections the workload opens; the first match decides.
+    /// Rules for connections the workload opens, tiers ascending; the first match that passes or denies decides.
     pub egress: Vec<Rule>,
-    /// Rules for connections the remote end opens; the first match decides.
+    /// Rules for connections the remote end opens, likewise.
     pub ingress: Vec<Rule>,
     /// Verdict when no rule matches.
     pub default_pass: bool,
 }
 
-/// One rule. All conditions must hold.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What a rule does on a match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RuleAction {
+    /// The layer denies.
+    #[default]
+    Deny,
+    /// The layer passes.
+    Pass,
+    /// No verdict: the remaining rules of the same [`Rule::tier`] are left out.
+    Skip,
+}
+
+impl From<bool> for RuleAction {
+    /// A plain verdict.
+    fn from(pass: bool) -> Self {
+        if pass { Self::Pass } else { Self::Deny }
+    }
+}
+
+/// One rule. All conditions must hold. The default one denies everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// The rule a person wrote, for explanations.
     pub id: Uuid,
     /// What happens on a match.
-    pub pass: bool,
+    pub action: RuleAction,
+    /// How far [`RuleAction::Skip`] reaches. Never falls along a list of rules.
+    pub tier: u32,
     /// The remote end is one of these; empty means anyone.
     pub remotes: Vec<Peer>,
+    /// The remote end also carries all of these tags.
+    pub remote_tags: Vec<u32>,
     /// The workload's own address is in one of these; empty means any.
     pub local_prefixes: Vec<IpNet>,
     /// Address family, 4 or 6; `None` means both.
@@ -63,6 +89,8 @@ pub enum Peer {
     SecurityGroup(u32),
     /// Its address is in this prefix.
     Prefix(IpNet),
+    /// Its address is in this prefix and in none of the others.
+    PrefixExcept(IpNet, Vec<IpNet>),
     /// It carries all of these tags.
     Tags(Vec<u32>),
 }

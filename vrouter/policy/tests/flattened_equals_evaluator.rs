@@ -41,6 +41,8 @@ fn peer() -> impl Strategy<Value = Peer> {
         (0u32..3).prop_map(Peer::Network),
         (0u32..3).prop_map(Peer::SecurityGroup),
         prefix().prop_map(Peer::Prefix),
+        (prefix(), proptest::collection::vec(prefix(), 1..3))
+            .prop_map(|(prefix, except)| Peer::PrefixExcept(prefix, except)),
         proptest::collection::vec(0u32..3, 0..3).prop_map(Peer::Tags),
     ]
 }
@@ -49,11 +51,19 @@ fn protocol() -> impl Strategy<Value = u8> {
     prop_oneof![Just(6u8), Just(17), Just(1), Just(58), Just(132), Just(47), Just(0)]
 }
 
+fn action() -> impl Strategy<Value = RuleAction> {
+    prop_oneof![
+        2 => Just(RuleAction::Pass),
+        2 => Just(RuleAction::Deny),
+        1 => Just(RuleAction::Skip),
+    ]
+}
+
 fn rule() -> impl Strategy<Value = Rule> {
     use proptest::collection::vec;
     (
         any::<u128>(),
-        any::<bool>(),
+        (action(), 0u32..3, prop_oneof![4 => Just(vec![]), 1 => vec(0u32..3, 1..2)]),
         vec(peer(), 0..3),
         vec(prefix(), 0..2),
         prop_oneof![3 => Just(None), 1 => Just(Some(4u8)), 1 => Just(Some(6u8))],
@@ -62,22 +72,34 @@ fn rule() -> impl Strategy<Value = Rule> {
         vec(range(), 0..3),
     )
         .prop_map(
-            |(id, pass, remotes, local_prefixes, family, protocol, source, destination)| Rule {
-                id: Uuid::from_u128(id),
-                pass,
-                remotes,
-                local_prefixes,
-                family,
-                protocol,
-                source_ports: source,
-                destination_ports: destination,
+            |(id, (action, tier, tags), remotes, local, family, protocol, source, destination)| {
+                Rule {
+                    id: Uuid::from_u128(id),
+                    action,
+                    tier,
+                    remotes,
+                    remote_tags: tags,
+                    local_prefixes: local,
+                    family,
+                    protocol,
+                    source_ports: source,
+                    destination_ports: destination,
+                }
             },
         )
 }
 
+/// Rules in the order of their tiers.
+fn rules() -> impl Strategy<Value = Vec<Rule>> {
+    proptest::collection::vec(rule(), 0..8).prop_map(|mut rules| {
+        rules.sort_by_key(|rule| rule.tier);
+        rules
+    })
+}
+
 fn policy() -> impl Strategy<Value = Policy> {
     use proptest::collection::vec;
-    let layer = (vec(rule(), 0..8), vec(rule(), 0..8), any::<bool>());
+    let layer = (rules(), rules(), any::<bool>());
     vec(layer, 0..4).prop_map(|layers| Policy {
         layers: layers
             .into_iter()
@@ -89,6 +111,7 @@ fn policy() -> impl Strategy<Value = Policy> {
                 default_pass,
             })
             .collect(),
+        ..Policy::default()
     })
 }
 
@@ -166,20 +189,17 @@ proptest! {
 
 #[test]
 fn a_thousand_rules_flatten_small_and_fast() {
-    let rule = |n: u16, pass| Rule {
+    let rule = |n: u16, pass: bool| Rule {
         id: Uuid::from_u128(n.into()),
-        pass,
-        remotes: vec![],
-        local_prefixes: vec![],
-        family: None,
+        action: pass.into(),
         protocol: Some(6),
-        source_ports: vec![],
         destination_ports: vec![n..=n],
+        ..Rule::default()
     };
     let mut egress: Vec<Rule> = (0..1000).map(|n| rule(n * 3 + 1, false)).collect();
     egress.push(Rule { destination_ports: vec![], ..rule(9, true) });
     let layer = Layer { name: "sg".into(), egress, ingress: vec![], default_pass: false };
-    let policy = Policy { layers: vec![layer] };
+    let policy = Policy { layers: vec![layer], ..Policy::default() };
     let mut program = Program::new(&policy, Family::V4, None, &mut RuleBook::default());
     let flat = program.flatten([]);
     // One entry a rule, the protocol's own, and a default for each direction.

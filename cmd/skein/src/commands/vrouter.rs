@@ -46,6 +46,8 @@ enum Look {
     },
     /// Ways out: local interfaces, tunnels, groups of them
     Nexthops(Plain),
+    /// Services: where they are reached, and which members connections from this node may get
+    Services(Plain),
     /// Live connections, with the rule that let them pass
     Flows {
         /// Only those of one port: uuid, container, workload or host interface
@@ -128,6 +130,10 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Er
         Look::Nexthops(plain) => {
             let value = node.get("/v1/nexthops", &[]).await?;
             show(screen, plain.output, value, tables::next_hops)
+        }
+        Look::Services(plain) => {
+            let value = node.get("/v1/services", &[]).await?;
+            show(screen, plain.output, value, tables::services)
         }
         Look::Routes { vrf, limit, output } => {
             let mut query = Vec::new();

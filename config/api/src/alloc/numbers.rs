@@ -76,6 +76,11 @@ impl NumberPool {
         self.owners.get(&number).copied()
     }
 
+    /// Numbers with their holders, in order.
+    pub fn owners(&self) -> impl Iterator<Item = (u64, Uuid)> + '_ {
+        self.owners.iter().map(|(number, owner)| (*number, *owner))
+    }
+
     /// How many numbers are held.
     #[must_use]
     pub fn len(&self) -> usize {

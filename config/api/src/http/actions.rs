@@ -1,18 +1,17 @@
 //! Actions: spec section 5.
 
-use std::net::IpAddr;
-
 use hyper::{Method, Response};
 use serde_json::{Value, json};
-use skein_model::{FqName, Kind, meta::Collection, validate};
+use skein_model::{Kind, meta::Collection};
 use uuid::Uuid;
 
 use super::{
-    Body, Call, collection, discovery, empty, json as respond_json, kind_field, uuid_field, watch,
+    Body, Call, bodies, collection, discovery, empty, json as respond_json, kind_field, uuid_field,
+    watch,
 };
 use crate::{
     error::{ApiError, ApiResult},
-    plan::{Answer, ElementOp, ElementUpdate, RefIntent, Write},
+    plan::{Answer, Write},
 };
 
 /// The action of a first path segment.
@@ -47,13 +46,18 @@ pub(super) async fn serve(call: &mut Call<'_>, action: &str) -> ApiResult<Respon
     match action {
         "fqname-to-id" => name_to_id(call, &body),
         "id-to-fqname" => id_to_name(call, &body),
-        "ref-update" => ref_update(call, &body).await,
-        "ref-relax-for-delete" => {
-            let (holder, target) = (uuid_field(&body, "uuid")?, uuid_field(&body, "ref-uuid")?);
-            call.write(Write::Relax { holder, target }).await?;
-            Ok(respond_json(&json!({"uuid": holder})))
+        "ref-update" => {
+            call.write(bodies::reference(&body)?).await?;
+            Ok(respond_json(&json!({"uuid": uuid_field(&body, "uuid")?})))
         }
-        "prop-collection-update" => elements_update(call, &body).await,
+        "ref-relax-for-delete" => {
+            call.write(bodies::relax(&body)?).await?;
+            Ok(respond_json(&json!({"uuid": uuid_field(&body, "uuid")?})))
+        }
+        "prop-collection-update" => {
+            call.write(bodies::elements(&body)?).await?;
+            Ok(empty())
+        }
         "useragent-kv" => key_value(call, body).await,
         "chown" | "chmod" => {
             let uuid = uuid_field(&body, "uuid")?;
@@ -81,16 +85,9 @@ pub(super) async fn serve(call: &mut Call<'_>, action: &str) -> ApiResult<Respon
     }
 }
 
-fn name_of(body: &Value, field: &str) -> ApiResult<FqName> {
-    let wrong = || ApiError::bad(format!("{field}: must be a list of strings"));
-    let parts = body.get(field).and_then(Value::as_array).ok_or_else(wrong)?;
-    let parts: Option<Vec<&str>> = parts.iter().map(Value::as_str).collect();
-    FqName::new(&parts.ok_or_else(wrong)?).ok_or_else(wrong)
-}
-
 fn name_to_id(call: &Call<'_>, body: &Value) -> ApiResult<Response<Body>> {
     let kind = kind_field(body, "type")?;
-    let name = name_of(body, "fq_name")?;
+    let name = bodies::name_of(body, "fq_name")?;
     let view = call.app.published.read();
     let object = view
         .graph
@@ -107,41 +104,6 @@ fn id_to_name(call: &Call<'_>, body: &Value) -> ApiResult<Response<Body>> {
         .get(uuid)
         .ok_or_else(|| ApiError::not_found(format!("no object has the uuid {uuid}")))?;
     Ok(respond_json(&json!({"fq_name": object.fq_name, "type": object.kind.name()})))
-}
-
-async fn ref_update(call: &Call<'_>, body: &Value) -> ApiResult<Response<Body>> {
-    let kind = kind_field(body, "type")?;
-    let uuid = uuid_field(body, "uuid")?;
-    let target = kind_field(body, "ref-type")?;
-    let operation =
-        body.get("operation").and_then(Value::as_str).unwrap_or_default().to_ascii_uppercase();
-    let add = match operation.as_str() {
-        "ADD" => true,
-        "DELETE" => false,
-        other => {
-            return Err(ApiError::bad(format!("operation: must be ADD or DELETE, got {other:?}")));
-        }
-    };
-    let to = match body.get("ref-fq-name") {
-        None | Some(Value::Null) => None,
-        Some(_) => {
-            let name = name_of(body, "ref-fq-name")?;
-            Some(name.parts().iter().map(ToString::to_string).collect())
-        }
-    };
-    let target_uuid = body.get("ref-uuid").and_then(Value::as_str).map(str::to_owned);
-    if to.is_none() && target_uuid.is_none() {
-        return Err(ApiError::bad("ref-uuid: give it or ref-fq-name"));
-    }
-    let meta = kind.meta().reference(target).ok_or_else(|| {
-        ApiError::not_found(format!("ref-type: a {kind} has no references to {target}"))
-    })?;
-    let mut attr = body.get("attr").cloned().unwrap_or(Value::Null);
-    validate::attribute(meta.field, meta.attr, &mut attr)?;
-    let relax = body.get("relax_ref_for_delete").and_then(Value::as_bool).unwrap_or(false);
-    let intent = RefIntent { to, uuid: target_uuid, attr };
-    call.write(Write::RefUpdate { kind, uuid, target, intent, add, relax }).await?;
-    Ok(respond_json(&json!({"uuid": uuid})))
 }
 
 fn elements_get(call: &Call<'_>) -> ApiResult<Response<Body>> {
@@ -190,45 +152,6 @@ fn elements_get(call: &Call<'_>) -> ApiResult<Response<Body>> {
         answer.insert(field, Value::Array(list));
     }
     Ok(respond_json(&Value::Object(answer)))
-}
-
-async fn elements_update(call: &Call<'_>, body: &Value) -> ApiResult<Response<Body>> {
-    let uuid = uuid_field(body, "uuid")?;
-    let list = body
-        .get("updates")
-        .and_then(Value::as_array)
-        .ok_or_else(|| ApiError::bad("updates: must be a list"))?;
-    let mut updates = Vec::with_capacity(list.len());
-    for (at, one) in list.iter().enumerate() {
-        let field = one
-            .get("field")
-            .and_then(Value::as_str)
-            .ok_or_else(|| ApiError::bad(format!("updates[{at}].field: must be given")))?;
-        let operation = match one.get("operation").and_then(Value::as_str).unwrap_or_default() {
-            "add" => ElementOp::Add,
-            "modify" => ElementOp::Modify,
-            "delete" => ElementOp::Delete,
-            "set" => ElementOp::Set,
-            other => {
-                return Err(ApiError::bad(format!(
-                    "updates[{at}].operation: must be add, modify, delete or set, got {other:?}"
-                )));
-            }
-        };
-        let position = one.get("position").and_then(|p| match p {
-            Value::String(text) => Some(text.clone()),
-            Value::Number(number) => Some(number.to_string()),
-            _ => None,
-        });
-        updates.push(ElementUpdate {
-            field: field.replace('-', "_"),
-            operation,
-            value: one.get("value").cloned(),
-            position,
-        });
-    }
-    call.write(Write::Elements(uuid, updates)).await?;
-    Ok(empty())
 }
 
 async fn key_value(call: &Call<'_>, mut body: Value) -> ApiResult<Response<Body>> {
@@ -325,54 +248,18 @@ pub(super) async fn network(
         return Err(ApiError::not_found(format!("no virtual-network has the uuid {network}")));
     }
     let body = call.body.take().unwrap_or_else(|| json!({}));
-    let strings = |name: &str| -> ApiResult<Vec<String>> {
-        let wrong = || ApiError::bad(format!("{name}: must be a list of strings"));
-        let list = body.get(name).and_then(Value::as_array).ok_or_else(wrong)?;
-        list.iter().map(|v| v.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
-    };
     match action {
-        "ip-alloc" => {
-            let count = match body.get("count") {
-                None | Some(Value::Null) => 1,
-                Some(count) => count
-                    .as_u64()
-                    .or_else(|| count.as_str()?.parse().ok())
-                    .and_then(|n| u32::try_from(n).ok())
-                    .filter(|n| (1..=65_536).contains(n))
-                    .ok_or_else(|| ApiError::bad("count: must be a number from 1 to 65536"))?,
-            };
-            let family = match body.get("family").and_then(Value::as_str) {
-                None => None,
-                Some("v4") => Some(4),
-                Some("v6") => Some(6),
-                Some(other) => {
-                    return Err(ApiError::bad(format!("family: must be v4 or v6, got {other:?}")));
-                }
-            };
-            let subnet = body.get("subnet").and_then(Value::as_str).map(str::to_owned);
-            match call.write(Write::IpAlloc { network, count, subnet, family }).await? {
-                Answer::Addresses(addresses) => Ok(respond_json(&json!({"ip_addr": addresses}))),
-                _ => Err(ApiError::internal("an allocation answered something else")),
-            }
-        }
+        "ip-alloc" => match call.write(bodies::allocation(network, &body)?).await? {
+            Answer::Addresses(addresses) => Ok(respond_json(&json!({"ip_addr": addresses}))),
+            _ => Err(ApiError::internal("an allocation answered something else")),
+        },
         "ip-free" => {
-            let addresses = strings("ip_addr")?
-                .iter()
-                .map(|text| {
-                    text.parse::<IpAddr>().map_err(|_| {
-                        ApiError::bad(format!("ip_addr: {text:?} is not an IP address"))
-                    })
-                })
-                .collect::<ApiResult<Vec<_>>>()?;
-            call.write(Write::IpFree { network, addresses }).await?;
+            call.write(bodies::release(network, &body)?).await?;
             Ok(empty())
         }
-        _ => {
-            let subnets = strings("subnet_list")?;
-            match call.write(Write::SubnetCount { network, subnets }).await? {
-                Answer::Counts(counts) => Ok(respond_json(&json!({"ip_count_list": counts}))),
-                _ => Err(ApiError::internal("a count answered something else")),
-            }
-        }
+        _ => match call.write(bodies::count(network, &body)?).await? {
+            Answer::Counts(counts) => Ok(respond_json(&json!({"ip_count_list": counts}))),
+            _ => Err(ApiError::internal("a count answered something else")),
+        },
     }
 }

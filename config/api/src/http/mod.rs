@@ -1,6 +1,7 @@
 //! HTTP around the planner and the published state.
 
 mod actions;
+pub(crate) mod bodies;
 mod collection;
 mod discovery;
 mod objects;

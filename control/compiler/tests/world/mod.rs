@@ -1,5 +1,8 @@
 //! A small world of configuration objects to compile.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::needless_pass_by_value)] // each test file uses its part
+
+pub(crate) mod firewall;
+pub(crate) mod services;
 
 use serde_json::{Map, Value, json};
 use skein_model::{Change, FqName, Kind, Object, Reference};
@@ -12,7 +15,7 @@ pub(crate) fn id(kind: Kind, name: &str) -> Uuid {
 }
 
 /// Builds objects with few words.
-pub(crate) struct Build(Object);
+pub(crate) struct Build(pub(crate) Object);
 
 impl Build {
     pub(crate) fn new(kind: Kind, name: &str) -> Build {
@@ -20,13 +23,20 @@ impl Build {
             Kind::ROUTE_TARGET | Kind::VIRTUAL_MACHINE | Kind::INSTANCE_IP => FqName::single(name),
             Kind::PROJECT => FqName::parse(&format!("default-domain:{name}")),
             Kind::ROUTING_INSTANCE => FqName::parse(&format!("default-domain:shop:{name}:{name}")),
+            Kind::GLOBAL_VROUTER_CONFIG => {
+                FqName::parse("default-global-system-config:default-global-vrouter-config")
+            }
             _ => FqName::parse(&format!("default-domain:shop:{name}")),
         };
         let parent = match kind {
             Kind::ROUTING_INSTANCE => {
                 Some((Kind::VIRTUAL_NETWORK, id(Kind::VIRTUAL_NETWORK, name)))
             }
-            Kind::ROUTE_TARGET | Kind::VIRTUAL_MACHINE | Kind::INSTANCE_IP | Kind::PROJECT => None,
+            Kind::ROUTE_TARGET
+            | Kind::VIRTUAL_MACHINE
+            | Kind::INSTANCE_IP
+            | Kind::PROJECT
+            | Kind::GLOBAL_VROUTER_CONFIG => None,
             _ => Some((Kind::PROJECT, id(Kind::PROJECT, "shop"))),
         };
         Build(Object {
@@ -52,6 +62,11 @@ impl Build {
 
     pub(crate) fn refer_with(mut self, kind: Kind, name: &str, attr: Value) -> Build {
         self.0.references.push(Reference { kind, uuid: id(kind, name), attr, relaxed: false });
+        self
+    }
+
+    pub(crate) fn under(mut self, kind: Kind, name: &str) -> Build {
+        self.0.parent = Some((kind, id(kind, name)));
         self
     }
 
@@ -142,6 +157,17 @@ pub(crate) fn group(name: &str, number: u32, protocol: &str, from: &str) -> Chan
 
 /// A port with one address.
 pub(crate) fn port(name: &str, network: &str, address: &str, groups: &[&str]) -> Vec<Change> {
+    tagged(name, network, address, groups, &[])
+}
+
+/// A port with one address, and tags.
+pub(crate) fn tagged(
+    name: &str,
+    network: &str,
+    address: &str,
+    groups: &[&str],
+    tags: &[&str],
+) -> Vec<Change> {
     let mut build = Build::new(Kind::VIRTUAL_MACHINE_INTERFACE, name)
         .with(
             "virtual_machine_interface_mac_addresses",
@@ -150,6 +176,9 @@ pub(crate) fn port(name: &str, network: &str, address: &str, groups: &[&str]) ->
         .refer(Kind::VIRTUAL_NETWORK, network);
     for group in groups {
         build = build.refer(Kind::SECURITY_GROUP, group);
+    }
+    for tag in tags {
+        build = build.refer(Kind::TAG, tag);
     }
     let ip = Build::new(Kind::INSTANCE_IP, name)
         .with("instance_ip_address", json!(address))

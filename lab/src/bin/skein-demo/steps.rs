@@ -6,7 +6,6 @@ use skein_lab::{
     BridgeOverVxlan, Fabric, FabricError, FabricOptions, Iperf, Lab, LabError, LabOptions, Pod,
     TcpService, Transfer, Workload, wait_until,
 };
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// Ports of the demo's services: one that the policy allows, one that it does not.
@@ -26,19 +25,12 @@ struct Workloads {
     back: [Workload; 2],
 }
 
-fn programs() -> PathBuf {
-    std::env::current_exe()
-        .ok()
-        .and_then(|path| path.parent().map(std::path::Path::to_path_buf))
-        .unwrap_or_else(|| "target/release".into())
-}
-
 /// Builds the fabric, shows it, leaves it running. True when every step held.
 pub(crate) fn up(screen: &mut Screen) -> Result<bool, FabricError> {
     screen.head("1. A fabric: one controller, two nodes, an underlay between them");
     screen.begin("controller with the embedded store, two vRouter nodes joined over mutual TLS");
     let options = FabricOptions {
-        programs: programs(),
+        programs: crate::programs(),
         nodes: 2,
         lab: LabOptions { keep: true, ..LabOptions::default() },
     };

@@ -8,6 +8,7 @@ use skein_policy::{Attributes, Identity};
 use skein_proto::session as wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// More equal paths than this are cut off; the rest stays reachable through these.
 pub(crate) const ECMP_LIMIT: usize = 16;
@@ -21,6 +22,8 @@ pub(crate) const DEFAULT_ENCAPSULATIONS: [Encapsulation; 3] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LocalPath {
     pub(crate) ifindex: u32,
+    /// Number of the port's context in that VRF; 0: it is the port's own.
+    pub(crate) context: u32,
     pub(crate) attributes: Attributes,
 }
 
@@ -40,13 +43,73 @@ pub(crate) struct Context {
     pub(crate) vrfs: BTreeMap<String, u32>,
     /// Local workloads by VRF name and host prefix.
     pub(crate) local: BTreeMap<String, BTreeMap<IpNet, Vec<LocalPath>>>,
-    /// Local workloads by label, for routes that lead back here.
-    pub(crate) labels: BTreeMap<u32, u32>,
+    /// Local workloads by label, for routes that lead back here: host end and context.
+    pub(crate) labels: BTreeMap<u32, (u32, u32)>,
+    /// What a VRF has besides its routes.
+    pub(crate) reach: BTreeMap<String, Reach>,
+    /// Addresses of services, and of their members outside the fabric.
+    pub(crate) services: Arc<ServiceIndex>,
     /// CIDR conditions of all policies in use.
     pub(crate) conditions: BTreeSet<IpNet>,
 }
 
+/// What a VRF has besides its routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// VRFs whose services its workloads may use: name, number, network.
+    pub(crate) services: Vec<(String, u32, u32)>,
+    /// What no route matches leaves from the node's own address.
+    pub(crate) outside: bool,
+}
+
+/// Addresses by VRF, each with how many services have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServiceIndex {
+    pub(crate) addresses: BTreeMap<String, BTreeMap<IpNet, usize>>,
+    /// Members that are no workloads: reached from the node's own address.
+    pub(crate) outside: BTreeMap<String, BTreeMap<IpNet, usize>>,
+}
+
+fn has(table: &BTreeMap<String, BTreeMap<IpNet, usize>>, vrf: &str, prefix: &IpNet) -> bool {
+    table.get(vrf).is_some_and(|addresses| addresses.contains_key(prefix))
+}
+
 impl Context {
+    /// The default route's prefix, of the family in which the node has an address.
+    pub(crate) fn default_prefix(&self) -> Option<IpNet> {
+        match self.own_address? {
+            IpAddr::V4(_) => Some(IpNet::V4(ipnet::Ipv4Net::default())),
+            IpAddr::V6(_) => Some(IpNet::V6(ipnet::Ipv6Net::default())),
+        }
+    }
+
+    /// Prefixes that a VRF has for services and for the outside, whatever routes it has.
+    pub(crate) fn derived(&self, vrf: &str) -> Vec<IpNet> {
+        let reach = self.reach.get(vrf);
+        let services = reach.into_iter().flat_map(|reach| &reach.services);
+        let addresses = services.filter_map(|(name, _, _)| self.services.addresses.get(name));
+        let mut all: Vec<IpNet> = addresses.flat_map(|table| table.keys().copied()).collect();
+        all.extend(self.services.outside.get(vrf).into_iter().flat_map(|table| table.keys()));
+        let outside = reach.is_some_and(|reach| reach.outside);
+        all.extend(self.default_prefix().filter(|_| outside));
+        all
+    }
+
+    /// The route to a service's address.
+    fn service(&self, vrf: &str, prefix: &IpNet) -> Option<(Vec<NextHop>, Attributes)> {
+        let reach = self.reach.get(vrf)?;
+        let mut usable = reach.services.iter();
+        let (_, number, network) =
+            usable.find(|(name, _, _)| has(&self.services.addresses, name, prefix))?;
+        let attributes = Attributes { network: *network, ..Attributes::default() };
+        Some((vec![NextHop::Service { vrf: *number }], attributes))
+    }
+
+    /// Whether the node can send to an address of this family from its own.
+    fn leaves(&self, prefix: &IpNet) -> bool {
+        self.own_address.is_some_and(|own| own.is_ipv4() == prefix.addr().is_ipv4())
+    }
+
     /// Compiles one key of the merged table: a route's prefix or a condition's. `None` when nothing covers it.
     pub(crate) fn route(
         &self,
@@ -80,10 +143,14 @@ impl Context {
         vrf: &str,
         prefix: &IpNet,
     ) -> Option<(Vec<NextHop>, Attributes)> {
+        // A service's address is the services' alone.
+        if let Some(service) = self.service(vrf, prefix) {
+            return Some(service);
+        }
         let mut members = Vec::new();
         let mut attributes = None;
         for local in self.local.get(vrf).and_then(|table| table.get(prefix)).into_iter().flatten() {
-            members.push(NextHop::Local { ifindex: local.ifindex });
+            members.push(NextHop::Local { ifindex: local.ifindex, context: local.context });
             attributes.get_or_insert_with(|| local.attributes.clone());
         }
         let mut paths = merged.paths(vrf, prefix);
@@ -96,13 +163,27 @@ impl Context {
                 members.push(member);
             }
         }
+        let outside = || (vec![NextHop::Outside], Attributes::default());
+        // A service's member that is no workload: another machine answers it past the fabric, so it is asked
+        // past the fabric, too.
+        let here = members.iter().any(|member| matches!(member, NextHop::Local { .. }));
+        if !here && self.leaves(prefix) && has(&self.services.outside, vrf, prefix) {
+            return Some(outside());
+        }
+        if attributes.is_none()
+            && self.default_prefix() == Some(*prefix)
+            && self.reach.get(vrf).is_some_and(|reach| reach.outside)
+        {
+            return Some(outside());
+        }
         Some((members, attributes?))
     }
 
     fn member(&self, path: &PathSpec) -> Option<NextHop> {
         if Some(path.next_hop) == self.own_address {
             // Our own route, back from a controller: straight to the workload, or nowhere if it has gone.
-            return Some(NextHop::Local { ifindex: *self.labels.get(&path.label)? });
+            let (ifindex, context) = *self.labels.get(&path.label)?;
+            return Some(NextHop::Local { ifindex, context });
         }
         let usable = |wanted: &Encapsulation| {
             path.encapsulations.iter().filter_map(|e| encapsulation(*e)).any(|e| e == *wanted)

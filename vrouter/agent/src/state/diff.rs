@@ -1,12 +1,14 @@
 //! One step towards what is wanted, and the order that keeps every moment safe.
 
-use super::tables::{InterfaceEntry, NextHop, RouteEntry};
+use super::tables::{
+    ContextEntry, InterfaceEntry, NextHop, NodeEntry, RouteEntry, ServiceEntry, ServiceKey,
+};
 use ipnet::IpNet;
 use skein_policy::{Addition, Family};
 
 /// One change of the kernel's tables. [`Core::operations`](super::Core::operations) gives them in this
-/// order: next hops before the routes that use them, policy before the identities and interfaces it judges,
-/// removals from the outside in after everything new is in force.
+/// order: next hops before the routes that use them, policy before the identities and interfaces it judges, contexts
+/// before what names them, members' routes before a service and the service before the routes to it, removals from the outside in after everything new is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Write a next hop.
@@ -27,12 +29,22 @@ pub enum Operation {
         /// More entries.
         entries: Addition,
     },
+    /// Write a context and its label.
+    PutContext(u32, ContextEntry),
+    /// Say what the node lends of itself.
+    SetNode(NodeEntry),
+    /// Write a service.
+    PutService(ServiceKey, ServiceEntry),
     /// Write a route.
     PutRoute(u32, IpNet, RouteEntry),
     /// Write an interface and its label: from now on it forwards.
     PutInterface(u32, InterfaceEntry),
     /// Forget an interface and its label: from now on it drops.
     RemoveInterface(u32, InterfaceEntry),
+    /// Remove a service; the routes to its address went before.
+    RemoveService(ServiceKey),
+    /// Remove a context and its label.
+    RemoveContext(u32, ContextEntry),
     /// Remove a route.
     RemoveRoute(u32, IpNet),
     /// Unload a policy nothing refers to any more.

@@ -24,6 +24,9 @@ mod view;
 pub use self::core::{Core, LocalPort, PortProblem};
 pub use diff::Operation;
 pub use numbers::Numbers;
-pub use spec::{InterfaceSpec, PathSpec};
-pub use tables::{Encapsulation, InterfaceEntry, NextHop, PolicyState, RouteEntry, Tables};
+pub use spec::{ContextSpec, InterfaceSpec, MemberSpec, PathSpec, ServiceSpec};
+pub use tables::{
+    ContextEntry, Encapsulation, FloatingDirection, FloatingEntry, InterfaceEntry, NextHop,
+    NodeEntry, PolicyState, RouteEntry, ServiceEntry, ServiceKey, Tables,
+};
 pub use trace::{Question, Step, Trace};

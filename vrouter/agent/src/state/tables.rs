@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use uuid::Uuid;
 
@@ -14,7 +14,16 @@ pub enum NextHop {
     Local {
         /// Host end of its interface.
         ifindex: u32,
+        /// Its context by which the packets go; 0: its own VRF.
+        context: u32,
     },
+    /// The address is that of services: the node picks a member and routes to it in their VRF.
+    Service {
+        /// Number of the VRF.
+        vrf: u32,
+    },
+    /// Out of the fabric, from the node's own address.
+    Outside,
     /// A workload of another node.
     Tunnel {
         /// That node's tunnel address.
@@ -90,6 +99,77 @@ pub struct InterfaceEntry {
     pub max_flows: u32,
     /// Largest IP packet it takes, in bytes; 0: no limit.
     pub mtu: u32,
+    /// It is the node's own stack.
+    pub host: bool,
+    /// Contexts whose floating addresses it may open connections from.
+    pub floating: Vec<u32>,
+}
+
+/// A further VRF of a port; its number is also the label that leads there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ContextEntry {
+    /// Host end of the port's interface.
+    pub ifindex: u32,
+    /// Number of the VRF.
+    pub vrf: u32,
+    /// What decides about the port's connections there.
+    pub policy: PolicyState,
+    /// `None`: the port is reached by its own addresses.
+    pub floating: Option<FloatingEntry>,
+}
+
+/// An address that stands for one of a port's own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct FloatingEntry {
+    /// Where others see the port.
+    pub address: IpAddr,
+    /// The port's own address.
+    pub fixed: IpAddr,
+    /// Who opens the connections.
+    pub direction: FloatingDirection,
+    /// Protocol, floating port, own port; empty: all.
+    pub ports: BTreeSet<(u8, u16, u16)>,
+}
+
+/// Who opens connections by a floating address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FloatingDirection {
+    /// Either end.
+    Both,
+    /// The remote end.
+    Ingress,
+    /// The workload.
+    Egress,
+}
+
+/// Where a service is reached: VRF number (0: by clients outside the fabric), address, protocol, port.
+pub type ServiceKey = (u32, IpAddr, u8, u16);
+
+/// A service as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServiceEntry {
+    /// Number of the VRF in which members are routed.
+    pub member_vrf: u32,
+    /// Address, port, and whether it is on its way out. Not all are, as far as the kernel knows.
+    pub members: BTreeSet<(IpAddr, u16, bool)>,
+    /// How long a client stays with its member; 0: no affinity.
+    pub affinity_seconds: u32,
+    /// Members see the client's address.
+    pub keep_source: bool,
+    /// Clients must be in one of these; empty: anyone.
+    pub sources: BTreeSet<IpNet>,
+}
+
+/// What the node lends of itself: its addresses, to packets that leave the fabric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeEntry {
+    /// Its address.
+    pub address: IpAddr,
+    /// Host end of its own stack's interface.
+    pub host: Option<u32>,
+    /// Number of a [`NextHop::Outside`].
+    pub next_hop: u32,
 }
 
 /// All of it.
@@ -101,4 +181,10 @@ pub struct Tables {
     pub next_hops: BTreeMap<u32, NextHop>,
     /// By VRF number and prefix.
     pub routes: BTreeMap<(u32, IpNet), RouteEntry>,
+    /// By number.
+    pub contexts: BTreeMap<u32, ContextEntry>,
+    /// Where they are reached.
+    pub services: BTreeMap<ServiceKey, ServiceEntry>,
+    /// `None`: nothing leaves the fabric here.
+    pub node: Option<NodeEntry>,
 }

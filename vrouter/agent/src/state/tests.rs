@@ -28,11 +28,50 @@ fn uuid(port: u8) -> Uuid {
     Uuid::from_u128(u128::from(port) + 1)
 }
 
-fn vrf(number: u8) -> wire::Vrf {
+/// The same number means the same VRF but for the low bits of `uses`: whose services, and the way outside.
+fn vrf(number: u8, uses: u8) -> wire::Vrf {
+    let usable = (0..3).filter(|other| uses & (1 << other) != 0);
     wire::Vrf {
         name: format!("vrf{number}"),
         network_id: u32::from(number),
+        service_vrfs: usable.map(|other| format!("vrf{other}")).collect(),
+        fabric_snat: uses & 8 != 0,
         ..wire::Vrf::default()
+    }
+}
+
+fn service(number: u8, vrf: u8, member: u8, kind: u8) -> wire::Service {
+    wire::Service {
+        id: format!("service{number}"),
+        vrf: format!("vrf{vrf}"),
+        // Now and then two of them want one place.
+        address: format!("10.0.0.{}", 5 + number % 2),
+        protocol: 6,
+        port: 80,
+        members: (0..=member % 3)
+            .map(|nth| wire::Member {
+                address: format!("10.0.0.{}", member + nth),
+                port: 8080,
+                interface: if kind & 1 == 0 { uuid(member).to_string() } else { String::new() },
+                node: if nth == 0 { "here".into() } else { "there".into() },
+                draining: kind & 2 != 0,
+            })
+            .collect(),
+        internal_local: kind & 4 != 0,
+        node_port: if kind & 8 != 0 { 30_080 } else { 0 },
+        external: kind & 16 != 0,
+        ..wire::Service::default()
+    }
+}
+
+fn context(vrf: u8, policy: u8, floating: u8) -> wire::Context {
+    wire::Context {
+        vrf: format!("vrf{vrf}"),
+        policy: format!("policy{policy}"),
+        network_id: u32::from(vrf),
+        floating_address: if floating < 3 { String::new() } else { format!("10.0.0.{floating}") },
+        fixed_address: if floating < 3 { String::new() } else { "10.0.0.1".into() },
+        ..wire::Context::default()
     }
 }
 
@@ -57,10 +96,10 @@ fn policy(number: u8, version: u8) -> wire::PolicySet {
         ingress: vec![rule],
         default_pass: false,
     };
-    wire::PolicySet { id: format!("policy{number}"), layers: vec![layer] }
+    wire::PolicySet { id: format!("policy{number}"), layers: vec![layer], staged: vec![] }
 }
 
-fn interface(port: u8, vrf: u8, policy: u8) -> wire::Interface {
+fn interface(port: u8, vrf: u8, policy: u8, contexts: u8) -> wire::Interface {
     wire::Interface {
         uuid: uuid(port).to_string(),
         name: format!("port{port}"),
@@ -72,6 +111,11 @@ fn interface(port: u8, vrf: u8, policy: u8) -> wire::Interface {
         }],
         policy: if policy == 3 { String::new() } else { format!("policy{policy}") },
         network_id: u32::from(vrf),
+        contexts: (0..contexts % 4)
+            .filter(|other| *other != vrf)
+            .map(|other| context(other, policy % 3, contexts))
+            .collect(),
+        host: port == 5,
         ..wire::Interface::default()
     }
 }
@@ -94,23 +138,34 @@ fn route(vrf: u8, host: u8, length: u8, next_hop: u8, label: u8) -> wire::Route 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let controller = 0..2usize;
     let intent = (
-        prop::collection::vec(0..3u8, 0..3),
+        prop::collection::vec((0..3u8, 0..16u8), 0..3),
         prop::collection::vec((0..3u8, 0..4u8), 0..3),
-        prop::collection::vec((1..6u8, 0..3u8, 0..4u8), 0..4),
-        prop::collection::vec((0..3u8, 0..3u8, 1..6u8), 0..2),
+        prop::collection::vec((1..6u8, 0..3u8, 0..4u8, 0..8u8), 0..4),
+        prop::collection::vec((0..3u8, 0..3u8, 1..6u8, 0..4u8), 0..2),
+        prop::collection::vec((0..4u8, 0..3u8, 1..6u8, 0..32u8), 0..3),
         any::<bool>(),
         0..50u64,
     )
-        .prop_map(|(vrfs, policies, interfaces, removed, end, revision)| wire::Intent {
-            revision,
-            vrfs: vrfs.into_iter().map(vrf).collect(),
-            policies: policies.into_iter().map(|(n, v)| policy(n, v)).collect(),
-            interfaces: interfaces.into_iter().map(|(n, v, p)| interface(n, v, p)).collect(),
-            vrfs_removed: removed.iter().map(|(v, _, _)| format!("vrf{v}")).collect(),
-            policies_removed: removed.iter().map(|(_, p, _)| format!("policy{p}")).collect(),
-            interfaces_removed: removed.iter().map(|(_, _, i)| uuid(*i).to_string()).collect(),
-            end_of_snapshot: end,
-            ..wire::Intent::default()
+        .prop_map(|(vrfs, policies, interfaces, removed, services, end, revision)| {
+            wire::Intent {
+                revision,
+                vrfs: vrfs.into_iter().map(|(number, uses)| vrf(number, uses)).collect(),
+                policies: policies.into_iter().map(|(n, v)| policy(n, v)).collect(),
+                interfaces: interfaces
+                    .into_iter()
+                    .map(|(n, v, p, c)| interface(n, v, p, c))
+                    .collect(),
+                services: services.into_iter().map(|(n, v, m, k)| service(n, v, m, k)).collect(),
+                vrfs_removed: removed.iter().map(|(v, ..)| format!("vrf{v}")).collect(),
+                policies_removed: removed.iter().map(|(_, p, ..)| format!("policy{p}")).collect(),
+                interfaces_removed: removed
+                    .iter()
+                    .map(|(_, _, i, _)| uuid(*i).to_string())
+                    .collect(),
+                services_removed: removed.iter().map(|(.., s)| format!("service{s}")).collect(),
+                end_of_snapshot: end,
+                ..wire::Intent::default()
+            }
         });
     let length = prop_oneof![Just(32u8), Just(32), Just(30), Just(24)];
     let reach = prop::collection::vec((0..3u8, 0..8u8, length, 1..4u8, 0..5u8), 0..5);
@@ -153,20 +208,50 @@ impl Kernel {
                 if let NextHop::Ecmp { members } = &next_hop {
                     assert!(members.iter().all(|m| self.tables.next_hops.contains_key(m)));
                 }
+                if let NextHop::Local { context, .. } = &next_hop {
+                    assert!(*context == 0 || self.tables.contexts.contains_key(context));
+                }
                 self.tables.next_hops.insert(number, next_hop);
             }
             Operation::LoadPolicy { number, .. } => {
                 assert!(self.policies.insert(number), "a policy in use is loaded over");
             }
             Operation::ExtendPolicy { number, .. } => assert!(self.policies.contains(&number)),
+            Operation::PutContext(id, context) => {
+                self.assert_loaded(context.policy);
+                self.tables.contexts.insert(id, context);
+            }
+            Operation::SetNode(node) => {
+                let hop = self.tables.next_hops.get(&node.next_hop);
+                assert_eq!(hop, Some(&NextHop::Outside));
+                self.tables.node = Some(node);
+            }
+            Operation::PutService(key, service) => {
+                assert!(service.members.is_empty() || service.members.iter().any(|m| !m.2));
+                self.tables.services.insert(key, service);
+            }
+            Operation::RemoveService(key) => {
+                self.tables.services.remove(&key);
+            }
+            Operation::RemoveContext(id, _) => {
+                let named = |entry: &super::InterfaceEntry| entry.floating.contains(&id);
+                let owner = self.tables.contexts[&id].ifindex;
+                let others = self.tables.interfaces.iter().filter(|(index, _)| **index != owner);
+                assert!(!others.map(|(_, entry)| entry).any(named), "a context in use is removed");
+                self.tables.contexts.remove(&id);
+            }
             Operation::PutRoute(vrf, prefix, entry) => {
                 assert!(self.tables.next_hops.contains_key(&entry.next_hop), "route to nowhere");
+                if let NextHop::Service { vrf } = self.tables.next_hops[&entry.next_hop] {
+                    let key = (vrf, prefix.addr());
+                    let mut services = self.tables.services.keys();
+                    assert!(services.any(|(v, a, ..)| (*v, *a) == key), "a service without one");
+                }
                 self.tables.routes.insert((vrf, prefix), entry);
             }
             Operation::PutInterface(ifindex, entry) => {
-                if let PolicyState::Loaded { v4, v6 } = entry.policy {
-                    assert!(self.policies.contains(&v4) && self.policies.contains(&v6));
-                }
+                self.assert_loaded(entry.policy);
+                assert!(entry.floating.iter().all(|id| self.tables.contexts.contains_key(id)));
                 self.tables.interfaces.insert(ifindex, entry);
             }
             Operation::RemoveInterface(ifindex, _) => {
@@ -186,17 +271,25 @@ impl Kernel {
         }
     }
 
+    fn assert_loaded(&self, policy: PolicyState) {
+        if let PolicyState::Loaded { v4, v6 } = policy {
+            assert!(self.policies.contains(&v4) && self.policies.contains(&v6));
+        }
+    }
+
     fn policies_in_use(&self) -> BTreeSet<u32> {
-        let loaded = |entry: &super::InterfaceEntry| match entry.policy {
+        let loaded = |policy: PolicyState| match policy {
             PolicyState::Loaded { v4, v6 } => vec![v4, v6],
             _ => vec![],
         };
-        self.tables.interfaces.values().flat_map(loaded).collect()
+        let interfaces = self.tables.interfaces.values().map(|entry| entry.policy);
+        let contexts = self.tables.contexts.values().map(|entry| entry.policy);
+        interfaces.chain(contexts).flat_map(loaded).collect()
     }
 }
 
 fn core() -> Core {
-    Core::new(2, Some(OWN.parse().unwrap()), Numbers::default(), 1000)
+    Core::new(2, Some(OWN.parse().unwrap()), Numbers::default(), 1000).named("here")
 }
 
 fn feed(core: &mut Core, event: &Event) {
@@ -217,6 +310,8 @@ fn feed(core: &mut Core, event: &Event) {
 type Resolved = (
     BTreeMap<(String, String), (Vec<NextHop>, skein_policy::Identity)>,
     BTreeMap<u32, (Uuid, String, bool)>,
+    BTreeMap<u32, (String, Option<super::FloatingEntry>, bool)>,
+    BTreeMap<super::ServiceKey, super::ServiceEntry>,
 );
 
 fn resolve(core: &Core, tables: &Tables) -> Resolved {
@@ -233,7 +328,11 @@ fn resolve(core: &Core, tables: &Tables) -> Resolved {
         let loaded = matches!(entry.policy, PolicyState::Loaded { .. });
         (*ifindex, (entry.uuid, names[&entry.vrf].to_owned(), loaded))
     });
-    (routes.collect(), interfaces.collect())
+    let contexts = tables.contexts.iter().map(|(id, entry)| {
+        let loaded = matches!(entry.policy, PolicyState::Loaded { .. });
+        (*id, (names[&entry.vrf].to_owned(), entry.floating.clone(), loaded))
+    });
+    (routes.collect(), interfaces.collect(), contexts.collect(), tables.services.clone())
 }
 
 proptest! {
@@ -263,7 +362,7 @@ proptest! {
         // The same events with a single compile at the end. Labels depend on history, and routes that
         // lead back here on labels: the full compile starts with the numbers of the incremental one.
         let numbers = incremental.numbers().clone();
-        let mut full = Core::new(2, Some(OWN.parse().unwrap()), numbers, 1000);
+        let mut full = Core::new(2, Some(OWN.parse().unwrap()), numbers, 1000).named("here");
         events.iter().for_each(|event| feed(&mut full, event));
         full.operations();
         prop_assert_eq!(
@@ -295,7 +394,8 @@ proptest! {
             settled.applied(&operation);
         }
 
-        let mut after = Core::new(2, Some(OWN.parse().unwrap()), settled.numbers().clone(), 1000);
+        let mut after = Core::new(2, Some(OWN.parse().unwrap()), settled.numbers().clone(), 1000)
+            .named("here");
         after.adopt(kernel.tables.clone(), kernel.policies.clone());
         after.load(intent, &routes);
         bound.iter().for_each(|port| feed(&mut after, &Event::Bind(*port)));
@@ -305,6 +405,7 @@ proptest! {
                 Operation::LoadPolicy { .. }
                     | Operation::ExtendPolicy { .. }
                     | Operation::PutInterface(..)
+                    | Operation::PutContext(..)
                     | Operation::RemovePolicy(_)
             );
             prop_assert!(policy_only, "a restart touched forwarding: {operation:?}");

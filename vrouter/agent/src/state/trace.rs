@@ -73,13 +73,15 @@ impl Core {
             return Some(());
         }
         let own = self.lookup(entry.vrf, question.source);
-        let is_local = |route: &RouteEntry| match self.in_force().next_hops.get(&route.next_hop) {
-            Some(NextHop::Local { ifindex }) => *ifindex == question.ifindex,
+        let is_local = |route: &RouteEntry| {
+            match self.in_force().next_hops.get(&route.next_hop) {
+            Some(NextHop::Local { ifindex, .. }) => *ifindex == question.ifindex,
             Some(NextHop::Ecmp { members }) => members.iter().any(|member| {
                 let member = self.in_force().next_hops.get(member);
-                matches!(member, Some(NextHop::Local { ifindex }) if *ifindex == question.ifindex)
+                matches!(member, Some(NextHop::Local { ifindex, .. }) if *ifindex == question.ifindex)
             }),
             _ => false,
+        }
         };
         let checked = entry.policy != PolicyState::Disabled;
         match &own {
@@ -98,7 +100,11 @@ impl Core {
         };
         let remote = self.attributes(&route);
         trace.step("route", format!("{prefix}, network {}", remote.network));
-        self.judge("egress policy", Direction::Egress, entry, &remote, question, trace)?;
+        // What goes to a service is judged as what it becomes there.
+        let hop = self.in_force().next_hops.get(&route.next_hop);
+        if !matches!(hop, Some(NextHop::Service { .. })) {
+            self.judge("egress policy", Direction::Egress, entry, &remote, question, trace)?;
+        }
         self.deliver(&route, question, &own, trace)
     }
 
@@ -123,7 +129,32 @@ impl Core {
                 trace.step("next hop", format!("one of {} by hash", members.len()));
                 Some(())
             }
-            Some(NextHop::Local { ifindex }) => {
+            Some(NextHop::Outside) => {
+                trace.step("next hop", "out of the fabric, from the node's own address");
+                Some(())
+            }
+            Some(NextHop::Service { vrf }) => {
+                let key =
+                    (*vrf, question.destination, question.protocol, question.destination_port);
+                let Some(service) = self.in_force().services.get(&key) else {
+                    trace.step("next hop", "no service has this port: refused");
+                    return None;
+                };
+                let members: Vec<String> = service
+                    .members
+                    .iter()
+                    .map(|(address, port, _)| format!("{address} {port}"))
+                    .collect();
+                if members.is_empty() {
+                    trace.step("next hop", "the service has no member: refused");
+                    return None;
+                }
+                // Policy judges what it becomes; which member that is, the connection's hash says.
+                trace
+                    .step("next hop", format!("a service's member, one of {}", members.join(", ")));
+                Some(())
+            }
+            Some(NextHop::Local { ifindex, .. }) => {
                 trace.step("next hop", format!("interface {ifindex} of this node"));
                 let Some(entry) = self.in_force().interfaces.get(ifindex) else {
                     trace.step("next hop", "it has no entry: dropped");

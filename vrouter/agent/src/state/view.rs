@@ -20,6 +20,8 @@ pub(crate) struct Touched {
     pub(crate) routes: BTreeMap<String, BTreeSet<IpNet>>,
     /// VRFs, policies, interfaces or global settings: few, and compiled whole.
     pub(crate) intent: bool,
+    /// Services by id.
+    pub(crate) services: BTreeSet<String>,
     /// What could not be read: subject and reason.
     pub(crate) problems: Vec<(String, String)>,
 }
@@ -42,6 +44,7 @@ pub(crate) struct View {
     vrfs: BTreeMap<String, Held<wire::Vrf>>,
     policies: BTreeMap<String, Held<wire::PolicySet>>,
     interfaces: BTreeMap<String, Held<wire::Interface>>,
+    services: BTreeMap<String, Held<wire::Service>>,
     routes: BTreeMap<String, BTreeMap<IpNet, Held<Vec<PathSpec>>>>,
     stream: u64,
     snapshot_done: bool,
@@ -86,6 +89,14 @@ impl View {
         self.interfaces.values().map(|held| &held.value)
     }
 
+    pub(crate) fn services(&self) -> impl Iterator<Item = &wire::Service> {
+        self.services.values().map(|held| &held.value)
+    }
+
+    pub(crate) fn service(&self, id: &str) -> Option<&wire::Service> {
+        self.services.get(id).map(|held| &held.value)
+    }
+
     pub(crate) fn paths(&self, vrf: &str, prefix: &IpNet) -> &[PathSpec] {
         let held = self.routes.get(vrf).and_then(|table| table.get(prefix));
         held.map(|held| held.value.as_slice()).unwrap_or_default()
@@ -99,7 +110,20 @@ impl View {
     pub(crate) fn intent(&mut self, intent: wire::Intent, touched: &mut Touched) {
         let stream = self.stream;
         self.revision = self.revision.max(intent.revision);
-        touched.intent = true;
+        // A change of services alone concerns nothing else.
+        touched.intent |= intent.end_of_snapshot
+            || intent.global.is_some()
+            || !(intent.vrfs.is_empty() && intent.vrfs_removed.is_empty())
+            || !(intent.policies.is_empty() && intent.policies_removed.is_empty())
+            || !(intent.interfaces.is_empty() && intent.interfaces_removed.is_empty());
+        for service in intent.services {
+            touched.services.insert(service.id.clone());
+            self.services.insert(service.id.clone(), Held { value: service, stream });
+        }
+        for id in intent.services_removed {
+            self.services.remove(&id);
+            touched.services.insert(id);
+        }
         if let Some(global) = intent.global {
             self.global = Some(global);
         }
@@ -128,6 +152,8 @@ impl View {
             self.interfaces.retain(|_, held| held.stream == stream);
             self.policies.retain(|_, held| held.stream == stream);
             self.vrfs.retain(|_, held| held.stream == stream);
+            let gone = self.services.extract_if(.., |_, held| held.stream != stream);
+            touched.services.extend(gone.map(|(id, _)| id));
             let known: Vec<String> =
                 self.routes.keys().filter(|vrf| !self.vrfs.contains_key(*vrf)).cloned().collect();
             known.iter().for_each(|vrf| self.drop_table(vrf, touched));
@@ -182,6 +208,7 @@ impl View {
     /// Forgets everything.
     pub(crate) fn clear(&mut self, touched: &mut Touched) {
         touched.intent = true;
+        touched.services.extend(self.services.keys().cloned());
         let names: Vec<String> = self.routes.keys().cloned().collect();
         names.iter().for_each(|vrf| self.drop_table(vrf, touched));
         *self = Self { stream: self.stream, ..Self::default() };
@@ -195,6 +222,7 @@ impl View {
             vrfs: self.vrfs().cloned().collect(),
             policies: self.policies().cloned().collect(),
             interfaces: self.interfaces().cloned().collect(),
+            services: self.services().cloned().collect(),
             end_of_snapshot: true,
             ..wire::Intent::default()
         };

@@ -347,6 +347,7 @@ fn port_record(workload: &Workload) -> PortRecord {
         ],
         ifindex: None,
         mtu: 0,
+        pod: None,
     }
 }
 
@@ -367,6 +368,7 @@ fn policy_set(network: u8, policy: Policy) -> wire::PolicySet {
     };
     wire::PolicySet {
         id: format!("policy{network}"),
+        staged: vec![],
         layers: vec![wire::PolicyLayer {
             name: "network-policy".into(),
             egress: vec![rule.clone()],

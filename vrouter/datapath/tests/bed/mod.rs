@@ -6,7 +6,7 @@ pub mod lab;
 pub mod whole;
 
 use skein_datapath::*;
-use skein_policy::{Addition, Direction, Layer, Peer, Policy, Rule};
+use skein_policy::{Addition, Direction, Layer, Policy, Rule, RuleAction};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Command;
@@ -371,19 +371,17 @@ pub fn flatten(policy: &Policy) -> Addition {
 /// One layer of security groups that drops by default.
 pub fn only(egress: Vec<Rule>, ingress: Vec<Rule>) -> Policy {
     let name = "security-group".into();
-    Policy { layers: vec![Layer { name, egress, ingress, default_pass: false }] }
+    let layer = Layer { name, egress, ingress, default_pass: false };
+    Policy { layers: vec![layer], ..Policy::default() }
 }
 
 pub fn pass(protocol: u8, port: u16) -> Rule {
     Rule {
         id: uuid::Uuid::from_u128(u128::from(port) + 1),
-        pass: true,
-        remotes: Vec::<Peer>::new(),
-        local_prefixes: vec![],
-        family: None,
+        action: RuleAction::Pass,
         protocol: Some(protocol),
-        source_ports: vec![],
         destination_ports: vec![port..=port],
+        ..Rule::default()
     }
 }
 

@@ -104,7 +104,14 @@ fn via(value: Option<&Value>) -> String {
             members.iter().map(|m| via(Some(m))).collect::<Vec<_>>().join(" | ")
         }
         Some(one) if one.get("type") == Some(&Value::from("local")) => {
-            format!("local, interface {}", text(one, "ifindex"))
+            let context = one.get("context").map(|number| format!(", context {number}"));
+            format!("local, interface {}{}", text(one, "ifindex"), context.unwrap_or_default())
+        }
+        Some(one) if one.get("type") == Some(&Value::from("service")) => {
+            format!("a member of the service, VRF {}", text(one, "vrf"))
+        }
+        Some(one) if one.get("type") == Some(&Value::from("outside")) => {
+            "outside, from the node's address".to_owned()
         }
         Some(one) if one.get("type") == Some(&Value::from("tunnel")) => format!(
             "{} to {}, label {}",
@@ -114,6 +121,59 @@ fn via(value: Option<&Value>) -> String {
         ),
         other => plain(other),
     }
+}
+
+/// Services. A member that this node may not choose now is in brackets.
+pub(crate) fn services(list: &[Value], wide: bool) -> Table {
+    let mut head = vec!["SERVICE", "ADDRESS", "PROTOCOL", "NODE-PORT", "MEMBERS"];
+    if wide {
+        head.extend(["AFFINITY", "INSIDE", "OUTSIDE", "SOURCES", "VRF", "STATE"]);
+    }
+    let mut table = Table::new(&head);
+    for item in list {
+        let members = item.get("members").and_then(Value::as_array).into_iter().flatten();
+        let members: Vec<String> = members
+            .map(|member| {
+                let text = socket(member);
+                let usable = member.get("usable") == Some(&Value::Bool(true));
+                if usable { text } else { format!("({text})") }
+            })
+            .collect();
+        let mut row: Vec<Cell> = vec![
+            text(item, "name").into(),
+            socket(item).into(),
+            protocol(item).into(),
+            text(item, "node_port").into(),
+            if members.is_empty() {
+                Cell::toned("none: refused", Tone::Warn)
+            } else {
+                members.join(" ").into()
+            },
+        ];
+        if wide {
+            let scope = |field: &str| {
+                let local = item.get(field) == Some(&Value::Bool(true));
+                if local { "local" } else { "cluster" }
+            };
+            row.push(format!("{}s", text(item, "affinity_seconds")).into());
+            row.push(scope("internal_local").into());
+            row.push(scope("external_local").into());
+            row.push(text(item, "source_prefixes").into());
+            row.push(text(item, "vrf").into());
+            row.push(match item.get("in_force").and_then(Value::as_bool) {
+                Some(true) => Cell::toned("in force", Tone::Good),
+                _ => Cell::toned("not in the kernel", Tone::Bad),
+            });
+        }
+        table.row(row);
+    }
+    table
+}
+
+/// Address and port.
+fn socket(item: &Value) -> String {
+    let (address, port) = (text(item, "address"), text(item, "port"));
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
 /// Live connections.
@@ -296,6 +356,22 @@ mod tests {
                 "v    10.1.1.5/32  local, interface 9 | vxlan to 192.168.0.12, label 17",
             ]
         );
+    }
+
+    #[test]
+    fn services_show_who_can_be_chosen() {
+        let list = [
+            json!({"name": "shop/web:http", "address": "10.96.0.10", "port": 80, "protocol": 6,
+                   "node_port": 30080, "members": [
+                {"address": "10.1.1.3", "port": 8080, "usable": true},
+                {"address": "10.1.1.4", "port": 8080, "usable": false}]}),
+            json!({"name": "shop/db:5432", "address": "fd00::a", "port": 5432, "protocol": 6,
+                   "node_port": null, "members": []}),
+        ];
+        let lines = lines(&services(&list, false));
+        assert!(lines[1].contains("10.96.0.10:80"), "{}", lines[1]);
+        assert!(lines[1].ends_with("10.1.1.3:8080 (10.1.1.4:8080)"), "{}", lines[1]);
+        assert!(lines[2].contains("[fd00::a]:5432") && lines[2].contains("none: refused"));
     }
 
     #[test]

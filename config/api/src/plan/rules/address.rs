@@ -10,7 +10,7 @@ use super::{string, subnets};
 use crate::{
     alloc::{Grant, Refusal},
     error::{ApiError, ApiResult},
-    plan::{Draft, names::is_flat},
+    plan::{Draft, Space, names::is_flat},
 };
 
 /// A subnet that may serve a request.
@@ -376,6 +376,36 @@ fn release_in(draft: &mut Draft<'_>, spaces: &[Uuid], address: IpAddr, owner: Uu
             return;
         }
     }
+    // A relaxed reference may have led there once, or a vRouter's link: what the owner holds goes with the owner.
+    let holds = |space: &Space| {
+        space.subnets.iter().any(|subnet| {
+            subnet.pool.contains(address) && subnet.pool.owner(address) == Some(owner)
+        })
+    };
+    let found = draft.head.spaces.iter().find(|(_, space)| holds(space)).map(|(uuid, _)| *uuid);
+    if let Some(space) = found {
+        draft.release_address(space, address, owner);
+    }
+}
+
+/// The instance, floating or alias address of a network that stands in a flat IPAM.
+pub(super) fn user_of_flat(draft: &Draft<'_>, network: Uuid, ipam: Uuid) -> Option<Arc<Object>> {
+    let instances = draft.back_references(network).into_iter();
+    let instances = instances.filter(|from| from.kind == Kind::INSTANCE_IP);
+    let pools = draft.children(network).into_iter();
+    let pools = pools.filter(|c| matches!(c.kind, Kind::FLOATING_IP_POOL | Kind::ALIAS_IP_POOL));
+    instances.chain(pools.flat_map(|pool| draft.children(pool.uuid))).find(|ip| {
+        let field = match ip.kind {
+            Kind::INSTANCE_IP => "instance_ip_address",
+            kind => pool_fields(kind).0,
+        };
+        let address = string(ip, field).and_then(|a| a.parse().ok());
+        address.is_some_and(|address| {
+            draft.space(ipam).iter().any(|subnet| {
+                subnet.pool.contains(address) && subnet.pool.owner(address) == Some(ip.uuid)
+            })
+        })
+    })
 }
 
 /// Field names of the two types that live in pools of a network.

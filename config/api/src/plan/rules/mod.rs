@@ -4,6 +4,7 @@
 
 pub(super) mod address;
 mod bootstrap;
+mod firewall;
 mod network;
 mod policy;
 mod port;
@@ -22,6 +23,15 @@ pub use bootstrap::bootstrap;
 
 use super::{Draft, Intake, names};
 use crate::error::{ApiError, ApiResult};
+
+/// Types whose rules are in [`firewall`].
+const FIREWALL: [Kind; 5] = [
+    Kind::FIREWALL_RULE,
+    Kind::FIREWALL_POLICY,
+    Kind::APPLICATION_POLICY_SET,
+    Kind::ADDRESS_GROUP,
+    Kind::SERVICE_GROUP,
+];
 
 /// Names the server makes up itself.
 pub(super) fn before_create(draft: &mut Draft<'_>, intake: &mut Intake) -> ApiResult<()> {
@@ -48,6 +58,7 @@ pub(super) fn on_create(draft: &mut Draft<'_>, object: &mut Object) -> ApiResult
         Kind::TAG_TYPE => tag::type_on_create(draft, object),
         Kind::GLOBAL_SYSTEM_CONFIG => system::check(draft, object),
         Kind::VIRTUAL_ROUTER => subnets::virtual_router(draft, object),
+        kind if FIREWALL.contains(&kind) => firewall::on_create(draft, object),
         _ => Ok(()),
     }?;
     tag::check_references(draft, object)
@@ -77,6 +88,7 @@ pub(super) fn on_update(draft: &mut Draft<'_>, old: &Object, new: &mut Object) -
         Kind::TAG => tag::on_update(old, new),
         Kind::GLOBAL_SYSTEM_CONFIG => system::on_update(draft, old, new),
         Kind::VIRTUAL_ROUTER => subnets::virtual_router(draft, new),
+        kind if FIREWALL.contains(&kind) => firewall::on_update(draft, old, new),
         _ => Ok(()),
     }?;
     if new.references != old.references { tag::check_references(draft, new) } else { Ok(()) }
@@ -100,6 +112,7 @@ pub(super) fn before_delete(draft: &mut Draft<'_>, object: &Object) -> ApiResult
         Kind::VIRTUAL_NETWORK => network::before_delete(draft, object),
         Kind::ROUTING_INSTANCE => network::routing_instance_before_delete(draft, object),
         Kind::VIRTUAL_MACHINE_INTERFACE => port::before_delete(draft, object),
+        Kind::APPLICATION_POLICY_SET => firewall::set_before_delete(draft, object),
         _ => Ok(()),
     }
 }

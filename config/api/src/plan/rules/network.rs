@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use skein_model::{FqName, Kind, Object, Reference};
 use uuid::Uuid;
 
-use super::{integer, subnets};
+use super::{address, integer, subnets};
 use crate::{
     error::{ApiError, ApiResult},
     plan::{Draft, draft::plain_reference, perms},
@@ -93,7 +93,24 @@ pub(super) fn on_update(
     if links(old) != links(network) || mode(old) != mode(network) {
         subnets::fill_links(draft, network, Some(old))?;
         if links(old) != links(network) {
+            keep_used_flat(draft, old, network)?;
             subnets::replace_space(draft, network)?;
+        }
+    }
+    Ok(())
+}
+
+/// A flat IPAM stays linked while the network has addresses from it: their way back is the link.
+fn keep_used_flat(draft: &Draft<'_>, old: &Object, network: &Object) -> ApiResult<()> {
+    for link in old.references_to(Kind::NETWORK_IPAM) {
+        if network.references_to(Kind::NETWORK_IPAM).any(|kept| kept.uuid == link.uuid) {
+            continue;
+        }
+        if let Some(user) = address::user_of_flat(draft, old.uuid, link.uuid) {
+            return Err(ApiError::conflict(format!(
+                "network_ipam_refs: the flat IPAM {} is in use by {} {}",
+                link.uuid, user.kind, user.fq_name
+            )));
         }
     }
     Ok(())

@@ -22,7 +22,7 @@ fn list<'a>(rule: &'a Value, name: &str) -> &'a [Value] {
     rule.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
     value.get(name).and_then(Value::as_str).filter(|s| !s.is_empty())
 }
 
@@ -35,6 +35,11 @@ fn common(field: &str, rules: &mut [Value]) -> ApiResult<()> {
         };
         if map.get("rule_uuid").and_then(Value::as_str).is_none_or(str::is_empty) {
             map.insert("rule_uuid".into(), json!(Uuid::new_v4().to_string()));
+        }
+        if rule.get("action_list").and_then(|a| text(a, "simple_action")) == Some("skip") {
+            return Err(ApiError::bad(format!(
+                "{field}.action_list.simple_action: skip is for firewall rules, choose one of deny, pass"
+            )));
         }
         if let Some(protocol) = text(rule, "protocol") {
             let lower = protocol.to_ascii_lowercase();
@@ -91,7 +96,7 @@ fn common(field: &str, rules: &mut [Value]) -> ApiResult<()> {
     Ok(())
 }
 
-fn check_prefix(field: &str, subnet: &Value) -> ApiResult<()> {
+pub(super) fn check_prefix(field: &str, subnet: &Value) -> ApiResult<()> {
     let Some(prefix) = text(subnet, "ip_prefix") else { return Ok(()) };
     let len = subnet.get("ip_prefix_len").and_then(Value::as_u64).unwrap_or(0);
     let good = prefix

@@ -31,7 +31,7 @@ fn value_space(tag_type: u64) -> String {
     format!("tag/{tag_type:04x}")
 }
 
-fn hex(value: Option<&Value>) -> Option<u64> {
+pub(super) fn hex(value: Option<&Value>) -> Option<u64> {
     u64::from_str_radix(value?.as_str()?.trim_start_matches("0x"), 16).ok()
 }
 
@@ -41,7 +41,17 @@ pub(super) fn before_create(_draft: &Draft<'_>, intake: &mut Intake) -> ApiResul
         let text = intake.properties.get(name).and_then(Value::as_str).filter(|t| !t.is_empty());
         text.map(str::to_owned).ok_or_else(|| ApiError::bad(format!("{name}: must be given")))
     };
-    let name = format!("{}={}", given("tag_type_name")?.to_lowercase(), given("tag_value")?);
+    let tag_type = given("tag_type_name")?.to_lowercase();
+    if tag_type.contains(['=', ':']) {
+        return Err(ApiError::bad(format!(
+            "tag_type_name: {tag_type:?} must contain neither \"=\" nor \":\""
+        )));
+    }
+    let value = given("tag_value")?;
+    if value.contains(':') {
+        return Err(ApiError::bad(format!("tag_value: {value:?} must not contain \":\"")));
+    }
+    let name = format!("{tag_type}={value}");
     match &mut intake.fq_name {
         Some(parts) => {
             if let Some(last) = parts.last_mut() {
@@ -230,17 +240,25 @@ pub(crate) fn set_tag(
             drop_type(draft, &mut new, &type_name);
             continue;
         }
-        let is_global = wish.get("is_global").and_then(Value::as_bool).unwrap_or(false);
+        if !wish.is_object() {
+            return Err(ApiError::bad(format!("{type_name}: must be null or an object")));
+        }
+        let is_global = match wish.get("is_global") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(global)) => *global,
+            Some(_) => {
+                return Err(ApiError::bad(format!("{type_name}.is_global: must be true or false")));
+            }
+        };
         let values = |name: &str| -> ApiResult<Vec<String>> {
             match wish.get(name) {
-                None | Some(Value::Null) => Ok(Vec::new()),
+                None | Some(Value::Null) => Some(Vec::new()),
                 Some(Value::Array(list)) => {
-                    Ok(list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect())
+                    list.iter().map(|v| v.as_str().map(str::to_owned)).collect::<Option<_>>()
                 }
-                Some(_) => {
-                    Err(ApiError::bad(format!("{type_name}.{name}: must be a list of strings")))
-                }
+                Some(_) => None,
             }
+            .ok_or_else(|| ApiError::bad(format!("{type_name}.{name}: must be a list of strings")))
         };
         let (add, remove) = (values("add_values")?, values("delete_values")?);
         if multi {

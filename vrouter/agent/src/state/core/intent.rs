@@ -1,13 +1,15 @@
 //! Compiling intent: which ports forward, judged by which loaded policy, in which VRF.
 
 use super::{Core, Loaded, LocalPort, PolicyKey, PortProblem, first_prefix};
-use crate::state::compile::{self, Context, LocalPath};
+use crate::state::compile::{self, Context, LocalPath, Reach};
 use crate::state::diff::Operation;
 use crate::state::numbers::{LABELS, VRFS};
 use crate::state::spec::{InterfaceSpec, read_policy};
-use crate::state::tables::{InterfaceEntry, PolicyState, Tables};
+use crate::state::tables::{
+    ContextEntry, FloatingDirection, FloatingEntry, InterfaceEntry, PolicyState, Tables,
+};
 use crate::state::view::Touched;
-use skein_policy::{Family, Policy, Program, policy_prefixes};
+use skein_policy::{Attributes, Family, Policy, Program, policy_prefixes};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +25,17 @@ struct Judged {
     local: Vec<IpAddr>,
 }
 
+/// A context on its way to a table entry.
+struct JudgedContext {
+    id: u32,
+    entry: ContextEntry,
+    policy: Option<Arc<Policy>>,
+    local: Vec<IpAddr>,
+}
+
+/// Floating addresses a port can open connections from, as many as the kernel looks at.
+const FLOATING: usize = 8;
+
 impl Core {
     /// Interfaces, policies and what routes depend on; marks the routes that follow from changes.
     pub(super) fn compile_intent(&mut self, touched: &mut Touched) {
@@ -32,13 +45,27 @@ impl Core {
         let mut context = Context {
             own_address: self.context.own_address,
             encapsulations: compile::encapsulations(leader.global()),
+            services: self.context.services.clone(),
             ..Context::default()
         };
+        self.problems.extend(self.service_problems.clone());
         for vrf in leader.vrfs() {
             if let Some(number) = self.numbers.vrfs.take(&vrf.name, VRFS) {
                 context.vrfs.insert(vrf.name.clone(), number);
             } else {
                 self.problems.insert(vrf.name.clone(), "no VRF number is free".into());
+            }
+        }
+        let networks: BTreeMap<&str, u32> =
+            leader.vrfs().map(|vrf| (vrf.name.as_str(), vrf.network_id)).collect();
+        for vrf in leader.vrfs() {
+            let usable = vrf.service_vrfs.iter().filter_map(|name| {
+                let network = networks.get(name.as_str()).copied()?;
+                Some((name.clone(), context.vrfs.get(name).copied()?, network))
+            });
+            let reach = Reach { services: usable.collect(), outside: vrf.fabric_snat };
+            if reach != Reach::default() && context.vrfs.contains_key(&vrf.name) {
+                context.reach.insert(vrf.name.clone(), reach);
             }
         }
         let mut policies: BTreeMap<&str, Arc<Policy>> = BTreeMap::new();
@@ -69,6 +96,8 @@ impl Core {
 
         // Who is here, and with which policy.
         let mut used: Vec<Judged> = Vec::new();
+        let mut contexts: Vec<JudgedContext> = Vec::new();
+        self.host_interface = None;
         for (uuid, LocalPort { ifindex, mtu, .. }) in &self.ports {
             let spec = self.interfaces.get(uuid);
             let problem = match spec {
@@ -89,6 +118,60 @@ impl Core {
                 continue;
             };
             let policy = spec.policy.as_deref().and_then(|id| policies.get(id)).cloned();
+            let local: Vec<IpAddr> =
+                spec.addresses.iter().map(|(prefix, _)| prefix.addr()).collect();
+            let mut floating = Vec::new();
+            for wanted in &spec.contexts {
+                let Some(vrf) = context.vrfs.get(&wanted.vrf).copied() else {
+                    let subject = format!("interface {}", spec.name);
+                    let reason = format!("routing instance {} is not known", wanted.vrf);
+                    self.problems.insert(subject, reason);
+                    continue;
+                };
+                let Some(id) = self.numbers.labels.take(&wanted.id(*uuid), LABELS) else {
+                    self.problems
+                        .insert(format!("interface {}", spec.name), "no label is free".into());
+                    continue;
+                };
+                let opens = |f: &FloatingEntry| f.direction != FloatingDirection::Ingress;
+                if wanted.floating.as_ref().is_some_and(opens) && floating.len() < FLOATING {
+                    floating.push(id);
+                }
+                context.labels.insert(id, (*ifindex, id));
+                let addresses = match &wanted.floating {
+                    Some(floating) => vec![floating.address],
+                    None => local.clone(),
+                };
+                let attributes = Attributes { network: wanted.network, ..spec.attributes.clone() };
+                let table = context.local.entry(wanted.vrf.clone()).or_default();
+                for address in addresses {
+                    let attributes = attributes.clone();
+                    table.entry(address.into()).or_default().push(LocalPath {
+                        ifindex: *ifindex,
+                        context: id,
+                        attributes,
+                    });
+                }
+                let policy = wanted.policy.as_deref().and_then(|id| policies.get(id)).cloned();
+                contexts.push(JudgedContext {
+                    id,
+                    entry: ContextEntry {
+                        ifindex: *ifindex,
+                        vrf,
+                        policy: if spec.policy_disabled {
+                            PolicyState::Disabled
+                        } else {
+                            PolicyState::Missing
+                        },
+                        floating: wanted.floating.clone(),
+                    },
+                    policy: policy.filter(|_| !spec.policy_disabled),
+                    local: local.clone(),
+                });
+            }
+            if spec.host {
+                self.host_interface = Some(*ifindex);
+            }
             let entry = InterfaceEntry {
                 uuid: *uuid,
                 vrf: context.vrfs[&spec.vrf],
@@ -113,25 +196,29 @@ impl Core {
                     spec.max_flows
                 },
                 mtu: *mtu,
+                host: spec.host,
+                floating,
             };
-            context.labels.insert(label, *ifindex);
+            context.labels.insert(label, (*ifindex, 0));
             let table = context.local.entry(spec.vrf.clone()).or_default();
             for (prefix, _) in &spec.addresses {
-                table
-                    .entry(prefix.addr().into())
-                    .or_default()
-                    .push(LocalPath { ifindex: *ifindex, attributes: spec.attributes.clone() });
+                table.entry(prefix.addr().into()).or_default().push(LocalPath {
+                    ifindex: *ifindex,
+                    context: 0,
+                    attributes: spec.attributes.clone(),
+                });
             }
             let policy = policy.filter(|_| !spec.policy_disabled);
-            let local = spec.addresses.iter().map(|(prefix, _)| prefix.addr()).collect();
             used.push(Judged { ifindex: *ifindex, entry, policy, local });
         }
-        context.conditions =
-            policy_prefixes(used.iter().filter_map(|judged| judged.policy.as_deref()));
+        let own = used.iter().filter_map(|judged| judged.policy.as_deref());
+        let in_contexts = contexts.iter().filter_map(|judged| judged.policy.as_deref());
+        context.conditions = policy_prefixes(own.chain(in_contexts));
         self.mark_routes(&context, touched);
         self.context = context;
         self.free_vrf_numbers();
-        self.load_policies(used);
+        self.load_policies(used, contexts);
+        self.free_context_labels();
     }
 
     /// Frees the numbers of VRFs that are gone and of which the kernel holds no route any more.
@@ -153,22 +240,23 @@ impl Core {
     }
 
     /// Loads the policies in use, unloads the others, and completes the interfaces' entries.
-    fn load_policies(&mut self, used: Vec<Judged>) {
+    fn load_policies(&mut self, used: Vec<Judged>, contexts: Vec<JudgedContext>) {
         let mut interfaces = BTreeMap::new();
         self.judging.clear();
         let mut keep: HashMap<PolicyKey, Loaded> = HashMap::new();
         for Judged { ifindex, mut entry, policy, local } in used {
             if let Some(policy) = policy {
                 self.judging.insert(entry.uuid, policy.clone());
-                let mut number = |family| {
-                    let local = local_address(&policy, &local, family);
-                    self.policy(&mut keep, PolicyKey { policy: policy.clone(), family, local })
-                };
-                if let (Some(v4), Some(v6)) = (number(Family::V4), number(Family::V6)) {
-                    entry.policy = PolicyState::Loaded { v4, v6 };
-                }
+                entry.policy = self.loaded(&mut keep, &policy, &local).unwrap_or(entry.policy);
             }
             interfaces.insert(ifindex, entry);
+        }
+        self.wanted.contexts.clear();
+        for JudgedContext { id, mut entry, policy, local } in contexts {
+            if let Some(policy) = policy {
+                entry.policy = self.loaded(&mut keep, &policy, &local).unwrap_or(entry.policy);
+            }
+            self.wanted.contexts.insert(id, entry);
         }
         let dropped: BTreeSet<u32> = self.policies.values().map(|loaded| loaded.number).collect();
         self.policies = keep;
@@ -183,6 +271,36 @@ impl Core {
             self.policy_numbers.remove(number);
         }
         self.wanted.interfaces = interfaces;
+    }
+
+    /// Both families of a policy, loaded; `None` when numbers are used up.
+    fn loaded(
+        &mut self,
+        keep: &mut HashMap<PolicyKey, Loaded>,
+        policy: &Arc<Policy>,
+        local: &[IpAddr],
+    ) -> Option<PolicyState> {
+        let mut number = |family| {
+            let local = local_address(policy, local, family);
+            self.policy(keep, PolicyKey { policy: policy.clone(), family, local })
+        };
+        Some(PolicyState::Loaded { v4: number(Family::V4)?, v6: number(Family::V6)? })
+    }
+
+    /// Frees the labels of contexts that are gone and that the kernel does not hold any more.
+    pub(super) fn free_context_labels(&mut self) {
+        let held = |id: &u32| {
+            self.wanted.contexts.contains_key(id) || self.applied.contexts.contains_key(id)
+        };
+        let known: BTreeMap<u32, uuid::Uuid> = self.numbers.label_owners();
+        self.context_labels.extend(self.wanted.contexts.keys());
+        let gone: Vec<u32> = self.context_labels.iter().filter(|id| !held(id)).copied().collect();
+        for id in gone {
+            self.context_labels.remove(&id);
+            if let Some(owner) = known.get(&id) {
+                self.numbers.labels.free(owner);
+            }
+        }
     }
 
     fn policy(&mut self, keep: &mut HashMap<PolicyKey, Loaded>, key: PolicyKey) -> Option<u32> {

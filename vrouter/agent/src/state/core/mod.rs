@@ -1,14 +1,16 @@
 //! The core itself: events in, operations out.
 
 mod intent;
+mod order;
 mod routes;
+mod services;
 
 use crate::state::compile::Context;
 use crate::state::diff::Operation;
 use crate::state::merge::Merged;
 use crate::state::numbers::{Numbers, Pool};
-use crate::state::spec::InterfaceSpec;
-use crate::state::tables::{NextHop, PolicyState, Tables};
+use crate::state::spec::{InterfaceSpec, ServiceSpec};
+use crate::state::tables::{NextHop, PolicyState, ServiceKey, Tables};
 use crate::state::view::Touched;
 use ipnet::IpNet;
 use skein_policy::{Decision, Family, Identities, Identity, Policy, Program, RuleBook, RuleNumber};
@@ -97,6 +99,19 @@ pub struct Core {
     last_policy: u32,
     next_hops: Pool<NextHop>,
     next_hop_users: BTreeMap<u32, u32>,
+    /// Name of this node: which members are here.
+    node: String,
+    /// Host end of the interface of the node's own stack.
+    host_interface: Option<u32>,
+    context_labels: BTreeSet<u32>,
+    services: BTreeMap<String, ServiceSpec>,
+    /// VRF numbers that services were compiled with.
+    service_numbers: BTreeMap<String, u32>,
+    /// Services by the place they want; the first one has it.
+    claims: BTreeMap<ServiceKey, BTreeSet<String>>,
+    claimed: BTreeMap<String, BTreeSet<ServiceKey>>,
+    service_problems: BTreeMap<String, String>,
+    unsettled_services: BTreeSet<ServiceKey>,
     wanted: Tables,
     applied: Tables,
     applied_policies: BTreeSet<u32>,
@@ -134,6 +149,15 @@ impl Core {
             last_policy: 0,
             next_hops: Pool::default(),
             next_hop_users: BTreeMap::new(),
+            node: String::new(),
+            host_interface: None,
+            context_labels: BTreeSet::new(),
+            services: BTreeMap::new(),
+            service_numbers: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            claimed: BTreeMap::new(),
+            service_problems: BTreeMap::new(),
+            unsettled_services: BTreeSet::new(),
             wanted: Tables::default(),
             applied: Tables::default(),
             applied_policies: BTreeSet::new(),
@@ -141,6 +165,13 @@ impl Core {
             unsettled: BTreeSet::new(),
             policy_work: Vec::new(),
         }
+    }
+
+    /// Sets the name of this node, by which services know their local members.
+    #[must_use]
+    pub fn named(mut self, node: &str) -> Self {
+        node.clone_into(&mut self.node);
+        self
     }
 
     /// Takes over what the kernel already holds, so that only differences are written. Policies there get
@@ -155,6 +186,8 @@ impl Core {
             self.applied_policies.insert(number);
         }
         self.unsettled.extend(found.routes.keys());
+        self.unsettled_services.extend(found.services.keys());
+        self.context_labels.extend(found.contexts.keys());
         self.applied = found;
         self.touched.intent = true;
     }
@@ -201,99 +234,6 @@ impl Core {
         self.numbers.labels.free(&uuid);
     }
 
-    /// Compiles what was touched and gives the operations that lead from what the kernel holds to what is
-    /// wanted, in a safe order. Each must be confirmed with [`Core::applied`] once done; what is not
-    /// confirmed comes again.
-    pub fn operations(&mut self) -> Vec<Operation> {
-        self.compile();
-        let mut put = Vec::new();
-        let mut remove = Vec::new();
-        for (number, next_hop) in &self.wanted.next_hops {
-            if self.applied.next_hops.get(number) != Some(next_hop) {
-                put.push(Operation::PutNextHop(*number, next_hop.clone()));
-            }
-        }
-        // ECMP groups refer to members: members have the smaller effort of going first.
-        put.sort_by_key(|operation| {
-            matches!(operation, Operation::PutNextHop(_, NextHop::Ecmp { .. }))
-        });
-        put.extend(self.policy_work.iter().cloned());
-        for key in &self.unsettled {
-            match (self.wanted.routes.get(key), self.applied.routes.get(key)) {
-                (Some(wanted), applied) if applied != Some(wanted) => {
-                    put.push(Operation::PutRoute(key.0, key.1, *wanted));
-                }
-                (None, Some(_)) => remove.push(Operation::RemoveRoute(key.0, key.1)),
-                _ => {}
-            }
-        }
-        let mut interface_removals = Vec::new();
-        for (ifindex, entry) in &self.applied.interfaces {
-            if !self.wanted.interfaces.contains_key(ifindex) {
-                interface_removals.push(Operation::RemoveInterface(*ifindex, entry.clone()));
-            }
-        }
-        for (ifindex, entry) in &self.wanted.interfaces {
-            if self.applied.interfaces.get(ifindex) != Some(entry) {
-                put.push(Operation::PutInterface(*ifindex, entry.clone()));
-            }
-        }
-        let loaded: BTreeSet<u32> = self.policies.values().map(|loaded| loaded.number).collect();
-        let old = self.applied_policies.iter().filter(|number| !loaded.contains(*number));
-        let policy_removals = old.map(|number| Operation::RemovePolicy(*number));
-        let hops = self.applied.next_hops.iter();
-        let hop_removals = hops
-            .filter(|(number, _)| !self.wanted.next_hops.contains_key(*number))
-            .map(|(number, next_hop)| Operation::RemoveNextHop(*number, next_hop.clone()));
-        // An interface that is gone stops first: its label must not reach a port that took its index.
-        let mut all = interface_removals;
-        all.append(&mut put);
-        all.append(&mut remove);
-        all.extend(policy_removals);
-        all.extend(hop_removals);
-        all
-    }
-
-    /// Confirms that the kernel holds an operation's outcome.
-    pub fn applied(&mut self, operation: &Operation) {
-        match operation {
-            Operation::PutNextHop(number, next_hop) => {
-                self.applied.next_hops.insert(*number, next_hop.clone());
-            }
-            Operation::LoadPolicy { number, .. } => {
-                self.applied_policies.insert(*number);
-                self.policy_work.retain(|work| work != operation);
-            }
-            Operation::ExtendPolicy { .. } => self.policy_work.retain(|work| work != operation),
-            Operation::PutRoute(vrf, prefix, entry) => {
-                self.applied.routes.insert((*vrf, *prefix), *entry);
-                self.settle((*vrf, *prefix));
-            }
-            Operation::PutInterface(ifindex, entry) => {
-                self.applied.interfaces.insert(*ifindex, entry.clone());
-            }
-            Operation::RemoveInterface(ifindex, _) => {
-                self.applied.interfaces.remove(ifindex);
-            }
-            Operation::RemoveRoute(vrf, prefix) => {
-                self.applied.routes.remove(&(*vrf, *prefix));
-                self.settle((*vrf, *prefix));
-            }
-            Operation::RemovePolicy(number) => {
-                self.applied_policies.remove(number);
-                self.policy_numbers.remove(number);
-            }
-            Operation::RemoveNextHop(number, _) => {
-                if let Some(next_hop) = self.applied.next_hops.remove(number) {
-                    // Only now may another next hop get the number.
-                    if !self.wanted.next_hops.contains_key(number) {
-                        self.next_hops.free(&next_hop);
-                    }
-                }
-            }
-        }
-    }
-
     /// Why a port does not forward; `None` when it does, with its policy in force.
     #[must_use]
     pub fn port_problem(&self, uuid: Uuid) -> Option<PortProblem> {
@@ -326,13 +266,30 @@ impl Core {
             if entry.uuid != *uuid || self.wanted.interfaces.get(ifindex) != Some(entry) {
                 continue;
             }
-            routes.extend(spec.addresses.iter().map(|(prefix, _)| wire::LocalRoute {
-                vrf: spec.vrf.clone(),
-                prefix: IpNet::from(prefix.addr()).to_string(),
-                interface: uuid.to_string(),
-                label: entry.label,
-                instance_id: entry.vrf,
-            }));
+            let mut announce = |vrf: &str, address: IpAddr, label: u32, instance_id: u32| {
+                routes.push(wire::LocalRoute {
+                    vrf: vrf.to_owned(),
+                    prefix: IpNet::from(address).to_string(),
+                    interface: uuid.to_string(),
+                    label,
+                    instance_id,
+                });
+            };
+            let own = spec.addresses.iter().map(|(prefix, _)| prefix.addr());
+            own.clone().for_each(|address| announce(&spec.vrf, address, entry.label, entry.vrf));
+            for context in &spec.contexts {
+                let Some(id) = self.numbers.labels.get(&context.id(*uuid)) else { continue };
+                let Some(entry) = self.applied.contexts.get(&id) else { continue };
+                if self.wanted.contexts.get(&id) != Some(entry) {
+                    continue;
+                }
+                match &context.floating {
+                    Some(floating) => announce(&context.vrf, floating.address, id, entry.vrf),
+                    None => {
+                        own.clone().for_each(|a| announce(&context.vrf, a, id, entry.vrf));
+                    }
+                }
+            }
         }
         routes
     }
@@ -419,10 +376,12 @@ impl Core {
         let mut touched = std::mem::take(&mut self.touched);
         // Another controller's word counts from now on: it may differ in everything.
         let leading = self.merged.leading();
-        touched.intent |= std::mem::replace(&mut self.leading, leading) != leading;
+        let other = std::mem::replace(&mut self.leading, leading) != leading;
+        touched.intent |= other;
         if touched.intent {
             self.compile_intent(&mut touched);
         }
+        self.compile_services(other, &mut touched);
         for (subject, reason) in touched.problems {
             self.problems.insert(subject, reason);
         }
@@ -433,6 +392,20 @@ impl Core {
                 self.compile_route(&vrf, prefix);
             }
         }
+        self.compile_node();
+    }
+
+    /// Services by id.
+    #[must_use]
+    pub fn services(&self) -> &BTreeMap<String, ServiceSpec> {
+        &self.services
+    }
+
+    /// The port of the node's own stack, when a controller has sent it.
+    #[must_use]
+    pub fn host_port(&self) -> Option<InterfaceSpec> {
+        let mut hosts = self.merged.leader().interfaces().filter(|interface| interface.host);
+        InterfaceSpec::read(hosts.next()?).ok()
     }
 }
 

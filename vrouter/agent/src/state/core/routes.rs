@@ -24,6 +24,7 @@ impl Core {
                 }
                 for vrf in context.vrfs.keys() {
                     context.conditions.iter().for_each(|c| touched.route(vrf, *c));
+                    context.derived(vrf).into_iter().for_each(|prefix| touched.route(vrf, prefix));
                 }
             }
             return;
@@ -44,6 +45,13 @@ impl Core {
                 let there = other.local.get(vrf).and_then(|table| table.get(prefix));
                 if changed_vrf(vrf) || there != Some(&one.local[vrf][prefix]) {
                     touched.route(vrf, *prefix);
+                }
+            }
+        }
+        for vrf in old.vrfs.keys().chain(new.vrfs.keys()) {
+            if changed_vrf(vrf) || old.reach.get(vrf) != new.reach.get(vrf) {
+                for prefix in old.derived(vrf).into_iter().chain(new.derived(vrf)) {
+                    touched.route(vrf, prefix);
                 }
             }
         }
@@ -103,7 +111,7 @@ impl Core {
         Some(RouteEntry { next_hop, identity })
     }
 
-    fn use_next_hop(&mut self, next_hop: NextHop) -> Option<u32> {
+    pub(super) fn use_next_hop(&mut self, next_hop: NextHop) -> Option<u32> {
         let Some(number) = self.next_hops.take(&next_hop, NEXT_HOPS) else {
             self.problems.insert("next hops".into(), "no next hop number is free".into());
             return None;

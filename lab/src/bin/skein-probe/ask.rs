@@ -1,0 +1,121 @@
+//! The client: asks many targets at once.
+
+use crate::{Protocol, flag, flags, print, sctp};
+use skein_lab::kubernetes::{ProbeAnswer, ProbeOutcome};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long an answer is awaited unless said otherwise, in milliseconds.
+const TIMEOUT: u64 = 1000;
+/// Targets under way at one time; a table of 100 pods and more needs no second round.
+const AT_ONCE: usize = 256;
+/// A datagram may be lost on a busy machine: it is sent this often within the timeout.
+pub(crate) const ATTEMPTS: u32 = 3;
+
+/// Asks all targets and prints how each ended, in their order.
+pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
+    let (found, rest) = flags(arguments, &["timeout"])?;
+    let timeout = Duration::from_millis(flag(&found, "timeout", TIMEOUT).max(1));
+    let targets = match rest {
+        [dash] if dash == "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map_err(|error| error.to_string())?;
+            text.split_whitespace().map(str::to_owned).collect()
+        }
+        given => given.to_vec(),
+    };
+    let next = AtomicUsize::new(0);
+    let outcomes = Mutex::new(vec![None; targets.len()]);
+    std::thread::scope(|scope| {
+        for _ in 0..targets.len().min(AT_ONCE) {
+            scope.spawn(|| {
+                while let Some(at) = Some(next.fetch_add(1, Ordering::Relaxed))
+                    && let Some(target) = targets.get(at)
+                {
+                    let outcome = ask(target, timeout);
+                    if let Ok(mut outcomes) = outcomes.lock() {
+                        outcomes[at] = Some(outcome);
+                    }
+                }
+            });
+        }
+    });
+    let outcomes = outcomes.into_inner().map_err(|error| error.to_string())?;
+    print(&outcomes.into_iter().flatten().collect::<Vec<_>>())
+}
+
+fn ask(target: &str, timeout: Duration) -> ProbeOutcome {
+    let since = Instant::now();
+    let answer = resolve(target).and_then(|(protocol, address)| match protocol {
+        Protocol::Tcp => tcp(address, timeout),
+        Protocol::Udp => udp(address, timeout),
+        Protocol::Sctp => sctp::ask(address, timeout),
+    });
+    let milliseconds = since.elapsed().as_secs_f64() * 1e3;
+    let (answer, error) = match answer {
+        Ok(answer) => (Some(answer), None),
+        Err(error) => (None, Some(error)),
+    };
+    ProbeOutcome { target: target.to_owned(), answer, error, milliseconds }
+}
+
+fn resolve(target: &str) -> Result<(Protocol, SocketAddr), String> {
+    let (protocol, address) = target.split_once(':').ok_or("no PROTOCOL:HOST:PORT")?;
+    let mut addresses = address.to_socket_addrs().map_err(|error| format!("name: {error}"))?;
+    let address = addresses.next().ok_or("the name has no address")?;
+    Ok((Protocol::parse(protocol)?, address))
+}
+
+/// An error in few words; those that truth tables tell apart have one.
+pub(crate) fn words(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => "timeout".into(),
+        ErrorKind::ConnectionRefused => "refused".into(),
+        _ => error.to_string(),
+    }
+}
+
+pub(crate) fn understand(text: &[u8]) -> Result<ProbeAnswer, String> {
+    serde_json::from_slice(text).map_err(|error| format!("not the answer of a probe: {error}"))
+}
+
+fn tcp(address: SocketAddr, timeout: Duration) -> Result<ProbeAnswer, String> {
+    let since = Instant::now();
+    let stream = TcpStream::connect_timeout(&address, timeout).map_err(|error| words(&error))?;
+    let left = timeout.saturating_sub(since.elapsed()).max(Duration::from_millis(1));
+    stream.set_read_timeout(Some(left)).map_err(|error| words(&error))?;
+    let mut line = Vec::new();
+    BufReader::new(stream).read_until(b'\n', &mut line).map_err(|error| words(&error))?;
+    understand(&line)
+}
+
+/// The address that a socket for a peer is bound to.
+fn any(peer: SocketAddr) -> SocketAddr {
+    if peer.is_ipv4() {
+        SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)
+    } else {
+        SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0)
+    }
+}
+
+fn udp(address: SocketAddr, timeout: Duration) -> Result<ProbeAnswer, String> {
+    let socket = UdpSocket::bind(any(address)).map_err(|error| words(&error))?;
+    socket.connect(address).map_err(|error| words(&error))?;
+    socket.set_read_timeout(Some(timeout / ATTEMPTS)).map_err(|error| words(&error))?;
+    let mut last = "timeout".to_owned();
+    let mut buffer = [0; 2048];
+    for _ in 0..ATTEMPTS {
+        socket.send(b"who?").map_err(|error| words(&error))?;
+        match socket.recv(&mut buffer) {
+            Ok(length) => return understand(&buffer[..length]),
+            Err(error) => last = words(&error),
+        }
+        if last == "refused" {
+            break;
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,129 @@
+//! Container images made here: the lab pulls nothing.
+//!
+//! One archive in the format of `docker save` holds both images, which share their only layer: Debian's
+//! static busybox, and the probe program with the libraries it needs.
+
+use super::{ClusterError, files};
+use crate::require;
+use ring::digest::{SHA256, digest};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The image that holds a pod's namespaces open.
+pub const PAUSE_IMAGE: &str = "skein.lab/pause:1";
+/// The image with busybox and `skein-probe`, which it starts as a server unless told otherwise.
+pub const PROBE_IMAGE: &str = "skein.lab/probe:1";
+
+/// Busybox's programs that tests and the demo use.
+const APPLETS: [&str; 24] = [
+    "sh", "cat", "echo", "env", "grep", "head", "hostname", "httpd", "ip", "kill", "ls", "mkdir",
+    "nc", "nslookup", "ping", "ping6", "ps", "sleep", "tail", "test", "time", "true", "wc", "wget",
+];
+
+/// Writes the archive with all images to `archive`, working in the folder `work`.
+pub(crate) fn build(probe: &Path, work: &Path, archive: &Path) -> Result<(), ClusterError> {
+    let root = work.join("layer");
+    let contents = work.join("image");
+    for old in [&root, &contents] {
+        let _ = fs::remove_dir_all(old);
+        files::folder(old)?;
+    }
+    fill(&root, probe)?;
+    let layer = contents.join("layer.tar");
+    tar(&root, &layer)?;
+    let bytes = fs::read(&layer).map_err(|e| ClusterError::file("read", &layer, e))?;
+    let layer_digest = sha256(&bytes);
+    let images = [
+        (PAUSE_IMAGE, json!(["/bin/busybox", "sleep", "2147483647"]), Value::Null),
+        (PROBE_IMAGE, json!(["/bin/skein-probe"]), json!(["serve"])),
+    ];
+    let mut manifest = Vec::new();
+    for (name, entrypoint, arguments) in images {
+        let config = json!({
+            "architecture": architecture(),
+            "os": "linux",
+            "config": {"Entrypoint": entrypoint, "Cmd": arguments, "Env": ["PATH=/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]},
+            "history": [{"created_by": "skein-lab"}],
+        })
+        .to_string();
+        let file = format!("{}.json", sha256(config.as_bytes()));
+        files::write(&contents.join(&file), &config)?;
+        manifest.push(json!({"Config": file, "RepoTags": [name], "Layers": ["layer.tar"]}));
+    }
+    files::write(&contents.join("manifest.json"), Value::from(manifest).to_string())?;
+    tar(&contents, archive)
+}
+
+fn fill(root: &Path, probe: &Path) -> Result<(), ClusterError> {
+    let bin = root.join("bin");
+    files::folder(&bin)?;
+    for folder in ["tmp", "etc", "proc", "sys", "dev", "var/www"] {
+        files::folder(&root.join(folder))?;
+    }
+    let tmp = root.join("tmp");
+    fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777))
+        .map_err(|source| ClusterError::file("change", &tmp, source))?;
+    files::copy(&require("busybox", "busybox-static")?, &bin.join("busybox"))?;
+    for applet in APPLETS {
+        let link = bin.join(applet);
+        symlink("busybox", &link).map_err(|source| ClusterError::file("link", &link, source))?;
+    }
+    files::copy(probe, &bin.join("skein-probe"))?;
+    // Only symbols; the copy is ours to shrink.
+    let _ = Command::new("strip").arg(bin.join("skein-probe")).status();
+    for library in libraries(probe)? {
+        files::copy(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
+    }
+    Ok(())
+}
+
+/// The libraries that the loader would load, and the loader, as `ldd` finds them.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>, ClusterError> {
+    let ran = crate::command::run(None, Command::new("ldd").arg(program), None)?;
+    // A static program has none, and ldd says so by failing.
+    Ok(ran
+        .stdout
+        .lines()
+        .flat_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
+        .map(PathBuf::from)
+        .collect())
+}
+
+/// Packs what is in a folder, by names that start with no "./": the importer looks for those.
+fn tar(folder: &Path, archive: &Path) -> Result<(), ClusterError> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .map_err(|source| ClusterError::file("read", folder, source))?
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
+    names.sort();
+    let mut command = Command::new("tar");
+    command
+        .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0", "-cf"])
+        .arg(archive)
+        .arg("-C")
+        .arg(folder)
+        .args(names);
+    crate::command::run(None, &mut command, None)?.success()?;
+    Ok(())
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    digest(&SHA256, bytes).as_ref().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

@@ -1,0 +1,246 @@
+//! Skein as the network of a cluster: controller, Kubernetes manager, an agent on every node, the CNI plugin.
+
+use super::control_plane::SERVICE_RANGE;
+use super::daemon::{Daemon, Line, Place};
+use super::{Cluster, ClusterError, KubeNode, files};
+use crate::{Host, Ran};
+use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const API_PORT: u16 = 8082;
+const AGENT_PORT: u16 = 8084;
+/// Release builds need well under a second.
+const READY: Duration = Duration::from_secs(30);
+/// The file names of Kubernetes' convention: the first in order is the cluster's network.
+const CONFIGURATION: &str = "10-skein.conflist";
+/// The manager's account and what it may do.
+const RIGHTS: &str = include_str!("../../../deploy/kubernetes/rbac.yaml");
+/// The user that a token of that account would be.
+const ACCOUNT: &str = "system:serviceaccount:skein-system:skein-kube-manager";
+
+/// What `skeind kube-manager` is told about the cluster.
+#[derive(Clone, Debug)]
+pub struct NetworkOptions {
+    /// Name of the cluster, part of its objects' names.
+    pub cluster: String,
+    /// Prefixes of pods, of both families.
+    pub pod_subnets: Vec<String>,
+    /// Prefixes of services: the API server's.
+    pub service_subnets: Vec<String>,
+    /// More arguments of the manager.
+    pub manager_arguments: Vec<String>,
+}
+
+impl Default for NetworkOptions {
+    fn default() -> Self {
+        Self {
+            cluster: "k8s".into(),
+            pod_subnets: vec!["10.244.0.0/16".into(), "fd00:244::/64".into()],
+            service_subnets: vec![SERVICE_RANGE.into()],
+            manager_arguments: Vec::new(),
+        }
+    }
+}
+
+/// Skein, installed into a cluster. Dropping it kills its daemons; the datapath stays until the cluster goes.
+#[derive(Debug)]
+pub struct SkeinNetwork {
+    /// The agents, one a node, in the nodes' order.
+    agents: Vec<Agent>,
+    /// What makes configuration objects from Kubernetes' objects.
+    pub manager: Daemon,
+    /// The controller with the configuration API.
+    pub controller: Daemon,
+    control_host: Host,
+    skein: PathBuf,
+}
+
+#[derive(Debug)]
+struct Agent {
+    daemon: Daemon,
+    host: Host,
+}
+
+impl Agent {
+    fn wait_ready(&mut self) -> Result<(), ClusterError> {
+        let host = self.host.clone();
+        self.daemon.wait_ready(READY, || answers(&host, 8085))
+    }
+}
+
+impl SkeinNetwork {
+    /// Starts the controller and the Kubernetes manager beside the control plane, then an agent and the plugin on
+    /// every node. Returns once all nodes are Ready.
+    ///
+    /// # Errors
+    /// A program is missing, or something did not start; the error quotes its log.
+    pub fn install(
+        cluster: &Cluster,
+        options: &NetworkOptions,
+    ) -> Result<SkeinNetwork, ClusterError> {
+        let programs = &cluster.options().programs;
+        let skeind = program(programs, "skeind")?;
+        let plugin = program(programs, "skein-cni")?;
+        let skein = program(programs, "skein")?;
+        let control_host = cluster.control_host().clone();
+        let data = cluster.state().join("controller");
+        let line = Line::new(&skeind)
+            .arg("all-in-one")
+            .file("data", &data)
+            .flag("api", format!("0.0.0.0:{API_PORT}"))
+            .flag("listen", format!("0.0.0.0:{AGENT_PORT}"));
+        let log = cluster.logs().join("ctl/skein-controller.log");
+        let mut controller =
+            Daemon::start("skein-controller", log, Place::Host(control_host.clone()), line)?;
+        controller.wait_ready(READY, || answers(&control_host, 8083))?;
+        let manager = start_manager(cluster, &skeind, options)?;
+        let mut network =
+            SkeinNetwork { agents: Vec::new(), manager, controller, control_host, skein };
+        network.wait_manager()?;
+        let join = files::read(&data.join("pki/join-token"))?;
+        for node in cluster.nodes() {
+            let agent = network.start_agent(node, &skeind, &join)?;
+            network.agents.push(agent);
+        }
+        for (agent, node) in network.agents.iter_mut().zip(cluster.nodes()) {
+            agent.wait_ready()?;
+            // A plugin's file has the name of its type; the configuration comes last, as it makes the node Ready.
+            files::copy(&plugin, &node.folder().join("cni-bin/skein"))?;
+            configure(node, options)?;
+        }
+        cluster.wait_nodes_ready()?;
+        Ok(network)
+    }
+
+    fn wait_manager(&mut self) -> Result<(), ClusterError> {
+        let host = self.control_host.clone();
+        self.manager.wait_ready(READY, || answers(&host, 8108))
+    }
+
+    fn start_agent(
+        &self,
+        node: &KubeNode,
+        skeind: &Path,
+        join: &str,
+    ) -> Result<Agent, ClusterError> {
+        files::write_secret(&node.folder().join("skein/join"), join)?;
+        let host = node.host();
+        // Sockets, pins and state are where a package's unit has them: the node has these folders for itself.
+        let line = Line::new(skeind)
+            .arg("vrouter")
+            .flag("node", node.name())
+            .flag("controller", format!("{}:{AGENT_PORT}", self.control_host.ipv4()))
+            .flag("tunnel-address", host.ipv4())
+            .flag("uplink", host.uplink())
+            .flag("join-file", "/var/lib/skein/join");
+        Ok(Agent { daemon: node.start_daemon("skein-agent", line)?, host: host.clone() })
+    }
+
+    /// The agent of a node, counted from 0.
+    pub fn agent(&mut self, node: usize) -> &mut Daemon {
+        &mut self.agents[node].daemon
+    }
+
+    /// Starts an agent again after it was killed, and waits until it is ready.
+    ///
+    /// # Errors
+    /// The end of its log.
+    pub fn restart_agent(&mut self, node: usize) -> Result<(), ClusterError> {
+        self.agents[node].daemon.start_again()?;
+        self.agents[node].wait_ready()
+    }
+
+    /// Starts the controller again after it was killed, and waits until it is ready.
+    ///
+    /// # Errors
+    /// The end of its log.
+    pub fn restart_controller(&mut self) -> Result<(), ClusterError> {
+        self.controller.start_again()?;
+        let host = self.control_host.clone();
+        self.controller.wait_ready(READY, || answers(&host, 8083))
+    }
+
+    /// Starts the Kubernetes manager again after it was killed, and waits until it is ready.
+    ///
+    /// # Errors
+    /// The end of its log.
+    pub fn restart_manager(&mut self) -> Result<(), ClusterError> {
+        self.manager.start_again()?;
+        self.wait_manager()
+    }
+
+    /// Runs the CLI on the controller's host.
+    ///
+    /// # Errors
+    /// It could not be started; its own failure is in [`Ran`].
+    pub fn skein(&self, arguments: &[&str]) -> Result<Ran, ClusterError> {
+        Ok(self.control_host.run(Command::new(&self.skein).args(arguments))?)
+    }
+
+    /// Runs the CLI on a node, counted from 0: `skein vrouter ...` shows that node.
+    ///
+    /// # Errors
+    /// It could not be started; its own failure is in [`Ran`].
+    pub fn skein_on(&self, node: usize, arguments: &[&str]) -> Result<Ran, ClusterError> {
+        Ok(self.agents[node].host.run(Command::new(&self.skein).args(arguments))?)
+    }
+
+    /// Lets everything live on after this value is dropped.
+    pub fn detach(self) {
+        self.manager.detach();
+        self.controller.detach();
+        for agent in self.agents {
+            agent.daemon.detach();
+        }
+    }
+}
+
+/// Starts the manager with the rights that a real installation gives it, and no more.
+fn start_manager(
+    cluster: &Cluster,
+    skeind: &Path,
+    options: &NetworkOptions,
+) -> Result<Daemon, ClusterError> {
+    cluster.apply(RIGHTS)?;
+    let kubeconfig = cluster.state().join("kube-manager.kubeconfig");
+    cluster.authority().kubeconfig(&kubeconfig, ACCOUNT, &[])?;
+    let line = Line::new(skeind)
+        .arg("kube-manager")
+        .flag("api", format!("http://127.0.0.1:{API_PORT}"))
+        .file("kubeconfig", &kubeconfig)
+        .flag("cluster-name", &options.cluster)
+        .flag("pod-subnets", options.pod_subnets.join(","))
+        .flag("service-subnets", options.service_subnets.join(","))
+        .args(&options.manager_arguments);
+    let log = cluster.logs().join("ctl/skein-kube-manager.log");
+    let place = Place::Host(cluster.control_host().clone());
+    Daemon::start("skein-kube-manager", log, place, line)
+}
+
+/// Gives containerd the network's configuration: written aside and renamed, as the runtime watches the folder.
+fn configure(node: &KubeNode, options: &NetworkOptions) -> Result<(), ClusterError> {
+    let list = json!({
+        "cniVersion": "1.0.0",
+        "name": "skein",
+        // Without a network: what the manager made for the pod.
+        "plugins": [{"type": "skein", "clusterName": options.cluster}],
+    });
+    let folder = node.folder().join("cni-conf");
+    let (aside, path) = (folder.join(".skein.new"), folder.join(CONFIGURATION));
+    files::write(&aside, format!("{list:#}\n"))?;
+    fs::rename(&aside, &path).map_err(|source| ClusterError::file("write", &path, source))
+}
+
+fn program(folder: &Path, name: &str) -> Result<PathBuf, ClusterError> {
+    let path = folder.join(name);
+    if path.is_file() { Ok(path) } else { Err(ClusterError::NotBuilt(path)) }
+}
+
+/// Whether a daemon's readiness page on a host says yes.
+fn answers(host: &Host, port: u16) -> Result<(), String> {
+    let answer = host.http(port, "GET", "/readyz", "").map_err(|error| error.to_string())?;
+    if answer.status == 200 { Ok(()) } else { Err(answer.body) }
+}

@@ -1,0 +1,52 @@
+//! What `skein-probe` prints, as data.
+
+use serde::{Deserialize, Serialize};
+
+/// What a probe server tells whoever asks it.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct ProbeAnswer {
+    /// Name of the answering pod: its host name.
+    pub pod: String,
+    /// Address and port of the one who asked, as the server sees them. For SCTP too.
+    pub client: String,
+    /// Address and port that were asked, as the server sees them; only TCP knows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+}
+
+/// How asking one target ended: an answer or an error, never both.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct ProbeOutcome {
+    /// The target as given, `tcp:10.0.0.1:80`.
+    pub target: String,
+    /// The answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<ProbeAnswer>,
+    /// Why there is none; `timeout` and `refused` are told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How long it took, in milliseconds.
+    pub milliseconds: f64,
+}
+
+impl ProbeOutcome {
+    /// Whether an answer came.
+    #[must_use]
+    pub fn answered(&self) -> bool {
+        self.answer.is_some()
+    }
+}
+
+/// How a stream went: one TCP connection on which the server echoes.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct StreamReport {
+    /// The pod at the other end.
+    pub pod: String,
+    /// Echoes that came back.
+    pub echoes: u64,
+    /// The longest wait for one, in milliseconds.
+    pub longest_gap: f64,
+    /// Why the connection ended early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}

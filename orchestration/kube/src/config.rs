@@ -1,0 +1,75 @@
+//! Settings of the daemon.
+
+use crate::settings::Settings;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Settings of `skeind kube-manager`, as its file has them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ManagerConfig {
+    /// The configuration API.
+    pub api: String,
+    /// Where status and metrics are served.
+    pub status: SocketAddr,
+    /// How to reach Kubernetes.
+    pub kubernetes: Kubernetes,
+    /// Seconds between two full comparisons of both sides; 0: only changes count.
+    pub timer_interval: u64,
+    /// Owners that are written at the same time.
+    pub concurrency: usize,
+    /// Election among several managers.
+    pub election: Election,
+    /// What the core must know about its cluster.
+    pub cluster: Settings,
+}
+
+/// How to reach Kubernetes. Nothing: the file of `KUBECONFIG`, else the pod's own service account.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kubernetes {
+    /// A kubeconfig file.
+    pub kubeconfig: Option<PathBuf>,
+    /// A context in it, instead of its current one.
+    pub context: Option<String>,
+}
+
+/// Election of the one manager that writes, by a Lease.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Election {
+    /// Off: there is one manager only.
+    pub enabled: bool,
+    /// Namespace of the Lease.
+    pub namespace: String,
+    /// This manager's name.
+    pub identity: String,
+    /// Seconds for which a lease holds without being renewed.
+    pub duration: u32,
+}
+
+impl Default for ManagerConfig {
+    fn default() -> Self {
+        Self {
+            api: "http://127.0.0.1:8082".into(),
+            status: SocketAddr::from(([127, 0, 0, 1], 8108)),
+            kubernetes: Kubernetes::default(),
+            timer_interval: 120,
+            concurrency: 32,
+            election: Election::default(),
+            cluster: Settings::default(),
+        }
+    }
+}
+
+impl Default for Election {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            namespace: "kube-system".into(),
+            identity: String::new(),
+            duration: 15,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! From an owner to the objects it wants. No I/O, no state: the same question has the same answer.
+
+mod admin;
+mod annotations;
+mod cluster;
+mod firewall;
+mod ingress;
+mod nad;
+mod namespace;
+mod networks;
+mod pod;
+mod policy;
+mod service;
+mod shared;
+mod tags;
+
+pub use annotations::{NetworkChoice, network_choices};
+pub(crate) use tags::service_id;
+pub use tags::{Candidate, Shift, TagTable};
+
+use crate::cache::Cache;
+use crate::desired::{Derived, Desired};
+use crate::key::{Key, Ownership, Sort};
+use crate::names::Names;
+use crate::settings::Settings;
+use serde_json::Value;
+use skein_model::{FqName, Graph, Kind, Object};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// All that derivations may look at.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The settings.
+    pub settings: &'a Settings,
+    /// Names of this cluster.
+    pub names: &'a Names,
+    /// Whose objects these are.
+    pub ownership: &'a Ownership,
+    /// Kubernetes as it is.
+    pub cache: &'a Cache,
+    /// The configuration as it is.
+    pub graph: &'a Graph,
+    /// Tags that are asked for.
+    pub tags: &'a TagTable,
+}
+
+impl<'a> Context<'a> {
+    /// What an owner wants; nothing if it does not exist any more.
+    #[must_use]
+    pub fn derive(&self, key: &Key) -> Derived {
+        match key.sort {
+            Sort::Cluster => cluster::derive(self, key),
+            Sort::Tag => shared::tag(self, key),
+            Sort::AddressGroup => shared::address_group(self, key),
+            Sort::Namespace => namespace::derive(self, key),
+            Sort::Nad => nad::derive(self, key),
+            Sort::Service => service::derive(self, key),
+            Sort::Policy => policy::derive(self, key),
+            Sort::Admin => admin::derive(self, key),
+            Sort::Ingress => ingress::derive(self, key),
+            Sort::Pod => pod::derive(self, key),
+        }
+    }
+
+    /// An object of the owner, with the annotations that say so.
+    fn owned(
+        &self,
+        key: &Key,
+        kind: Kind,
+        parent: Option<Kind>,
+        name: FqName,
+        more: &[(&str, &str)],
+    ) -> Desired {
+        let namespace = if key.sort == Sort::Namespace { &key.name } else { &key.namespace };
+        let project = match key.sort {
+            Sort::Cluster | Sort::Tag | Sort::AddressGroup | Sort::Admin => {
+                self.names.cluster_project()
+            }
+            _ => self.names.project(namespace),
+        };
+        let annotations = self.ownership.annotations(key, project.name(), more);
+        Desired::new(kind, parent, name).set("annotations", annotations)
+    }
+
+    /// The name, unless another owner has it already: then one that nobody else makes.
+    fn free_name(&self, key: &Key, kind: Kind, name: FqName) -> FqName {
+        let taken = self.graph.by_name(kind, &name).is_some_and(|object| {
+            self.ownership.is_foreign(object)
+                || self.ownership.owner_of(object).is_some_and(|owner| owner != *key)
+        });
+        if !taken {
+            return name;
+        }
+        let own = format!("{}/{}/{}", self.names.cluster(), key.namespace, key.name);
+        let last = format!("{}__{}", name.name(), crate::names::digest(&own));
+        name.parent().map_or_else(|| FqName::single(&last), |parent| parent.child(&last))
+    }
+
+    /// The vRouter of a node: by its address, else by its name.
+    fn router(&self, node: &str, address: Option<IpAddr>) -> Option<&'a Arc<Object>> {
+        let text = address.map(|address| address.to_string());
+        let of_address = |router: &&Arc<Object>| {
+            let own = router.properties.get("virtual_router_ip_address").and_then(Value::as_str);
+            own.is_some() && own == text.as_deref()
+        };
+        let root = FqName::single("default-global-system-config");
+        // The usual name first: it costs one look-up.
+        if let Some(router) = self.graph.by_name(Kind::VIRTUAL_ROUTER, &root.child(node)) {
+            return Some(router);
+        }
+        let all = || self.graph.of_kind(Kind::VIRTUAL_ROUTER);
+        all().find(of_address).or_else(|| all().find(|r| r.name().eq_ignore_ascii_case(node)))
+    }
+
+    /// What the fabric calls a node of Kubernetes.
+    fn host(&self, node: &str) -> String {
+        let address = self.cache.nodes.get(node).and_then(|node| node.addresses.first().copied());
+        self.router(node, address)
+            .map_or_else(|| node.to_owned(), |router| router.name().to_owned())
+    }
+}

@@ -1,0 +1,208 @@
+//! Pods, and what they live in: namespaces, nodes, attached networks.
+
+use super::Meta;
+use serde::Deserialize;
+use std::net::IpAddr;
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Namespace {
+    /// Metadata.
+    pub meta: Meta,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Metadata.
+    pub meta: Meta,
+    /// Addresses, internal ones first.
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct RawNode {
+    #[serde(default)]
+    status: RawNodeStatus,
+}
+
+#[derive(Deserialize, Default)]
+struct RawNodeStatus {
+    #[serde(default, deserialize_with = "super::nullable")]
+    addresses: Vec<RawNodeAddress>,
+}
+
+#[derive(Deserialize)]
+struct RawNodeAddress {
+    r#type: String,
+    address: String,
+}
+
+impl Node {
+    pub(crate) fn new(meta: Meta, raw: RawNode) -> Self {
+        let mut all = raw.status.addresses;
+        all.sort_by_key(|one| one.r#type != "InternalIP");
+        let addresses = all.iter().filter_map(|one| one.address.parse().ok()).collect();
+        Self { meta, addresses }
+    }
+
+    /// Its zone.
+    #[must_use]
+    pub fn zone(&self) -> Option<&str> {
+        self.meta.labels.get("topology.kubernetes.io/zone").map(|zone| &**zone)
+    }
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Metadata.
+    pub meta: Meta,
+    /// Node it was put on.
+    pub node: Option<Box<str>>,
+    /// That node's address.
+    pub host_address: Option<IpAddr>,
+    /// Addresses it says it has.
+    pub addresses: Vec<IpAddr>,
+    /// It uses the node's own network.
+    pub host_network: bool,
+    /// All its containers are done for good.
+    pub finished: bool,
+    /// Ports with a name: name, protocol in capitals, number.
+    pub ports: Vec<(Box<str>, Box<str>, u16)>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct RawPod {
+    #[serde(default)]
+    spec: RawSpec,
+    #[serde(default)]
+    status: RawStatus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct RawSpec {
+    node_name: Option<String>,
+    host_network: Option<bool>,
+    #[serde(deserialize_with = "super::nullable")]
+    containers: Vec<RawContainer>,
+    #[serde(deserialize_with = "super::nullable")]
+    init_containers: Vec<RawContainer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct RawContainer {
+    restart_policy: Option<String>,
+    #[serde(deserialize_with = "super::nullable")]
+    ports: Vec<RawPort>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawPort {
+    name: Option<String>,
+    protocol: Option<String>,
+    container_port: u16,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct RawStatus {
+    phase: Option<String>,
+    #[serde(rename = "hostIP")]
+    host_ip: Option<String>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs", deserialize_with = "super::nullable")]
+    pod_ips: Vec<RawPodIp>,
+}
+
+#[derive(Deserialize)]
+struct RawPodIp {
+    ip: Option<String>,
+}
+
+impl Pod {
+    pub(crate) fn new(meta: Meta, raw: RawPod) -> Self {
+        let RawPod { spec, status } = raw;
+        // Only init containers that stay (sidecars) have ports that anyone can reach.
+        let stay = spec
+            .init_containers
+            .iter()
+            .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+        let mut ports: Vec<_> = spec
+            .containers
+            .iter()
+            .chain(stay)
+            .flat_map(|container| &container.ports)
+            .filter_map(|port| {
+                let name = port.name.clone()?.into_boxed_str();
+                let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
+                Some((name, protocol.into_boxed_str(), port.container_port))
+            })
+            .collect();
+        ports.sort();
+        ports.dedup();
+        let mut addresses: Vec<IpAddr> = status
+            .pod_ips
+            .iter()
+            .filter_map(|one| one.ip.as_deref())
+            .chain(status.pod_ip.as_deref())
+            .filter_map(|text| text.parse().ok())
+            .collect();
+        addresses.dedup();
+        Self {
+            meta,
+            node: spec.node_name.filter(|n| !n.is_empty()).map(String::into_boxed_str),
+            host_address: status.host_ip.and_then(|text| text.parse().ok()),
+            addresses,
+            host_network: spec.host_network.unwrap_or(false),
+            finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            ports,
+        }
+    }
+
+    /// Whether it should have ports in the fabric.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        !self.host_network && !self.finished && self.node.is_some()
+    }
+}
+
+/// A network that pods may ask for by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nad {
+    /// Metadata.
+    pub meta: Meta,
+    /// `type` in its CNI configuration, or of its first plugin; why there is none.
+    pub plugin: Result<String, String>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct RawNad {
+    #[serde(default)]
+    spec: RawNadSpec,
+}
+
+#[derive(Deserialize, Default)]
+struct RawNadSpec {
+    #[serde(default, deserialize_with = "super::nullable")]
+    config: String,
+}
+
+impl Nad {
+    pub(crate) fn new(meta: Meta, raw: &RawNad) -> Self {
+        Self { meta, plugin: plugin(&raw.spec.config) }
+    }
+}
+
+fn plugin(config: &str) -> Result<String, String> {
+    let json: serde_json::Value = serde_json::from_str(config)
+        .map_err(|error| format!("spec.config is not JSON: {error}"))?;
+    let kind = json.get("type").or_else(|| json.get("plugins")?.get(0)?.get("type"));
+    kind.and_then(|t| t.as_str())
+        .map(str::to_owned)
+        .ok_or_else(|| "spec.config has no \"type\"".to_owned())
+}

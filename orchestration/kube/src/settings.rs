@@ -1,0 +1,133 @@
+//! What the core must know about its cluster.
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use skein_model::FqName;
+
+/// Settings of the core, with the original's meaning.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Name of the cluster; part of the names of its objects.
+    pub cluster_name: String,
+    /// Domain of its projects.
+    pub domain: String,
+    /// Value of the annotation `owner`.
+    pub owner: String,
+    /// Prefixes of pod addresses.
+    pub pod_subnets: Vec<IpNet>,
+    /// Prefixes of service addresses.
+    pub service_subnets: Vec<IpNet>,
+    /// Prefixes of pod addresses in the underlay.
+    pub ip_fabric_subnets: Vec<IpNet>,
+    /// One project for all namespaces: `domain:project`, or a dictionary.
+    pub cluster_project: Option<String>,
+    /// Name of the default pod network, instead of `C-default-pod-network`.
+    pub cluster_pod_network: Option<String>,
+    /// Name of the default service network, instead of `C-default-service-network`.
+    pub cluster_service_network: Option<String>,
+    /// The default pod network lives in the underlay.
+    pub ip_fabric_forwarding: bool,
+    /// Pods of the default pod network reach outside through their node's address.
+    pub ip_fabric_snat: bool,
+    /// Pool of external addresses: `domain:project:network:pool`, or a dictionary.
+    pub public_fip_pool: Option<String>,
+    /// Name of the application-policy-set, instead of the cluster's.
+    pub aps_name: Option<String>,
+    /// The first rule that fits decides for both ends of a flow, as the original does; otherwise each end is
+    /// judged by its own direction, as Kubernetes demands.
+    pub cluster_wide_policy_action: bool,
+    /// Pods of isolated namespaces reach pods of others, as the guide says; the original's code does not let them.
+    pub isolated_reach_default: bool,
+    /// `ips` of network-status as one text, as the original writes it.
+    pub network_status_single_ip: bool,
+    /// External addresses are written to `spec.externalIPs` as well, as the original does.
+    pub write_external_ips: bool,
+    /// Policies hold on secondary interfaces, too.
+    pub policy_on_secondary: bool,
+    /// Pods get the address they already have, if it is in their network: for taking over a running cluster.
+    pub keep_pod_addresses: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let net = |a, b, len| {
+            IpNet::from(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(a, b, 0, 0), len))
+        };
+        Self {
+            cluster_name: "k8s".into(),
+            domain: "default-domain".into(),
+            owner: "k8s".into(),
+            pod_subnets: vec![net(10, 32, 12)],
+            service_subnets: vec![net(10, 96, 12)],
+            ip_fabric_subnets: vec![net(10, 64, 12)],
+            cluster_project: None,
+            cluster_pod_network: None,
+            cluster_service_network: None,
+            ip_fabric_forwarding: false,
+            ip_fabric_snat: false,
+            public_fip_pool: None,
+            aps_name: None,
+            cluster_wide_policy_action: false,
+            isolated_reach_default: true,
+            network_status_single_ip: false,
+            write_external_ips: false,
+            policy_on_secondary: false,
+            keep_pod_addresses: true,
+        }
+    }
+}
+
+/// Settings that cannot be meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: {reason}")]
+pub struct BadSetting {
+    /// Which.
+    pub name: &'static str,
+    /// Why, and what to write.
+    pub reason: String,
+}
+
+impl Settings {
+    /// Checks what serde cannot.
+    ///
+    /// # Errors
+    /// The first setting that makes no sense.
+    pub fn check(&self) -> Result<(), BadSetting> {
+        let bad = |name, reason: &str| Err(BadSetting { name, reason: reason.to_owned() });
+        if self.cluster_name.is_empty() || self.cluster_name.contains([':', '=', '/']) {
+            return bad("cluster_name", "must not be empty or contain \":\", \"=\" or \"/\"");
+        }
+        if self.pod_subnets.is_empty() || self.service_subnets.is_empty() {
+            return bad("pod_subnets", "pod_subnets and service_subnets must be given");
+        }
+        if let Some(project) = self.cluster_project.as_deref().filter(|text| !is_blank(text)) {
+            crate::names::parse_fq_name(project, &["domain", "project"])
+                .map_err(|reason| BadSetting { name: "cluster_project", reason })?;
+        }
+        if let Some(pool) = self.public_fip_pool.as_deref().filter(|text| !is_blank(text)) {
+            crate::names::parse_fq_name(pool, &["domain", "project", "network", "name"])
+                .map_err(|reason| BadSetting { name: "public_fip_pool", reason })?;
+        }
+        Ok(())
+    }
+
+    /// The project that all namespaces share, if they do.
+    #[must_use]
+    pub fn shared_project(&self) -> Option<FqName> {
+        let text = self.cluster_project.as_deref().filter(|text| !is_blank(text))?;
+        crate::names::parse_fq_name(text, &["domain", "project"]).ok()
+    }
+
+    /// The pool of external addresses that holds where no annotation says otherwise.
+    #[must_use]
+    pub fn public_pool(&self) -> Option<FqName> {
+        let text = self.public_fip_pool.as_deref().filter(|text| !is_blank(text))?;
+        crate::names::parse_fq_name(text, &["domain", "project", "network", "name"]).ok()
+    }
+}
+
+/// The original's way to say "not set".
+fn is_blank(text: &str) -> bool {
+    matches!(text.trim(), "" | "{}" | "None")
+}

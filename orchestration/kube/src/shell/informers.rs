@@ -1,0 +1,124 @@
+//! Lists and watches of Kubernetes, one a type. Objects are made small before anyone keeps them.
+
+use super::discovery;
+use crate::cache::Place;
+use crate::objects::{KubeObject, Resource};
+use futures_util::StreamExt as _;
+use kube::Client;
+use kube::api::Api;
+use kube::core::{ApiResource, DynamicObject};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use std::collections::HashSet;
+use std::time::Duration;
+use tokio::sync::mpsc::Sender;
+use tracing::{debug, info, warn};
+
+/// How long until a type that is not served is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// What an informer tells.
+#[derive(Debug)]
+pub(super) enum News {
+    /// New or changed.
+    Put(Box<KubeObject>),
+    /// Gone.
+    Delete(Box<KubeObject>),
+    /// Everything was listed: exactly these are there.
+    Listed(Resource, HashSet<Place>),
+}
+
+/// Starts an informer for every type. Types that the API server does not know count as listed and are looked for now
+/// and then, since definitions may come later.
+pub(super) fn start(client: &Client, news: &Sender<News>) {
+    for resource in Resource::ALL {
+        // Slices where there are slices, else the older form: the task of the slices decides.
+        if resource != Resource::Endpoints {
+            tokio::spawn(follow(client.clone(), resource, news.clone()));
+        }
+    }
+}
+
+async fn follow(client: Client, mut resource: Resource, news: Sender<News>) {
+    let mut told = false;
+    let served = loop {
+        match discovery::find(&client, resource).await {
+            Ok(Some(served)) => break served,
+            Ok(None) if resource == Resource::EndpointSlice => {
+                resource = Resource::Endpoints;
+                continue;
+            }
+            Ok(None) => {
+                if !told {
+                    debug!(kind = resource.kind(), "not served by this cluster");
+                    told = true;
+                    if news.send(News::Listed(resource, HashSet::new())).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(error) => {
+                warn!(kind = resource.kind(), %error, "Kubernetes cannot be asked; trying again");
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+        }
+    };
+    info!(kind = resource.kind(), version = served.api_version, "following");
+    watch(client, resource, &served, &news).await;
+}
+
+async fn watch(client: Client, resource: Resource, served: &ApiResource, news: &Sender<News>) {
+    let api: Api<DynamicObject> = Api::all_with(client, served);
+    // The stream lists, watches, and lists again after a 410, with growing waits after errors.
+    let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let mut seen: HashSet<Place> = HashSet::new();
+    let mut failing = false;
+    while let Some(event) = stream.next().await {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                if !failing {
+                    warn!(kind = resource.kind(), %error, "watch is interrupted; trying again");
+                    failing = true;
+                }
+                continue;
+            }
+        };
+        if failing && !matches!(event, Event::Init) {
+            info!(kind = resource.kind(), "watch works again");
+            failing = false;
+        }
+        let (object, gone) = match event {
+            Event::Init => {
+                seen.clear();
+                continue;
+            }
+            Event::InitDone => {
+                if news.send(News::Listed(resource, std::mem::take(&mut seen))).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Event::InitApply(object) => {
+                let meta = &object.metadata;
+                let text = |part: &Option<String>| part.as_deref().unwrap_or_default().into();
+                seen.insert((text(&meta.namespace), text(&meta.name)));
+                (object, false)
+            }
+            Event::Apply(object) => (object, false),
+            Event::Delete(object) => (object, true),
+        };
+        let small = match KubeObject::read(resource, object) {
+            Ok(small) => Box::new(small),
+            Err(error) => {
+                warn!(%error, "a Kubernetes object is left out");
+                continue;
+            }
+        };
+        let told = if gone { News::Delete(small) } else { News::Put(small) };
+        if news.send(told).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The shell: everything with a socket or a clock.
+
+mod discovery;
+mod election;
+mod informers;
+mod report;
+mod run;
+mod status;
+
+pub use run::{ManagerError, run};

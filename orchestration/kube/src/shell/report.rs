@@ -1,0 +1,123 @@
+//! What Kubernetes is told: Events and status.
+
+use super::discovery;
+use crate::core::Notice;
+use crate::desired::Patch;
+use crate::key::Key;
+use crate::objects::Resource;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::api::{Api, PatchParams};
+use kube::core::{ApiResource, DynamicObject};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use std::collections::HashMap;
+use tokio::sync::mpsc::Receiver;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+/// Longest note that an Event may carry, in bytes.
+const NOTE: usize = 1000;
+
+/// Something to tell.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// An Event on an object with this uid.
+    Notice(Notice, Option<Uuid>),
+    /// A change of an object.
+    Patch(Patch),
+}
+
+/// Tells Kubernetes, one thing after the other. What fails is told again by the next look at its owner.
+pub(super) async fn tell(client: Client, identity: String, mut queue: Receiver<Told>) {
+    let reporter = Reporter { controller: "skein-kube-manager".into(), instance: Some(identity) };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let mut types: HashMap<Resource, ApiResource> = HashMap::new();
+    while let Some(told) = queue.recv().await {
+        let key = match &told {
+            Told::Notice(notice, _) => &notice.key,
+            Told::Patch(patch) => &patch.key,
+        };
+        let Some(served) = served(&client, &mut types, key).await else { continue };
+        match told {
+            Told::Notice(notice, uid) => {
+                warn!(object = %notice.key, reason = notice.problem.reason, "{}", notice.problem.message);
+                let event = Event {
+                    type_: EventType::Warning,
+                    reason: notice.problem.reason.to_owned(),
+                    note: Some(shortened(&notice.problem.message)),
+                    action: "Translate".into(),
+                    secondary: None,
+                };
+                let regarding = reference(&served, &notice.key, uid);
+                if let Err(error) = recorder.publish(&event, &regarding).await {
+                    warn!(%error, object = %notice.key, "an Event was not written");
+                }
+            }
+            Told::Patch(patch) => {
+                if let Err(error) = apply(&client, &served, &patch).await {
+                    // It may be gone by now, which the informer will say.
+                    debug!(%error, object = %patch.key, "not written");
+                }
+            }
+        }
+    }
+}
+
+async fn served(
+    client: &Client,
+    types: &mut HashMap<Resource, ApiResource>,
+    key: &Key,
+) -> Option<ApiResource> {
+    let resource = key.resource()?;
+    if let Some(known) = types.get(&resource) {
+        return Some(known.clone());
+    }
+    let found = discovery::find(client, resource).await.ok().flatten()?;
+    types.insert(resource, found.clone());
+    Some(found)
+}
+
+fn reference(served: &ApiResource, key: &Key, uid: Option<Uuid>) -> ObjectReference {
+    let namespaced = !key.namespace.is_empty() && key.resource().is_some_and(is_namespaced);
+    ObjectReference {
+        api_version: Some(served.api_version.clone()),
+        kind: Some(served.kind.clone()),
+        name: Some(key.name.to_string()),
+        // Events about objects without a namespace belong into `default`.
+        namespace: namespaced.then(|| key.namespace.to_string()),
+        uid: uid.map(|uid| uid.to_string()),
+        ..ObjectReference::default()
+    }
+}
+
+fn is_namespaced(resource: Resource) -> bool {
+    matches!(
+        resource,
+        Resource::Pod
+            | Resource::Service
+            | Resource::Ingress
+            | Resource::NetworkPolicy
+            | Resource::Nad
+    )
+}
+
+fn shortened(text: &str) -> String {
+    let end =
+        text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= NOTE).last();
+    text[..end.unwrap_or(0)].to_owned()
+}
+
+async fn apply(client: &Client, served: &ApiResource, patch: &Patch) -> Result<(), kube::Error> {
+    let api: Api<DynamicObject> = if patch.key.resource().is_some_and(is_namespaced) {
+        Api::namespaced_with(client.clone(), &patch.key.namespace, served)
+    } else {
+        Api::all_with(client.clone(), served)
+    };
+    let (name, body) = (&patch.key.name, kube::api::Patch::Merge(&patch.body));
+    let parameters = PatchParams::default();
+    if patch.status {
+        api.patch_status(name, &parameters, &body).await.map(drop)
+    } else {
+        api.patch(name, &parameters, &body).await.map(drop)
+    }
+}

@@ -1,0 +1,264 @@
+//! The loop: news in, writes out.
+
+use super::informers::{self, News};
+use super::report::{self, Told};
+use super::{discovery, election, status};
+use crate::config::{Kubernetes, ManagerConfig};
+use crate::core::{Core, FOLLOWED, Notice, Outcome, Work};
+use crate::key::Key;
+use crate::objects::Resource;
+use crate::settings::BadSetting;
+use crate::{packed, writer};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use parking_lot::Mutex;
+use skein_client::{Client, ClientError, Event};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+/// News that wait at most.
+const QUEUE: usize = 1024;
+/// News taken at once, so that a burst is one round of work.
+const BATCH: usize = 512;
+
+/// Why the manager does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerError {
+    /// A setting makes no sense.
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
+    /// The configuration API's address makes no sense.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// It is not known how to reach Kubernetes.
+    #[error("Kubernetes: {0}; set kubernetes.kubeconfig, or run in a pod with a service account")]
+    Kubernetes(String),
+    /// The status address cannot be had.
+    #[error("status address {address}: {source}; choose another one")]
+    Status {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// What the loop and the status page share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) core: Mutex<Core>,
+    pub(super) leading: watch::Receiver<bool>,
+}
+
+async fn kubernetes(settings: &Kubernetes) -> Result<kube::Client, ManagerError> {
+    let wrong = |error: &dyn std::error::Error| ManagerError::Kubernetes(error.to_string());
+    let options = KubeConfigOptions { context: settings.context.clone(), ..Default::default() };
+    let config = match &settings.kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).map_err(|e| wrong(&e))?;
+            kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|e| wrong(&e))?
+        }
+        None => kube::Config::infer().await.map_err(|e| wrong(&e))?,
+    };
+    if config.accept_invalid_certs {
+        warn!("the kubeconfig turns the check of the API server's certificate off");
+    }
+    kube::Client::try_from(config).map_err(|e| wrong(&e))
+}
+
+/// Runs until `stop` completes.
+///
+/// # Errors
+/// It cannot start. Whatever fails later is tried again.
+pub async fn run(
+    config: ManagerConfig,
+    ready: impl FnOnce(),
+    stop: impl Future<Output = ()>,
+) -> Result<(), ManagerError> {
+    config.cluster.check()?;
+    let client = Client::new(&config.api)?;
+    let cluster = kubernetes(&config.kubernetes).await?;
+    let listener = tokio::net::TcpListener::bind(config.status)
+        .await
+        .map_err(|source| ManagerError::Status { address: config.status, source })?;
+    let (leading, is_leading) = watch::channel(!config.election.enabled);
+    let shared = Arc::new(Shared {
+        core: Mutex::new(Core::new(config.cluster.clone())),
+        leading: is_leading.clone(),
+    });
+    let page = status::router(shared.clone());
+    let pages = tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, page).await {
+            warn!(%error, "status is no longer served");
+        }
+    });
+    let (news, inbox) = mpsc::channel(QUEUE);
+    informers::start(&cluster, &news);
+    let (told, tellings) = mpsc::channel(QUEUE);
+    let identity = config.election.identity.clone();
+    let teller = tokio::spawn(report::tell(cluster.clone(), identity, tellings));
+    let candidate = config.election.enabled.then(|| {
+        let name = format!("skein-kube-manager-{}", config.cluster.cluster_name);
+        let election = config.election.clone();
+        tokio::spawn(election::take_part(cluster.clone(), election, name, leading))
+    });
+    tokio::spawn(definitions(cluster, is_leading.clone()));
+    info!(api = config.api, status = %config.status, "started");
+    ready();
+    let manager = Loop {
+        shared,
+        client,
+        told,
+        start: Instant::now(),
+        listed: HashSet::new(),
+        concurrency: config.concurrency.max(1),
+    };
+    let resync = Duration::from_secs(config.timer_interval);
+    tokio::select! {
+        () = manager.turn(inbox, is_leading, resync) => {}
+        () = stop => {}
+    }
+    for task in [Some(pages), Some(teller), candidate].into_iter().flatten() {
+        task.abort();
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Makes what others' objects need to exist, once this manager leads.
+async fn definitions(cluster: kube::Client, mut leading: watch::Receiver<bool>) {
+    if leading.wait_for(|leads| *leads).await.is_err() {
+        return;
+    }
+    while let Err(error) = discovery::ensure_nad(&cluster).await {
+        warn!(%error, "the definition of network attachments cannot be made; trying again");
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+}
+
+struct Loop {
+    shared: Arc<Shared>,
+    client: Client,
+    told: mpsc::Sender<Told>,
+    start: Instant,
+    /// Types that were listed.
+    listed: HashSet<Resource>,
+    concurrency: usize,
+}
+
+impl Loop {
+    async fn turn(
+        mut self,
+        mut inbox: mpsc::Receiver<News>,
+        mut leading: watch::Receiver<bool>,
+        resync: Duration,
+    ) {
+        let mut watcher = self.client.watch(&FOLLOWED).each(packed::shrink);
+        let (done, mut finished) = mpsc::channel::<(Key, Outcome)>(QUEUE);
+        let period = if resync.is_zero() { Duration::from_secs(86_400) } else { resync };
+        let mut timer = tokio::time::interval(period);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        timer.tick().await;
+        loop {
+            let wake = self.shared.core.lock().next_wake();
+            let pause = wake.map_or(Duration::from_secs(3600), |at| {
+                at.saturating_sub(self.start.elapsed()).max(Duration::from_millis(5))
+            });
+            tokio::select! {
+                Some(news) = inbox.recv() => {
+                    self.take(news);
+                    for _ in 0..BATCH {
+                        let Ok(news) = inbox.try_recv() else { break };
+                        self.take(news);
+                    }
+                }
+                event = watcher.next() => self.configured(event),
+                Some((key, outcome)) = finished.recv() => self.done(&key, &outcome),
+                changed = leading.changed() => {
+                    if changed.is_ok() && *leading.borrow_and_update() {
+                        // What the one before did is seen by the watch; the rest is found by comparing.
+                        self.shared.core.lock().mark_all();
+                    }
+                }
+                _ = timer.tick(), if !resync.is_zero() => self.shared.core.lock().mark_all(),
+                () = tokio::time::sleep(pause) => {}
+            }
+            if *leading.borrow() {
+                let work = self.shared.core.lock().poll(self.start.elapsed(), self.concurrency);
+                for one in work {
+                    self.begin(one, &done);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, news: News) {
+        let mut core = self.shared.core.lock();
+        match news {
+            News::Put(object) => core.kube_put(*object),
+            News::Delete(object) => core.kube_delete(&object),
+            News::Listed(resource, seen) => {
+                core.kube_relisted(resource, &seen);
+                let resource = if resource == Resource::Endpoints {
+                    Resource::EndpointSlice
+                } else {
+                    resource
+                };
+                self.listed.insert(resource);
+                // One of the two forms of endpoints is enough.
+                if self.listed.len() + 1 == Resource::ALL.len() {
+                    core.kubernetes_listed();
+                }
+            }
+        }
+    }
+
+    fn configured(&self, event: Event) {
+        let mut core = self.shared.core.lock();
+        match event {
+            Event::Snapshot(objects, revision) => core.config_snapshot(objects, revision),
+            Event::Put(object, revision) => core.config_put(object, revision),
+            Event::Delete { uuid, .. } => core.config_delete(uuid),
+        }
+    }
+
+    fn begin(&self, work: Work, done: &mpsc::Sender<(Key, Outcome)>) {
+        let Work { key, writes, patches, notices } = work;
+        for patch in patches {
+            self.tell(Told::Patch(patch));
+        }
+        self.notify(notices);
+        if writes.is_empty() {
+            return;
+        }
+        let (client, done) = (self.client.clone(), done.clone());
+        tokio::spawn(async move {
+            let outcome = writer::execute(&client, &writes).await;
+            if let Outcome::Failed(text, _) = &outcome {
+                warn!(owner = %key, "{text}");
+            }
+            let _ = done.send((key, outcome)).await;
+        });
+    }
+
+    fn done(&self, key: &Key, outcome: &Outcome) {
+        let notices = self.shared.core.lock().done(key, outcome, self.start.elapsed());
+        self.notify(notices);
+    }
+
+    fn notify(&self, notices: Vec<Notice>) {
+        for notice in notices {
+            let uid = self.shared.core.lock().uid_of(&notice.key);
+            self.tell(Told::Notice(notice, uid));
+        }
+    }
+
+    /// A full queue loses nothing that matters: a patch is wanted until it is seen.
+    fn tell(&self, told: Told) {
+        if self.told.try_send(told).is_err() {
+            warn!("Kubernetes is told too slowly; left out for now");
+        }
+    }
+}

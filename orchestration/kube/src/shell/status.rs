@@ -1,0 +1,70 @@
+//! What the manager tells about itself over HTTP: status for people, metrics for machines.
+
+use super::run::Shared;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(shared)
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) {
+    if shared.core.lock().synced() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "Kubernetes or the configuration has not been read yet\n")
+    }
+}
+
+async fn status(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let leading = *shared.leading.borrow();
+    let core = shared.core.lock();
+    let figures = core.figures();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "cluster": core.settings().cluster_name,
+        "leading": leading,
+        "synced": core.synced(),
+        "kubernetes_objects": figures.kubernetes,
+        "configuration_objects": figures.owned,
+        "waiting": figures.marked,
+        "writing": figures.busy,
+        "failing": figures.failing,
+        "problems": figures.problems,
+    }))
+}
+
+/// OpenMetrics text. The figures are read when asked for, so they need no bookkeeping.
+async fn metrics(State(shared): State<Arc<Shared>>) -> String {
+    let leading = *shared.leading.borrow();
+    let figures = shared.core.lock().figures();
+    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let mut out = String::new();
+    for (name, help, value) in [
+        ("leading", "Whether this manager writes.", u64::from(leading)),
+        ("kubernetes_objects", "Kubernetes objects that are followed.", count(figures.kubernetes)),
+        ("configuration_objects", "Configuration objects of this cluster.", count(figures.owned)),
+        ("waiting", "Owners that wait for work.", count(figures.marked)),
+        ("writing", "Owners with writes on their way.", count(figures.busy)),
+        ("failing", "Owners whose last writes failed.", count(figures.failing)),
+        ("problems", "Kubernetes objects with a problem.", count(figures.problems)),
+        ("derivations", "Derivations since the start.", figures.derived),
+    ] {
+        let _ = writeln!(
+            out,
+            "# HELP skein_kube_{name} {help}\n# TYPE skein_kube_{name} gauge\nskein_kube_{name} {value}"
+        );
+    }
+    out.push_str("# EOF\n");
+    out
+}

@@ -1,0 +1,81 @@
+//! The host's own stack as a workload: keeps its pair of interfaces and its port.
+
+use crate::AgentError;
+use crate::node::Node;
+use crate::state::{InterfaceSpec, LocalPort};
+use skein_cni::links::Links;
+use skein_cni::{HOST_LINK, HostLink};
+use uuid::Uuid;
+
+/// The port of the host's stack as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostPort {
+    pub(crate) uuid: Uuid,
+    pub(crate) ifindex: u32,
+    link: HostLink,
+}
+
+impl Node {
+    /// Brings the host's pair in line with what the controller says of it. Cheap when nothing changed.
+    pub(crate) fn keep_host(&mut self) {
+        let Some(spec) = self.core.host_port() else {
+            // Unknown is not gone: only a controller that has said everything takes it away.
+            if self.core.is_fresh()
+                && let Some(old) = self.host.take()
+            {
+                self.core.forget(old.uuid);
+                let removed = Links::open().map(|mut links| links.delete(HOST_LINK));
+                tracing::info!(ok = matches!(removed, Ok(Ok(()))), "the host left the fabric");
+            }
+            return;
+        };
+        let Some(link) = self.host_link(&spec) else { return };
+        if self.host.as_ref().is_some_and(|host| host.uuid == spec.uuid && host.link == link) {
+            return;
+        }
+        match self.join_host(&spec, link) {
+            Ok(()) => self.host_failure = None,
+            Err(error) => {
+                let error = error.to_string();
+                if self.host_failure.as_ref() != Some(&error) {
+                    tracing::warn!(
+                        error,
+                        "the host is not joined to the fabric; tried again every second"
+                    );
+                }
+                self.host_failure = Some(error);
+            }
+        }
+    }
+
+    fn host_link(&self, spec: &InterfaceSpec) -> Option<HostLink> {
+        let (address, _) = spec.addresses.first()?;
+        Some(HostLink {
+            mac: spec.mac,
+            mtu: self.underlay.workload_mtu(),
+            address: address.addr(),
+            prefixes: spec.host_prefixes.iter().copied().collect(),
+        })
+    }
+
+    fn join_host(&mut self, spec: &InterfaceSpec, link: HostLink) -> Result<(), AgentError> {
+        let failed = |reason: String| AgentError::Interface { interface: HOST_LINK.into(), reason };
+        let mut links = Links::open().map_err(|error| failed(error.to_string()))?;
+        let ifindex = link.ensure(&mut links).map_err(|error| failed(error.to_string()))?;
+        self.kernel.attach(ifindex)?;
+        if let Some(old) = self.host.take().filter(|old| old.uuid != spec.uuid) {
+            self.core.forget(old.uuid);
+        }
+        self.core.bind(LocalPort { uuid: spec.uuid, ifindex, mtu: link.mtu });
+        tracing::info!(interface = HOST_LINK, prefixes = link.prefixes.len(), "the host is joined");
+        self.host = Some(HostPort { uuid: spec.uuid, ifindex, link });
+        Ok(())
+    }
+
+    /// Interfaces are gone; when one is the host's, it is made again.
+    pub(crate) fn host_link_gone(&mut self, gone: &[u32]) {
+        if let Some(host) = self.host.take_if(|host| gone.contains(&host.ifindex)) {
+            self.core.unbind(host.uuid);
+        }
+    }
+}

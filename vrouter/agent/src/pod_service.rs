@@ -1,0 +1,196 @@
+//! The port API's calls about pods: ports that an orchestrator made, found at a controller.
+
+use crate::node::Node;
+use crate::port_service::{PortService, Refusal, Reply, addresses, read};
+use crate::ports::{PodPlace, PortRecord};
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use skein_cni::pod_api::{Pod, PodKey, PodPort, PreparePod};
+use skein_cni::port_api::{PortKey, Released};
+use skein_proto::ports::ports_client::PortsClient;
+use skein_proto::ports::{FindReply, FindRequest};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tonic::Code;
+
+/// How long a controller waits for the orchestrator: a runtime repeats ADD, so a first answer with the reason is
+/// worth more than a long silence. The plugin itself gives up after 30 s.
+const FIND_WAIT: Duration = Duration::from_secs(20);
+/// What the answer may take on top.
+const FIND_SLACK: Duration = Duration::from_secs(3);
+
+/// Calls about one sandbox run one after the other; no interface has an empty name.
+fn lock_key(container: &str) -> PortKey {
+    PortKey { container: container.to_owned(), interface: String::new() }
+}
+
+impl PortService {
+    async fn find(&self, prepare: &PreparePod) -> Result<FindReply, Refusal> {
+        let request = FindRequest {
+            machine: prepare.machine.clone().unwrap_or_default(),
+            machine_name: prepare.machine_name.clone(),
+            wait_ms: u32::try_from(FIND_WAIT.as_millis()).unwrap_or(u32::MAX),
+        };
+        let away = |message: String| {
+            let hint = "see that a controller runs and `skein status` shows this node connected";
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint, true)
+        };
+        let mut last = away("no controller is connected: a new pod's ports cannot be found".into());
+        for channel in self.channels.connected() {
+            let mut client = PortsClient::new(channel);
+            let asked = client.find(request.clone());
+            let status = match tokio::time::timeout(FIND_WAIT + FIND_SLACK, asked).await {
+                Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                Ok(Err(status)) => status,
+                Err(_) => tonic::Status::deadline_exceeded("the controller did not answer in time"),
+            };
+            last = match status.code() {
+                // It waited, and this is what was missing to the end.
+                Code::NotFound => {
+                    let message =
+                        format!("{} ({} s waited)", status.message(), FIND_WAIT.as_secs());
+                    let hint = "see the log of kube-manager and `skein get virtual-machine`; \
+                                the call may be repeated";
+                    return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint, true));
+                }
+                Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated => {
+                    let hint = "are plugin, agent and controller of the same release?";
+                    return Err(Refusal::new(StatusCode::CONFLICT, status.message(), hint, false));
+                }
+                _ => away(status.message().to_owned()),
+            };
+        }
+        Err(last)
+    }
+}
+
+pub(crate) async fn prepare(State(service): State<PortService>, body: Bytes) -> Reply<Pod> {
+    let prepare: PreparePod = read(&body)?;
+    let _guard = service.locks.lock(&lock_key(&prepare.container)).await;
+    let container = prepare.container.clone();
+    let known = service.node.ask(move |node| describe(node, &container)).await;
+    if let Some(pod) = known.ok_or_else(Refusal::stopping)? {
+        return Ok(axum::Json(pod));
+    }
+    let found = service.find(&prepare).await?;
+    let records = records(&prepare, &found).map_err(|what| {
+        let message = format!("the pod's ports are not usable: {what}");
+        let hint = "correct the pod's annotations, or what its orchestrator made of them";
+        Refusal::new(StatusCode::CONFLICT, message, hint, false)
+    })?;
+    let container = prepare.container;
+    let registered = service.node.ask(move |node| {
+        node.register(records);
+        describe(node, &container)
+    });
+    registered.await.flatten().map(axum::Json).ok_or_else(Refusal::stopping)
+}
+
+fn records(prepare: &PreparePod, found: &FindReply) -> Result<Vec<PortRecord>, String> {
+    let mut names = BTreeSet::new();
+    let mut records = Vec::new();
+    for (nth, port) in found.ports.iter().enumerate() {
+        let interface = match (port.device.as_str(), nth) {
+            ("", 0) => prepare.interface.clone(),
+            ("", nth) => format!("eth{nth}"),
+            (device, _) => device.to_owned(),
+        };
+        if interface.len() > 15 || interface.contains(['/', ':', ' ']) {
+            return Err(format!("`{interface}` is no usable interface name"));
+        }
+        if !names.insert(interface.clone()) {
+            return Err(format!("two of its interfaces are to be called {interface}"));
+        }
+        if port.vlan != 0 {
+            return Err(format!("{interface} is a VLAN sub-interface of another machine's port"));
+        }
+        records.push(PortRecord {
+            key: PortKey { container: prepare.container.clone(), interface },
+            uuid: port.interface.parse().map_err(|_| format!("interface `{}`", port.interface))?,
+            config: prepare.config.clone(),
+            network: port.network.clone(),
+            workload: prepare.workload.clone(),
+            mac: port.mac.clone(),
+            addresses: addresses(&port.addresses)?,
+            ifindex: None,
+            mtu: 0,
+            pod: Some(PodPlace { index: port.index, default_route: port.default_route }),
+        });
+    }
+    if records.is_empty() {
+        return Err("it has none".into());
+    }
+    Ok(records)
+}
+
+fn describe(node: &mut Node, container: &str) -> Option<Pod> {
+    let limits = node.link_limits();
+    let ports: Vec<PodPort> = node
+        .pod(container)
+        .into_iter()
+        .map(|(place, record)| PodPort {
+            port: record.port(limits, node.problem(&record).is_none()),
+            default_route: place.default_route,
+        })
+        .collect();
+    (!ports.is_empty()).then_some(Pod { ports })
+}
+
+pub(crate) async fn release(State(service): State<PortService>, body: Bytes) -> Reply<Released> {
+    let PodKey { container } = read(&body)?;
+    let _guard = service.locks.lock(&lock_key(&container)).await;
+    let released = service.node.ask(move |node| {
+        let limits = node.link_limits();
+        node.release_pod(&container).iter().map(|record| record.port(limits, false)).collect()
+    });
+    released.await.map(|ports| axum::Json(Released { ports })).ok_or_else(Refusal::stopping)
+}
+
+pub(crate) async fn check(State(service): State<PortService>, body: Bytes) -> Reply<Pod> {
+    let PodKey { container } = read(&body)?;
+    let wanted = container.clone();
+    let state = service.node.ask(move |node| {
+        let problem = node
+            .pod(&wanted)
+            .into_iter()
+            .find_map(|(_, record)| Some((record.key.interface.clone(), node.problem(&record)?)));
+        (describe(node, &wanted), problem)
+    });
+    match state.await.ok_or_else(Refusal::stopping)? {
+        (Some(pod), None) => Ok(axum::Json(pod)),
+        (Some(_), Some((interface, problem))) => {
+            let message = format!("{interface} does not forward: {problem}");
+            Err(Refusal::new(
+                StatusCode::CONFLICT,
+                message,
+                "see `skein vrouter interfaces`",
+                false,
+            ))
+        }
+        (None, _) => {
+            let message = format!("no ports of container {container}");
+            Err(Refusal::new(StatusCode::NOT_FOUND, message, "call CNI ADD first", false))
+        }
+    }
+}
+
+/// Removes the host ends of ports that the plugin released while no agent ran: it did not know them all.
+pub(crate) fn remove_links(records: &[PortRecord]) {
+    if records.is_empty() {
+        return;
+    }
+    let mut links = match skein_cni::links::Links::open() {
+        Ok(links) => links,
+        Err(error) => {
+            tracing::warn!(%error, "host interfaces of released pods stay");
+            return;
+        }
+    };
+    for record in records {
+        let name = record.host_interface();
+        if let Err(error) = links.delete(&name) {
+            tracing::warn!(interface = name, %error, "a released pod's host interface stays");
+        }
+    }
+}

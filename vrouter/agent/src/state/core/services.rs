@@ -1,0 +1,212 @@
+//! Compiling services: each to the places where it is reached, with the members that this node may choose.
+
+use super::Core;
+use crate::state::compile::ServiceIndex;
+use crate::state::spec::ServiceSpec;
+use crate::state::tables::{NextHop, NodeEntry, ServiceEntry, ServiceKey};
+use crate::state::view::Touched;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// In place of a VRF's number: clients outside the fabric.
+const OUTSIDE: u32 = 0;
+
+impl Core {
+    /// Compiles the services that were touched, or all of them when they are another controller's or VRFs have other
+    /// numbers; marks the routes that follow.
+    pub(super) fn compile_services(&mut self, all: bool, touched: &mut Touched) {
+        let mut ids = std::mem::take(&mut touched.services);
+        let renumbered = self.service_numbers != self.context.vrfs;
+        if renumbered {
+            self.service_numbers.clone_from(&self.context.vrfs);
+        }
+        if all || renumbered {
+            ids.extend(self.services.keys().cloned());
+            ids.extend(self.merged.leader().services().map(|service| service.id.clone()));
+        }
+        let mut places: BTreeSet<ServiceKey> = BTreeSet::new();
+        for id in ids {
+            self.compile_service(&id, &mut places, touched);
+        }
+        for key in places {
+            self.compile_place(key);
+        }
+    }
+
+    fn compile_service(
+        &mut self,
+        id: &str,
+        places: &mut BTreeSet<ServiceKey>,
+        touched: &mut Touched,
+    ) {
+        let read = self.merged.leader().service(id).map(ServiceSpec::read);
+        let subject = format!("service {id}");
+        if self.service_problems.remove(&subject).is_some() {
+            self.problems.remove(&subject);
+        }
+        if let Some(Err(what)) = &read {
+            self.service_problem(subject, format!("unreadable {what}"));
+        }
+        let new = read.and_then(Result::ok);
+        let old = match &new {
+            Some(new) => self.services.insert(id.to_owned(), new.clone()),
+            None => self.services.remove(id),
+        };
+        if old != new {
+            // The new one first: an address of both stays.
+            self.count(new.as_ref(), 1, touched);
+            self.count(old.as_ref(), -1, touched);
+        }
+        let wanted = new.as_ref().map(|new| self.places(new)).unwrap_or_default();
+        let before = self.claimed.remove(id).unwrap_or_default();
+        for key in before.difference(&wanted) {
+            if let Some(claims) = self.claims.get_mut(key) {
+                claims.remove(id);
+                if claims.is_empty() {
+                    self.claims.remove(key);
+                }
+            }
+        }
+        for key in &wanted {
+            self.claims.entry(*key).or_default().insert(id.to_owned());
+        }
+        places.extend(before.union(&wanted));
+        if !wanted.is_empty() {
+            self.claimed.insert(id.to_owned(), wanted);
+        }
+    }
+
+    fn service_problem(&mut self, subject: String, reason: String) {
+        self.problems.insert(subject.clone(), reason.clone());
+        self.service_problems.insert(subject, reason);
+    }
+
+    /// Counts a service's addresses in or out of the index that routes are compiled from.
+    fn count(&mut self, service: Option<&ServiceSpec>, by: isize, touched: &mut Touched) {
+        let Some(service) = service else { return };
+        let index = Arc::make_mut(&mut self.context.services);
+        let address = IpNet::from(service.address);
+        if step(&mut index.addresses, &service.vrf, address, by) {
+            for (client, reach) in &self.context.reach {
+                if reach.services.iter().any(|(name, _, _)| *name == service.vrf) {
+                    touched.route(client, address);
+                }
+            }
+        }
+        for member in service.members.iter().filter(|member| !member.in_fabric) {
+            let ServiceIndex { outside, .. } = index;
+            if step(outside, &service.vrf, member.address.into(), by) {
+                touched.route(&service.vrf, member.address.into());
+            }
+        }
+    }
+
+    /// Where a service is reached on this node.
+    fn places(&self, service: &ServiceSpec) -> BTreeSet<ServiceKey> {
+        let mut all = BTreeSet::new();
+        let Some(vrf) = self.context.vrfs.get(&service.vrf).copied() else { return all };
+        let ServiceSpec { address, protocol, port, .. } = *service;
+        all.insert((vrf, address, protocol, port));
+        if service.external {
+            all.insert((OUTSIDE, address, protocol, port));
+        }
+        let own = self.context.own_address.filter(|own| own.is_ipv4() == address.is_ipv4());
+        if let Some(own) = own.filter(|_| service.node_port != 0) {
+            all.insert((OUTSIDE, own, protocol, service.node_port));
+        }
+        all
+    }
+
+    fn compile_place(&mut self, key: ServiceKey) {
+        let claims: Vec<String> = self.claims.get(&key).into_iter().flatten().cloned().collect();
+        let entry = claims.first().and_then(|id| self.entry(self.services.get(id)?, key));
+        for loser in claims.iter().skip(1) {
+            let (vrf, address, protocol, port) = key;
+            let reason = format!(
+                "address {address}, protocol {protocol}, port {port} in VRF {vrf} is another one's: service {}",
+                claims[0]
+            );
+            self.service_problem(format!("service {loser}"), reason);
+        }
+        match entry {
+            Some(entry) => self.wanted.services.insert(key, entry),
+            None => self.wanted.services.remove(&key),
+        };
+        self.unsettled_services.insert(key);
+        self.settle_service(&key);
+    }
+
+    fn entry(&self, service: &ServiceSpec, key: ServiceKey) -> Option<ServiceEntry> {
+        let from_outside = key.0 == OUTSIDE;
+        let local_only = if from_outside { service.external_local } else { service.internal_local };
+        let usable = || service.members.iter().filter(|m| !local_only || m.node == self.node);
+        // When all are on their way out, they are what there is.
+        let some_stay = usable().any(|member| !member.draining);
+        let members: BTreeSet<(IpAddr, u16, bool)> =
+            usable().map(|m| (m.address, m.port, m.draining && some_stay)).collect();
+        let by_address = from_outside && service.external && key.1 == service.address;
+        Some(ServiceEntry {
+            member_vrf: *self.context.vrfs.get(&service.vrf)?,
+            members,
+            affinity_seconds: service.affinity_seconds,
+            keep_source: from_outside && service.external_local,
+            sources: if by_address { service.sources.clone() } else { BTreeSet::new() },
+        })
+    }
+
+    pub(super) fn settle_service(&mut self, key: &ServiceKey) {
+        if self.wanted.services.get(key) == self.applied.services.get(key) {
+            self.unsettled_services.remove(key);
+        }
+    }
+
+    /// What the node lends of itself, from the moment that something leaves or enters by it.
+    pub(super) fn compile_node(&mut self) {
+        let Some(address) = self.context.own_address else { return };
+        let needed = self.wanted.node.is_some()
+            || self.wanted.next_hops.values().any(|hop| *hop == NextHop::Outside)
+            || self
+                .claims
+                .range((OUTSIDE, FIRST, 0, 0)..)
+                .next()
+                .is_some_and(|(k, _)| k.0 == OUTSIDE);
+        if !needed {
+            return;
+        }
+        let next_hop = match self.wanted.node {
+            Some(node) => node.next_hop,
+            // Held from now on: answers to clients outside leave by it.
+            None => match self.use_next_hop(NextHop::Outside) {
+                Some(number) => number,
+                None => return,
+            },
+        };
+        self.wanted.node = Some(NodeEntry { address, host: self.host_interface, next_hop });
+    }
+}
+
+/// The smallest address in order.
+const FIRST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+
+/// Counts one up or down; true when it appears or goes.
+fn step(
+    table: &mut BTreeMap<String, BTreeMap<IpNet, usize>>,
+    vrf: &str,
+    prefix: IpNet,
+    by: isize,
+) -> bool {
+    let addresses = table.entry(vrf.to_owned()).or_default();
+    let count = addresses.entry(prefix).or_default();
+    let before = *count;
+    *count = count.saturating_add_signed(by);
+    let after = *count;
+    if after == 0 {
+        addresses.remove(&prefix);
+        if addresses.is_empty() {
+            table.remove(vrf);
+        }
+    }
+    (before == 0) != (after == 0)
+}

@@ -1,0 +1,136 @@
+//! Contexts, services and the node's own address in the datapath's terms, and back.
+
+use crate::AgentError;
+use crate::state::{
+    ContextEntry, FloatingDirection, FloatingEntry, NodeEntry, PolicyState, ServiceEntry,
+    ServiceKey,
+};
+use skein_datapath as datapath;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+pub(crate) fn context(entry: &ContextEntry) -> datapath::Context {
+    let (policy4, policy6) = match entry.policy {
+        PolicyState::Loaded { v4, v6 } => (Some(v4), Some(v6)),
+        PolicyState::Missing | PolicyState::Disabled => (None, None),
+    };
+    datapath::Context {
+        vrf: entry.vrf,
+        policy4,
+        policy6,
+        floating: entry.floating.as_ref().map(|floating| datapath::Floating {
+            address: floating.address,
+            fixed: floating.fixed,
+            direction: match floating.direction {
+                FloatingDirection::Both => datapath::FloatingDirection::Both,
+                FloatingDirection::Ingress => datapath::FloatingDirection::Ingress,
+                FloatingDirection::Egress => datapath::FloatingDirection::Egress,
+            },
+            ports: floating
+                .ports
+                .iter()
+                .map(|(protocol, floating, fixed)| datapath::PortMapping {
+                    protocol: *protocol,
+                    floating: *floating,
+                    fixed: *fixed,
+                })
+                .collect(),
+        }),
+    }
+}
+
+pub(crate) fn context_entry(context: &datapath::Context, ifindex: u32) -> ContextEntry {
+    ContextEntry {
+        ifindex,
+        vrf: context.vrf,
+        policy: match (context.policy4, context.policy6) {
+            (Some(v4), Some(v6)) => PolicyState::Loaded { v4, v6 },
+            _ => PolicyState::Missing,
+        },
+        floating: context.floating.as_ref().map(|floating| FloatingEntry {
+            address: floating.address,
+            fixed: floating.fixed,
+            direction: match floating.direction {
+                datapath::FloatingDirection::Both => FloatingDirection::Both,
+                datapath::FloatingDirection::Ingress => FloatingDirection::Ingress,
+                datapath::FloatingDirection::Egress => FloatingDirection::Egress,
+            },
+            ports: floating.ports.iter().map(|p| (p.protocol, p.floating, p.fixed)).collect(),
+        }),
+    }
+}
+
+pub(crate) fn service_key(key: &ServiceKey) -> datapath::ServiceKey {
+    let (vrf, address, protocol, port) = *key;
+    datapath::ServiceKey { vrf, address, protocol, port }
+}
+
+pub(crate) fn service(key: &ServiceKey, entry: &ServiceEntry) -> datapath::Service {
+    let seconds = u64::from(entry.affinity_seconds);
+    datapath::Service {
+        at: service_key(key),
+        member_vrf: entry.member_vrf,
+        members: entry
+            .members
+            .iter()
+            .map(|(address, port, draining)| datapath::ServiceMember {
+                address: *address,
+                port: *port,
+                draining: *draining,
+            })
+            .collect(),
+        affinity: (seconds != 0).then(|| Duration::from_secs(seconds)),
+        keep_source: entry.keep_source,
+        sources: entry.sources.iter().copied().collect(),
+    }
+}
+
+pub(crate) fn service_entry(service: &datapath::Service) -> (ServiceKey, ServiceEntry) {
+    let at = service.at;
+    let seconds = service.affinity.map_or(0, |affinity| affinity.as_secs());
+    let entry = ServiceEntry {
+        member_vrf: service.member_vrf,
+        members: service.members.iter().map(|m| (m.address, m.port, m.draining)).collect(),
+        affinity_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
+        keep_source: service.keep_source,
+        sources: service.sources.iter().copied().collect(),
+    };
+    ((at.vrf, at.address, at.protocol, at.port), entry)
+}
+
+pub(crate) fn node_address(entry: &NodeEntry) -> datapath::NodeAddress {
+    let base = datapath::NodeAddress { host: entry.host, ..datapath::NodeAddress::default() };
+    match entry.address {
+        IpAddr::V4(address) => {
+            datapath::NodeAddress { address4: Some(address), next_hop4: entry.next_hop, ..base }
+        }
+        IpAddr::V6(address) => {
+            datapath::NodeAddress { address6: Some(address), next_hop6: entry.next_hop, ..base }
+        }
+    }
+}
+
+pub(crate) fn node_entry(node: &datapath::NodeAddress) -> Option<NodeEntry> {
+    let v4 = node.address4.map(|address| (address.into(), node.next_hop4));
+    let v6 = || node.address6.map(|address| (address.into(), node.next_hop6));
+    let (address, next_hop) = v4.or_else(v6)?;
+    Some(NodeEntry { address, host: node.host, next_hop })
+}
+
+/// Ports that the kernel does not give to the host's own connections.
+const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+
+/// Keeps the host from using the ports that it lends; what is reserved already stays so.
+pub(crate) fn reserve_ports(node: &datapath::NodeAddress) -> Result<(), AgentError> {
+    let path = Path::new(RESERVED);
+    let before =
+        std::fs::read_to_string(path).map_err(AgentError::file("read", path))?.trim().to_owned();
+    let wanted = [&node.tcp, &node.udp, &node.sctp, &node.icmp]
+        .map(|range| format!("{}-{}", range.start(), range.end()));
+    let mut all = wanted.join(",");
+    if !before.is_empty() {
+        all = format!("{before},{all}");
+    }
+    std::fs::write(path, all).map_err(AgentError::file("write", path))
+}

@@ -1,0 +1,215 @@
+//! The pair that joins the host's own stack to the fabric: `skein0` is the host's end, the other one the data path's.
+//! Both are in the host's namespace. Everything here may be repeated.
+
+use crate::Error;
+use crate::link::{self, address_bytes, exchange, kernel, link_header};
+use crate::links::Links;
+use crate::netlink::{
+    Batch, F_ACK, F_CREATE, F_DUMP, F_EXCL, F_REPLACE, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWLINK,
+    RTM_NEWNEIGH, RTM_NEWROUTE, RTM_SETLINK, attributes, u32_at,
+};
+use ipnet::IpNet;
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The host's end.
+pub const HOST_LINK: &str = "skein0";
+/// The data path's end.
+pub const HOST_LINK_PEER: &str = "skein0-fabric";
+
+/// Next hop of the host's routes: nobody's address, known on this interface alone.
+const GATEWAY4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x5e00, 0x0100);
+/// Our routes are told from others by this number (rtnetlink.h: above 4 there are user protocols).
+const PROTOCOL: u8 = 0x5e;
+const ONLINK: u32 = 4;
+const NUD_PERMANENT: u16 = 0x80;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const RTA_PREFSRC: u16 = 7;
+
+/// What the pair shall be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostLink {
+    /// MAC address of the host's end.
+    pub mac: [u8; 6],
+    /// MTU of both ends in bytes.
+    pub mtu: u32,
+    /// The node's address: source of what the host sends by it.
+    pub address: IpAddr,
+    /// What the host reaches by it.
+    pub prefixes: BTreeSet<IpNet>,
+}
+
+impl HostLink {
+    /// Makes the pair unless it is there, and brings it, its neighbour and the host's routes in line. Gives the index
+    /// of the data path's end.
+    ///
+    /// # Errors
+    /// The kernel refused, with what it said.
+    pub fn ensure(&self, links: &mut Links) -> Result<u32, Error> {
+        if link::find(&mut links.0, HOST_LINK)?.is_none() {
+            // A lonely other end would be in the way of its name.
+            link::delete(&mut links.0, HOST_LINK_PEER)?;
+        }
+        self.make(links)?;
+        let missing = |name: &str| {
+            let gone = std::io::Error::new(ErrorKind::NotFound, "it vanished");
+            kernel(&format!("look up the interface {name}"), &gone)
+        };
+        let host = link::find(&mut links.0, HOST_LINK)?.ok_or_else(|| missing(HOST_LINK))?;
+        let peer =
+            link::find(&mut links.0, HOST_LINK_PEER)?.ok_or_else(|| missing(HOST_LINK_PEER))?;
+        // Strict filtering would drop what comes by a service from a host whose own way is the underlay.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{HOST_LINK}/rp_filter"), "2");
+        self.neighbour(links, host.index)?;
+        self.routes(links, host.index)?;
+        Ok(peer.index)
+    }
+
+    fn make(&self, links: &mut Links) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        batch
+            .message(RTM_NEWLINK, F_ACK | F_CREATE | F_EXCL, &link_header(0, false))
+            .text(link::IFLA_IFNAME, HOST_LINK)
+            .number(link::IFLA_MTU, self.mtu)
+            .attribute(link::IFLA_ADDRESS, &self.mac)
+            .nested(link::IFLA_LINKINFO, &[], |info| {
+                info.text(link::IFLA_INFO_KIND, "veth").nested(link::IFLA_INFO_DATA, &[], |data| {
+                    data.nested(link::VETH_INFO_PEER, &link_header(0, false), |peer| {
+                        peer.text(link::IFLA_IFNAME, HOST_LINK_PEER)
+                            .number(link::IFLA_MTU, self.mtu)
+                            .attribute(link::IFLA_ADDRESS, &link::GATEWAY_MAC);
+                    });
+                });
+            });
+        for name in [HOST_LINK, HOST_LINK_PEER] {
+            // No link-local addresses of its own: nothing else is on this wire. Fails where there is no IPv6.
+            batch
+                .message(RTM_SETLINK, F_ACK, &link_header(0, false))
+                .text(link::IFLA_IFNAME, name)
+                .nested(link::IFLA_AF_SPEC, &[], |families| {
+                    families.nested(u16::from(link::AF_INET6), &[], |inet6| {
+                        let none = [link::IN6_ADDR_GEN_MODE_NONE];
+                        inet6.attribute(link::IFLA_INET6_ADDR_GEN_MODE, &none);
+                    });
+                });
+            let mac = if name == HOST_LINK { self.mac } else { link::GATEWAY_MAC };
+            batch
+                .message(RTM_SETLINK, F_ACK, &link_header(0, true))
+                .text(link::IFLA_IFNAME, name)
+                .number(link::IFLA_MTU, self.mtu)
+                .attribute(link::IFLA_ADDRESS, &mac);
+        }
+        let what = format!("make the pair of {HOST_LINK}");
+        let outcomes = exchange(&mut links.0, &mut batch, &what)?;
+        for (nth, outcome) in outcomes.iter().enumerate() {
+            match &outcome.result {
+                Err(error) if nth == 0 && error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) if nth == 0 || nth % 2 == 0 => return Err(kernel(&what, error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn gateway(&self) -> IpAddr {
+        if self.address.is_ipv4() { GATEWAY4.into() } else { GATEWAY6.into() }
+    }
+
+    fn neighbour(&self, links: &mut Links, index: u32) -> Result<(), Error> {
+        let (family, bytes) = address_bytes(self.gateway());
+        let mut header = [0; 12];
+        header[0] = family;
+        header[4..8].copy_from_slice(&index.to_ne_bytes());
+        header[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
+        let mut batch = Batch::default();
+        batch
+            .message(RTM_NEWNEIGH, F_ACK | F_CREATE | F_REPLACE, &header)
+            .attribute(NDA_DST, &bytes)
+            .attribute(NDA_LLADDR, &link::GATEWAY_MAC);
+        let what = "add the neighbour of skein0";
+        let outcomes = exchange(&mut links.0, &mut batch, what)?;
+        outcomes.iter().try_for_each(|outcome| {
+            outcome.result.as_ref().map(|_| ()).map_err(|error| kernel(what, error))
+        })
+    }
+
+    /// Adds the routes that are missing and removes those of ours that are not wanted.
+    fn routes(&self, links: &mut Links, index: u32) -> Result<(), Error> {
+        let (family, source) = address_bytes(self.address);
+        let wanted: BTreeSet<IpNet> = self
+            .prefixes
+            .iter()
+            .filter(|prefix| prefix.addr().is_ipv4() == self.address.is_ipv4())
+            .map(IpNet::trunc)
+            .collect();
+        let there = installed(links, family, index)?;
+        let header = |prefix: &IpNet, flags: u32| {
+            let mut header = [0; 12];
+            header[..8].copy_from_slice(&[
+                family,
+                prefix.prefix_len(),
+                0,
+                0,
+                link::RT_TABLE_MAIN,
+                PROTOCOL,
+                0,
+                link::RTN_UNICAST,
+            ]);
+            header[8..].copy_from_slice(&flags.to_ne_bytes());
+            header
+        };
+        let gateway = address_bytes(self.gateway()).1;
+        let mut batch = Batch::default();
+        let mut what = Vec::new();
+        // All are written: their source may be another one now.
+        for prefix in &wanted {
+            batch
+                .message(RTM_NEWROUTE, F_ACK | F_CREATE | F_REPLACE, &header(prefix, ONLINK))
+                .attribute(link::RTA_DST, &address_bytes(prefix.addr()).1)
+                .attribute(link::RTA_GATEWAY, &gateway)
+                .attribute(RTA_PREFSRC, &source)
+                .number(link::RTA_OIF, index);
+            what.push(format!("add the host's route to {prefix}"));
+        }
+        for prefix in there.difference(&wanted) {
+            batch
+                .message(RTM_DELROUTE, F_ACK, &header(prefix, 0))
+                .attribute(link::RTA_DST, &address_bytes(prefix.addr()).1)
+                .number(link::RTA_OIF, index);
+            what.push(format!("remove the host's route to {prefix}"));
+        }
+        if what.is_empty() {
+            return Ok(());
+        }
+        let outcomes = exchange(&mut links.0, &mut batch, "write the host's routes")?;
+        for (outcome, what) in outcomes.iter().zip(&what) {
+            outcome.result.as_ref().map_err(|error| kernel(what, error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Routes of ours by the pair.
+fn installed(links: &mut Links, family: u8, index: u32) -> Result<BTreeSet<IpNet>, Error> {
+    let mut batch = Batch::default();
+    let mut header = [0; 12];
+    header[0] = family;
+    batch.message(RTM_GETROUTE, F_DUMP, &header);
+    let outcomes = exchange(&mut links.0, &mut batch, "list routes")?;
+    let mut found = BTreeSet::new();
+    for answer in outcomes.iter().flat_map(|outcome| &outcome.answers) {
+        let value = |wanted| attributes(&answer.body, 12).find(|(kind, _)| *kind == wanted);
+        let ours = answer.kind == RTM_NEWROUTE
+            && answer.body.get(5) == Some(&PROTOCOL)
+            && value(link::RTA_OIF).is_some_and(|(_, bytes)| u32_at(bytes, 0) == index);
+        let length = answer.body.get(1).copied().unwrap_or(0);
+        let address = value(link::RTA_DST).and_then(|(_, bytes)| link::address_from(bytes));
+        if let Some(address) = address.filter(|_| ours) {
+            found.extend(IpNet::new(address, length).ok());
+        }
+    }
+    Ok(found)
+}
