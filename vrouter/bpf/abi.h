@@ -108,7 +108,12 @@ struct member {
 	__u8 pad[2];
 };
 
-/* Every member there is, draining ones too; the value says whether it takes new connections. */
+enum member_flags {
+	MEMBER_ELIGIBLE = 1, /* takes new connections */
+	MEMBER_DRAINING = 2,
+};
+
+/* Every member there is, draining ones too, with its flags. */
 struct member_key {
 	__u32 service;
 	struct ip address;

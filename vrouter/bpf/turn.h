@@ -159,7 +159,7 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 		pick->client.client = s->key.local;
 		known = bpf_map_lookup_elem(&affinities, &pick->client);
 		if (known && bpf_ktime_get_coarse_ns() - known->seen < service->affinity) {
-			__u32 *eligible;
+			__u32 *flags;
 
 			*chosen = known->member;
 			pick->known.service = service->id;
@@ -167,8 +167,8 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 			pick->known.port = chosen->port;
 			pick->known.family = p->family;
 			pick->known.pad = 0;
-			eligible = bpf_map_lookup_elem(&member_set, &pick->known);
-			if (!eligible || !*eligible)
+			flags = bpf_map_lookup_elem(&member_set, &pick->known);
+			if (!flags || !(*flags & MEMBER_ELIGIBLE))
 				chosen->port = 0;
 		}
 	}

@@ -247,6 +247,14 @@ fn members_share_clients_and_few_move_when_one_goes() {
     let listed = bed.datapath.services().unwrap();
     assert_eq!((listed.len(), listed[0].members.len()), (1, 10));
     assert!(listed[0].members.contains(&changed[3]));
+    // Draining ones alone still take new connections.
+    let last = ServiceMember { draining: true, ..changed[0] };
+    let one = service(key(WEB, UDP, 90), vec![last]);
+    bed.datapath.set_service(&one).unwrap();
+    let ran = alice_sends(&bed, &whole(UDP, (ALICE, 5), (WEB, 90)));
+    assert_eq!(ran.outcome, bed.tunnel_out());
+    assert!(bed.datapath.services().unwrap().contains(&one));
+    bed.datapath.remove_service(&one.at).unwrap();
     // Gone: its UDP flows move, the others do not.
     changed.remove(3);
     bed.datapath.set_service(&service(key(WEB, UDP, 80), changed)).unwrap();
