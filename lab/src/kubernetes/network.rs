@@ -1,5 +1,6 @@
-//! Skein as the network of a cluster: a controller, an agent on every node, the CNI plugin.
+//! Skein as the network of a cluster: controller, Kubernetes manager, an agent on every node, the CNI plugin.
 
+use super::control_plane::SERVICE_RANGE;
 use super::daemon::{Daemon, Line, Place};
 use super::{Cluster, ClusterError, KubeNode, files};
 use crate::{Host, Ran};
@@ -15,24 +16,31 @@ const AGENT_PORT: u16 = 8084;
 const READY: Duration = Duration::from_secs(30);
 /// The file names of Kubernetes' convention: the first in order is the cluster's network.
 const CONFIGURATION: &str = "10-skein.conflist";
+/// The manager's account and what it may do.
+const RIGHTS: &str = include_str!("../../../deploy/kubernetes/rbac.yaml");
+/// The user that a token of that account would be.
+const ACCOUNT: &str = "system:serviceaccount:skein-system:skein-kube-manager";
 
-/// What the network is.
+/// What `skeind kube-manager` is told about the cluster.
 #[derive(Clone, Debug)]
 pub struct NetworkOptions {
-    /// Project of the pods' network.
-    pub project: String,
-    /// The pods' network.
-    pub network: String,
-    /// Its subnets.
-    pub subnets: Vec<String>,
+    /// Name of the cluster, part of its objects' names.
+    pub cluster: String,
+    /// Prefixes of pods, of both families.
+    pub pod_subnets: Vec<String>,
+    /// Prefixes of services: the API server's.
+    pub service_subnets: Vec<String>,
+    /// More arguments of the manager.
+    pub manager_arguments: Vec<String>,
 }
 
 impl Default for NetworkOptions {
     fn default() -> Self {
         Self {
-            project: "k8s-default".into(),
-            network: "k8s-default-pod-network".into(),
-            subnets: vec!["10.244.0.0/16".into(), "fd00:244::/64".into()],
+            cluster: "k8s".into(),
+            pod_subnets: vec!["10.244.0.0/16".into(), "fd00:244::/64".into()],
+            service_subnets: vec![SERVICE_RANGE.into()],
+            manager_arguments: Vec::new(),
         }
     }
 }
@@ -42,6 +50,8 @@ impl Default for NetworkOptions {
 pub struct SkeinNetwork {
     /// The agents, one a node, in the nodes' order.
     agents: Vec<Agent>,
+    /// What makes configuration objects from Kubernetes' objects.
+    pub manager: Daemon,
     /// The controller with the configuration API.
     pub controller: Daemon,
     control_host: Host,
@@ -62,8 +72,8 @@ impl Agent {
 }
 
 impl SkeinNetwork {
-    /// Starts the controller beside the control plane and makes the pods' network, then an agent and the plugin
-    /// on every node. Returns once all nodes are Ready.
+    /// Starts the controller and the Kubernetes manager beside the control plane, then an agent and the plugin on
+    /// every node. Returns once all nodes are Ready.
     ///
     /// # Errors
     /// A program is missing, or something did not start; the error quotes its log.
@@ -86,8 +96,10 @@ impl SkeinNetwork {
         let mut controller =
             Daemon::start("skein-controller", log, Place::Host(control_host.clone()), line)?;
         controller.wait_ready(READY, || answers(&control_host, 8083))?;
-        let mut network = SkeinNetwork { agents: Vec::new(), controller, control_host, skein };
-        network.make_network(options)?;
+        let manager = start_manager(cluster, &skeind, options)?;
+        let mut network =
+            SkeinNetwork { agents: Vec::new(), manager, controller, control_host, skein };
+        network.wait_manager()?;
         let join = files::read(&data.join("pki/join-token"))?;
         for node in cluster.nodes() {
             let agent = network.start_agent(node, &skeind, &join)?;
@@ -103,15 +115,9 @@ impl SkeinNetwork {
         Ok(network)
     }
 
-    fn make_network(&self, options: &NetworkOptions) -> Result<(), ClusterError> {
-        let NetworkOptions { project, network, subnets } = options;
-        self.skein(&["create", "project", project])?.success()?;
-        let mut arguments = vec!["create", "network", network, "--project", project];
-        for subnet in subnets {
-            arguments.extend(["--subnet", subnet]);
-        }
-        self.skein(&arguments)?.success()?;
-        Ok(())
+    fn wait_manager(&mut self) -> Result<(), ClusterError> {
+        let host = self.control_host.clone();
+        self.manager.wait_ready(READY, || answers(&host, 8108))
     }
 
     fn start_agent(
@@ -157,6 +163,15 @@ impl SkeinNetwork {
         self.controller.wait_ready(READY, || answers(&host, 8083))
     }
 
+    /// Starts the Kubernetes manager again after it was killed, and waits until it is ready.
+    ///
+    /// # Errors
+    /// The end of its log.
+    pub fn restart_manager(&mut self) -> Result<(), ClusterError> {
+        self.manager.start_again()?;
+        self.wait_manager()
+    }
+
     /// Runs the CLI on the controller's host.
     ///
     /// # Errors
@@ -175,6 +190,7 @@ impl SkeinNetwork {
 
     /// Lets everything live on after this value is dropped.
     pub fn detach(self) {
+        self.manager.detach();
         self.controller.detach();
         for agent in self.agents {
             agent.daemon.detach();
@@ -182,15 +198,35 @@ impl SkeinNetwork {
     }
 }
 
+/// Starts the manager with the rights that a real installation gives it, and no more.
+fn start_manager(
+    cluster: &Cluster,
+    skeind: &Path,
+    options: &NetworkOptions,
+) -> Result<Daemon, ClusterError> {
+    cluster.apply(RIGHTS)?;
+    let kubeconfig = cluster.state().join("kube-manager.kubeconfig");
+    cluster.authority().kubeconfig(&kubeconfig, ACCOUNT, &[])?;
+    let line = Line::new(skeind)
+        .arg("kube-manager")
+        .flag("api", format!("http://127.0.0.1:{API_PORT}"))
+        .file("kubeconfig", &kubeconfig)
+        .flag("cluster-name", &options.cluster)
+        .flag("pod-subnets", options.pod_subnets.join(","))
+        .flag("service-subnets", options.service_subnets.join(","))
+        .args(&options.manager_arguments);
+    let log = cluster.logs().join("ctl/skein-kube-manager.log");
+    let place = Place::Host(cluster.control_host().clone());
+    Daemon::start("skein-kube-manager", log, place, line)
+}
+
 /// Gives containerd the network's configuration: written aside and renamed, as the runtime watches the folder.
 fn configure(node: &KubeNode, options: &NetworkOptions) -> Result<(), ClusterError> {
     let list = json!({
         "cniVersion": "1.0.0",
         "name": "skein",
-        "plugins": [{
-            "type": "skein",
-            "network": format!("default-domain:{}:{}", options.project, options.network),
-        }],
+        // Without a network: what the manager made for the pod.
+        "plugins": [{"type": "skein", "clusterName": options.cluster}],
     });
     let folder = node.folder().join("cni-conf");
     let (aside, path) = (folder.join(".skein.new"), folder.join(CONFIGURATION));
