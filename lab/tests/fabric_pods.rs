@@ -7,6 +7,7 @@
     clippy::print_stdout,
     reason = "a failed step is a failed test; figures are for the reader"
 )]
+#![allow(clippy::needless_pass_by_value, reason = "json! reads better where it is passed")]
 
 mod support;
 
