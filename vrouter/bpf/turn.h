@@ -308,6 +308,8 @@ __noinline int outside_enter(const struct vif *vif, const struct origin *from, _
 		return DROP_TRANSLATION_GONE;
 	flow_moves_to(f, vif, service->vrf);
 	if (s->direction == EGRESS) {
+		if (!(n->families & (p->family == 4 ? NODE_IPV4 : NODE_IPV6)))
+			return DROP_DISCARD_ROUTE;
 		reason = service_pick(s, service, hash);
 		if (reason)
 			return reason;
