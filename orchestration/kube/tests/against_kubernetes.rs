@@ -12,7 +12,7 @@ use skein_kube::ManagerConfig;
 use skein_model::{FqName, Kind, Object};
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
