@@ -30,6 +30,11 @@ pub(crate) const FOLLOWED: &[Kind] = &[
     Kind::LOADBALANCER_POOL,
     Kind::LOADBALANCER_MEMBER,
     Kind::TAG,
+    Kind::APPLICATION_POLICY_SET,
+    Kind::FIREWALL_POLICY,
+    Kind::FIREWALL_RULE,
+    Kind::SERVICE_GROUP,
+    Kind::ADDRESS_GROUP,
     Kind::VIRTUAL_ROUTER,
 ];
 

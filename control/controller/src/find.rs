@@ -116,7 +116,8 @@ fn describe(core: &Core, object: &Object, port: &Interface, index: u32) -> Found
         vrf: port.vrf.clone(),
         index,
         device: annotation(object, "interface").unwrap_or_default(),
-        default_route: annotation(object, "default-route").is_some_and(|value| value == "true"),
+        default_route: annotation(object, "default-route")
+            .is_some_and(|value| value.eq_ignore_ascii_case("true")),
         network: core
             .engine()
             .vrf(port.network)

@@ -318,6 +318,12 @@ impl Cluster {
         self.state().join("admin.kubeconfig")
     }
 
+    /// The program `kubectl`.
+    #[must_use]
+    pub fn kubectl_program(&self) -> &Path {
+        &self.programs.kubectl
+    }
+
     fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.programs.kubectl);
         command

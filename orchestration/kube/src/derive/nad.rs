@@ -10,7 +10,7 @@ use skein_model::{FqName, Kind};
 
 const CIDR: &str = "opencontrail.org/cidr";
 /// CNI plugins whose networks these are.
-const PLUGINS: [&str; 2] = ["contrail-k8s-cni", "skein-cni"];
+const PLUGINS: [&str; 3] = ["contrail-k8s-cni", "skein-cni", "skein"];
 
 /// The prefixes in the annotation: one, several with commas, or a list as JSON.
 fn prefixes(text: &str) -> Result<Vec<IpNet>, String> {

@@ -1,0 +1,208 @@
+//! Services: cluster addresses, the API server's own, and ports of the nodes.
+
+use crate::{ANSWER, NODES, PATIENCE, Steps, ask_from_host, ask_from_node, other_node};
+use serde_json::{Value, json};
+use skein_lab::kubernetes::{Cluster, KubePod, ProbeOutcome, SkeinNetwork};
+use skein_lab::wait_for;
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+/// Asked so often, one of three members is left out once in ten million runs.
+const OFTEN: usize = 40;
+const SHORT: Duration = Duration::from_millis(500);
+
+pub(crate) fn check(
+    cluster: &Cluster,
+    network: &SkeinNetwork,
+    pods: &[KubePod],
+    steps: &mut Steps,
+) {
+    let address = cluster_address(cluster, pods, steps);
+    changes_are_followed(cluster, pods, &address, steps);
+    the_api_server_is_reached(cluster, pods);
+    steps.done("service of the API server from a pod and a node");
+    node_ports(cluster, pods);
+    steps.done("node ports");
+    for name in ["web", "doors", "near"] {
+        cluster.api().delete(&format!("{SERVICES}/{name}")).unwrap();
+    }
+    wait_for("services to be gone from the nodes", PATIENCE, || {
+        let shown = network.skein_on(0, &["vrouter", "services"]).unwrap().stdout;
+        if shown.contains("default/web") { Err(shown) } else { Ok(()) }
+    })
+    .unwrap();
+    let gone = pods[0].ask(&[format!("tcp:{address}:8080")], SHORT).unwrap();
+    assert!(gone[0].answer.is_none(), "{gone:?}");
+    steps.done("services deleted");
+}
+
+/// Makes a service of the pods of a set; gives what the API server made of it.
+fn service(cluster: &Cluster, name: &str, set: &str, more: &Value) -> Value {
+    let mut spec = json!({
+        "selector": {"set": set},
+        "ports": [
+            {"name": "tcp", "protocol": "TCP", "port": 8080, "targetPort": 80},
+            {"name": "udp", "protocol": "UDP", "port": 8080, "targetPort": 80},
+        ],
+    });
+    for (key, value) in more.as_object().unwrap() {
+        spec[key] = value.clone();
+    }
+    let object = json!({"metadata": {"name": name}, "spec": spec});
+    cluster.api().create(SERVICES, &object).unwrap()
+}
+
+fn names(pods: &[KubePod], set: &str) -> BTreeSet<String> {
+    let of_set = |pod: &&KubePod| pod.object["metadata"]["labels"]["set"] == set;
+    pods.iter().filter(of_set).map(|pod| pod.name.clone()).collect()
+}
+
+/// Who answers; an answer that is missing is one of "-".
+fn answering(outcomes: &[ProbeOutcome]) -> BTreeSet<String> {
+    let name =
+        |outcome: &ProbeOutcome| outcome.answer.as_ref().map_or("-".into(), |a| a.pod.clone());
+    outcomes.iter().map(name).collect()
+}
+
+fn cluster_address(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) -> String {
+    let made = service(cluster, "web", "probe1", &json!({}));
+    let since = Instant::now();
+    let address = made["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    let members = names(pods, "probe1");
+    let one = [format!("tcp:{address}:8080")];
+    wait_for("the service to answer", PATIENCE, || {
+        let outcomes = pods[0].ask(&one, SHORT).unwrap();
+        if outcomes[0].answered() { Ok(()) } else { Err(format!("{outcomes:?}")) }
+    })
+    .unwrap();
+    println!("a service answers {:.2} s after it was made", since.elapsed().as_secs_f64());
+    for protocol in ["tcp", "udp"] {
+        let targets = vec![format!("{protocol}:{address}:8080"); OFTEN];
+        for pod in pods {
+            let outcomes = pod.ask(&targets, ANSWER).unwrap();
+            assert_eq!(answering(&outcomes), members, "{} asks: {outcomes:?}", pod.name);
+            // A member sees the client's own address; one that got itself sees the service's.
+            for answer in outcomes.iter().filter_map(|outcome| outcome.answer.as_ref()) {
+                let seen = if answer.pod == pod.name { &address } else { &pod.address };
+                assert!(answer.client.starts_with(&format!("{seen}:")), "{}: {answer:?}", pod.name);
+            }
+        }
+        for node in 0..NODES {
+            let outcomes = ask_from_node(cluster, node, &targets, ANSWER);
+            assert_eq!(answering(&outcomes), members, "node {node} asks: {outcomes:?}");
+        }
+    }
+    let closed = pods[0].ask(&[format!("tcp:{address}:8081")], SHORT).unwrap();
+    assert_eq!(closed[0].error.as_deref(), Some("refused"), "{closed:?}");
+    steps.done("a service's cluster address from every pod and node");
+    address
+}
+
+/// Other members, no members, members again.
+fn changes_are_followed(cluster: &Cluster, pods: &[KubePod], address: &str, steps: &mut Steps) {
+    let targets = vec![format!("tcp:{address}:8080"); OFTEN];
+    let asker = &pods[0];
+    for (set, wanted) in [
+        ("probe2", names(pods, "probe2")),
+        ("nobody", BTreeSet::from(["-".to_owned()])),
+        ("probe1", names(pods, "probe1")),
+    ] {
+        let since = Instant::now();
+        cluster
+            .api()
+            .merge(&format!("{SERVICES}/web"), &json!({"spec": {"selector": {"set": set}}}))
+            .unwrap();
+        wait_for("the new members to answer", PATIENCE, || {
+            let outcomes = asker.ask(&targets, SHORT).unwrap();
+            let now = answering(&outcomes);
+            if now == wanted { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .unwrap();
+        println!("members {set} after {:.2} s", since.elapsed().as_secs_f64());
+    }
+    steps.done("changed members are followed");
+}
+
+/// As a program in a pod talks to the API server: over TLS, with the pod's token, at the service's address.
+fn the_api_server_is_reached(cluster: &Cluster, pods: &[KubePod]) {
+    let version = cluster.api().get("/version").unwrap()["gitVersion"].to_string();
+    for pod in [&pods[0], other_node(pods, &pods[0])] {
+        let pid = pod.pid().unwrap().to_string();
+        let account = format!("/proc/{pid}/root/var/run/secrets/kubernetes.io/serviceaccount");
+        let token = std::fs::read_to_string(format!("{account}/token")).unwrap();
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &pid, "--net", "--"]).arg(cluster.kubectl_program()).args([
+            "--server=https://10.96.0.1:443",
+            &format!("--certificate-authority={account}/ca.crt"),
+            &format!("--token={token}"),
+            "--request-timeout=5s",
+            "get",
+            "--raw",
+            "/version",
+        ]);
+        // A kubeconfig of whoever runs this is none of a pod's.
+        let ran =
+            command.env("KUBECONFIG", "/dev/null").env("HOME", cluster.state()).output().unwrap();
+        let answer = String::from_utf8_lossy(&ran.stdout).into_owned();
+        assert!(answer.contains(&version), "{} asks: {ran:?}", pod.name);
+    }
+    // What answers plain HTTP so on that port is the API server.
+    for node in cluster.nodes() {
+        let answer = node.host().inside(|| plain_http("10.96.0.1:443")).unwrap();
+        assert!(answer.contains("HTTPS server"), "{}: {answer}", node.name());
+    }
+}
+
+fn plain_http(address: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let ask = || -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect_timeout(&address.parse().unwrap(), ANSWER)?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().unwrap_or_else(|error| error.to_string())
+}
+
+/// From outside the cluster: every node answers with every member; with the policy `Local` only for its own, and
+/// the member sees the client's address.
+fn node_ports(cluster: &Cluster, pods: &[KubePod]) {
+    let made = service(cluster, "doors", "probe1", &json!({"type": "NodePort"}));
+    let near = json!({"type": "NodePort", "externalTrafficPolicy": "Local"});
+    let near = service(cluster, "near", "probe2", &near);
+    let client = cluster.control_host();
+    for (index, protocol) in ["tcp", "udp"].into_iter().enumerate() {
+        for node in cluster.nodes() {
+            let target = |service: &Value| {
+                let port = &service["spec"]["ports"][index]["nodePort"];
+                vec![format!("{protocol}:{}:{port}", node.host().ipv4()); OFTEN]
+            };
+            let members = names(pods, "probe1");
+            expect(cluster, client, &target(&made), &members);
+            let local =
+                pods.iter().filter(|pod| pod.node == node.name()).cloned().collect::<Vec<_>>();
+            for outcome in expect(cluster, client, &target(&near), &names(&local, "probe2")) {
+                let seen = outcome.answer.unwrap().client;
+                assert!(seen.starts_with(&format!("{}:", client.ipv4())), "{seen}");
+            }
+        }
+    }
+}
+
+/// Waits until exactly these answer.
+fn expect(
+    cluster: &Cluster,
+    from: &skein_lab::Host,
+    targets: &[String],
+    members: &BTreeSet<String>,
+) -> Vec<ProbeOutcome> {
+    wait_for(&format!("{} to be answered by {members:?}", targets[0]), PATIENCE, || {
+        let outcomes = ask_from_host(cluster, from, targets, ANSWER);
+        if &answering(&outcomes) == members { Ok(outcomes) } else { Err(format!("{outcomes:?}")) }
+    })
+    .unwrap()
+}
