@@ -245,6 +245,10 @@ fn a_service_is_reached_from_pods_nodes_and_outside() {
         assert_eq!(answering(ask), both);
     }
 
+    // A pod may use that of its own node, too.
+    let address = hosts[0].ipv4().to_string();
+    soon("the node port for a pod", || from_pod(&client.pod, &address, 30080).is_ok());
+
     // Not ready, gone, none left.
     let properties = |ready: bool| {
         json!({"loadbalancer_member_properties": {
