@@ -18,11 +18,12 @@ mod services;
 #[path = "../support/mod.rs"]
 mod support;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use skein_lab::kubernetes::{
     Cluster, ClusterOptions, KubePod, NetworkOptions, PROBE_IMAGE, ProbeOutcome, SkeinNetwork,
     read_outcomes,
 };
+use skein_lab::wait_for;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -217,6 +218,20 @@ fn assert_hosts_reach(cluster: &Cluster, pods: &[KubePod]) {
             assert_eq!(client, node.host().ipv4().to_string(), "{}: {outcome:?}", node.name());
         }
     }
+}
+
+/// Makes a namespace.
+fn create_namespace(cluster: &Cluster, metadata: &Value) {
+    cluster.api().create("/api/v1/namespaces", &json!({ "metadata": metadata })).unwrap();
+}
+
+/// Makes a pod; in a new namespace none is taken before its service account has what it needs.
+fn create_pod(cluster: &Cluster, namespace: &str, pod: &Value) {
+    let path = format!("/api/v1/namespaces/{namespace}/pods");
+    wait_for("a pod to be taken", PATIENCE, || {
+        cluster.api().create(&path, pod).map_err(|error| error.to_string())
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// Asks from the host of a node, counted from 0.

@@ -1,6 +1,6 @@
 //! Networks beside the cluster's own: isolated namespaces, a network of the operator's, a second interface.
 
-use crate::{ANSWER, PATIENCE, PODS_READY, Steps};
+use crate::{ANSWER, PATIENCE, PODS_READY, Steps, create_namespace, create_pod};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, SkeinNetwork};
 use std::time::Duration;
@@ -22,13 +22,6 @@ pub(crate) fn check(
     steps.done("a second interface");
 }
 
-fn namespace(cluster: &Cluster, name: &str, annotations: Value) {
-    let object = json!({"metadata": {"name": name, "annotations": annotations}});
-    cluster.api().create("/api/v1/namespaces", &object).unwrap();
-    let account = format!("/api/v1/namespaces/{name}/serviceaccounts/default");
-    cluster.api().wait("a service account", &account, PATIENCE, |_| true).unwrap();
-}
-
 /// A pod on every node, in a namespace.
 fn on_every_node(
     cluster: &Cluster,
@@ -48,7 +41,7 @@ fn on_every_node(
                 "containers": [{"name": "probe", "image": PROBE_IMAGE, "imagePullPolicy": "Never"}],
             },
         });
-        cluster.api().create(&format!("/api/v1/namespaces/{namespace}/pods"), &pod).unwrap();
+        create_pod(cluster, namespace, &pod);
     }
     let count = cluster.nodes().len();
     cluster.wait_pods(namespace, &format!("app={app}"), count, PODS_READY).unwrap()
@@ -59,17 +52,26 @@ fn tcp(pods: &[KubePod]) -> Vec<String> {
 }
 
 fn assert_reach(from: &[KubePod], to: &[KubePod], wanted: bool) {
-    let targets = tcp(to);
+    assert_answers(from, &tcp(to), wanted);
+}
+
+/// All ask at once: waiting for what does not come is most of the time.
+fn assert_answers(from: &[KubePod], targets: &[String], wanted: bool) {
     let timeout = if wanted { ANSWER } else { SILENCE };
-    for pod in from {
-        for outcome in pod.ask(&targets, timeout).unwrap() {
-            assert_eq!(outcome.answered(), wanted, "{} asks: {outcome:?}", pod.name);
+    std::thread::scope(|scope| {
+        for pod in from {
+            scope.spawn(move || {
+                for outcome in pod.ask(targets, timeout).unwrap() {
+                    assert_eq!(outcome.answered(), wanted, "{} asks: {outcome:?}", pod.name);
+                }
+            });
         }
-    }
+    });
 }
 
 fn isolated_namespace(cluster: &Cluster, others: &[KubePod]) {
-    namespace(cluster, "alone", json!({"opencontrail.org/isolation": "true"}));
+    let annotations = json!({"opencontrail.org/isolation": "true"});
+    create_namespace(cluster, &json!({"name": "alone", "annotations": annotations}));
     let own = on_every_node(cluster, "alone", "web", &json!({}));
     let service = json!({
         "metadata": {"name": "web"},
@@ -88,10 +90,7 @@ fn isolated_namespace(cluster: &Cluster, others: &[KubePod]) {
         })
         .unwrap();
     }
-    for pod in others {
-        let outcomes = pod.ask(std::slice::from_ref(&address), SILENCE).unwrap();
-        assert!(!outcomes[0].answered(), "{} reaches a closed service: {outcomes:?}", pod.name);
-    }
+    assert_answers(others, &[address], false);
     cluster.api().delete("/api/v1/namespaces/alone").unwrap();
 }
 
@@ -128,7 +127,7 @@ fn second_interface(cluster: &Cluster, network: &SkeinNetwork) {
     });
     const DEFINITIONS: &str =
         "/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions";
-    cluster.api().create(DEFINITIONS, &definition).unwrap();
+    cluster.apply(&definition.to_string()).unwrap();
     let annotations = json!({"k8s.v1.cni.cncf.io/networks": "back@net7"});
     let own = on_every_node(cluster, "default", "two", &annotations);
     let mut second = Vec::new();

@@ -1,6 +1,6 @@
 //! Network policies: for each one the table of all pods x all pods x ports must be the one that Kubernetes means.
 
-use crate::{PATIENCE, PODS_READY, Steps, ask_from_node};
+use crate::{PATIENCE, PODS_READY, Steps, ask_from_node, create_namespace, create_pod};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE};
 use skein_lab::wait_for;
@@ -43,17 +43,13 @@ pub(crate) fn check(cluster: &Cluster, steps: &mut Steps) {
 
 /// Three pods in each of three namespaces, a namespace's pods and pods of one name on different nodes.
 fn start(cluster: &Cluster) -> Vec<(Place, KubePod)> {
-    let api = cluster.api();
     for namespace in NAMESPACES {
-        let object = json!({"metadata": {"name": namespace, "labels": {"ns": namespace}}});
-        api.create("/api/v1/namespaces", &object).unwrap();
+        create_namespace(cluster, &json!({"name": namespace, "labels": {"ns": namespace}}));
     }
     for (row, namespace) in NAMESPACES.into_iter().enumerate() {
-        let account = format!("/api/v1/namespaces/{namespace}/serviceaccounts/default");
-        api.wait("a service account", &account, PATIENCE, |_| true).unwrap();
         for (column, name) in PODS.into_iter().enumerate() {
             let node = cluster.nodes()[(row + column) % cluster.nodes().len()].name();
-            api.create(&format!("/api/v1/namespaces/{namespace}/pods"), &pod(name, node)).unwrap();
+            create_pod(cluster, namespace, &pod(name, node));
         }
     }
     let mut found = Vec::new();
