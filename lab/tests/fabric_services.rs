@@ -7,6 +7,7 @@
     clippy::print_stdout,
     reason = "a failed step is a failed test; figures are for the reader"
 )]
+#![allow(clippy::needless_pass_by_value, reason = "json! reads better where it is passed")]
 
 mod support;
 
@@ -243,6 +244,10 @@ fn a_service_is_reached_from_pods_nodes_and_outside() {
         soon("the node port", || ask().is_ok());
         assert_eq!(answering(ask), both);
     }
+
+    // A pod may use that of its own node, too.
+    let address = hosts[0].ipv4().to_string();
+    soon("the node port for a pod", || from_pod(&client.pod, &address, 30080).is_ok());
 
     // Not ready, gone, none left.
     let properties = |ready: bool| {

@@ -108,7 +108,12 @@ struct member {
 	__u8 pad[2];
 };
 
-/* Every member there is, draining ones too; the value says whether it takes new connections. */
+enum member_flags {
+	MEMBER_ELIGIBLE = 1, /* takes new connections */
+	MEMBER_DRAINING = 2,
+};
+
+/* Every member there is, draining ones too, with its flags. */
 struct member_key {
 	__u32 service;
 	struct ip address;
@@ -269,6 +274,7 @@ enum form {
 enum flow_flags {
 	FLOW_FROM_HOST = 1, /* the node's own stack opened it */
 	FLOW_FROM_OUTSIDE = 2, /* a client outside the fabric opened it, to a member of this node */
+	FLOW_TO_NODE_PORT = 4, /* a workload opened it to a service that is meant for clients outside */
 };
 
 enum tcp_state {

@@ -159,6 +159,21 @@ __noinline int flow_again(const struct vif *vif, const struct origin *from)
 	return 0;
 }
 
+static __always_inline int leave(const struct vif *vif, __u32 hash)
+{
+	struct node *n = node_get();
+	int reason;
+
+	if (n && n->services) {
+		struct scratch *s = scratch_get();
+
+		reason = node_port_enter(vif, hash);
+		if (reason || (s && s->flow.form))
+			return reason;
+	}
+	return vif->floating[0] ? floating_leave(vif) : 0;
+}
+
 /* A flow of its own for the packet in s->packet, under s->key. */
 __noinline int flow_open(const struct vif *vif, const struct origin *from, struct path *path)
 {
@@ -183,7 +198,7 @@ __noinline int flow_open(const struct vif *vif, const struct origin *from, struc
 	if (from->flags & ORIGIN_OUTSIDE)
 		reason = outside_enter(vif, from, hash);
 	else if (d == EGRESS)
-		reason = vif->floating[0] ? floating_leave(vif) : 0;
+		reason = leave(vif, hash);
 	else if (from->context)
 		reason = context_enter(vif, from);
 	if (reason)

@@ -159,7 +159,7 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 		pick->client.client = s->key.local;
 		known = bpf_map_lookup_elem(&affinities, &pick->client);
 		if (known && bpf_ktime_get_coarse_ns() - known->seen < service->affinity) {
-			__u32 *eligible;
+			__u32 *flags;
 
 			*chosen = known->member;
 			pick->known.service = service->id;
@@ -167,8 +167,8 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 			pick->known.port = chosen->port;
 			pick->known.family = p->family;
 			pick->known.pad = 0;
-			eligible = bpf_map_lookup_elem(&member_set, &pick->known);
-			if (!eligible || !*eligible)
+			flags = bpf_map_lookup_elem(&member_set, &pick->known);
+			if (!flags || !(*flags & MEMBER_ELIGIBLE))
 				chosen->port = 0;
 		}
 	}
@@ -269,6 +269,25 @@ static __always_inline struct service *service_outside(struct scratch *s)
 }
 
 /*
+ * Out of a workload to a service that is meant for clients outside, by a node's address or another that it has a route to: it
+ * need not leave to come back in.
+ */
+__noinline int node_port_enter(const struct vif *vif, __u32 hash)
+{
+	struct scratch *s = scratch_get();
+	struct service *service;
+
+	if (!s || !vif)
+		return DROP_NO_INTERFACE;
+	service = service_outside(s);
+	if (!service || !route_find(vif->vrf, s->packet.family, &s->key.remote))
+		return 0;
+	flow_moves_to(&s->flow, vif, service->vrf);
+	s->flow.flags |= FLOW_TO_NODE_PORT;
+	return service_pick(s, service, hash);
+}
+
+/*
  * In from a client outside. With its own address to a member of this node, whom outside.h has picked; else to any
  * member, as if the host's vif had sent it, from the node's address.
  */
@@ -289,6 +308,8 @@ __noinline int outside_enter(const struct vif *vif, const struct origin *from, _
 		return DROP_TRANSLATION_GONE;
 	flow_moves_to(f, vif, service->vrf);
 	if (s->direction == EGRESS) {
+		if (!(n->families & (p->family == 4 ? NODE_IPV4 : NODE_IPV6)))
+			return DROP_DISCARD_ROUTE;
 		reason = service_pick(s, service, hash);
 		if (reason)
 			return reason;
@@ -324,7 +345,7 @@ __noinline int translation_holds(const struct vif *vif)
 	if (f->service) {
 		bool loop = f->form == FORM_LOOP;
 		struct member_key key = { .service = f->service, .family = p->family };
-		bool ask_route = inside->vif != NO_VIF && !(f->flags & FLOW_FROM_OUTSIDE);
+		bool ask_route = inside->vif != NO_VIF && !(f->flags & (FLOW_FROM_OUTSIDE | FLOW_TO_NODE_PORT));
 		struct next_hop *nh;
 		struct route *route;
 

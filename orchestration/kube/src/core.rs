@@ -434,7 +434,20 @@ impl Core {
             return None;
         }
         if let Some((expects, until)) = &state.settling {
-            let met = expects.iter().all(|expect| is_met(&self.graph, expect));
+            let mut met = true;
+            for expect in expects.iter().filter(|expect| !is_met(&self.graph, expect)) {
+                met = false;
+                // Others' objects wake this owner as well: the holder of a link is not its own.
+                let waiters = match expect {
+                    Expect::Present(kind, name) => {
+                        self.waiting.entry((*kind, name.clone())).or_default()
+                    }
+                    Expect::Absent(uuid) | Expect::Newer(uuid, _) => {
+                        self.waiting_gone.entry(*uuid).or_default()
+                    }
+                };
+                waiters.insert(key.clone());
+            }
             if !met && now < *until {
                 self.later.insert((*until, key), ());
                 return None;

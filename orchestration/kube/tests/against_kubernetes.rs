@@ -1,8 +1,8 @@
 //! The whole manager between a real Kubernetes API server and a real configuration API, with no more rights than
 //! `deploy/kubernetes/rbac.yaml` gives.
 //!
-//! Needs etcd and the programs in the folder that `KUBEBUILDER_ASSETS` names:
-//! `KUBEBUILDER_ASSETS=... cargo test -p skein-kube --test against_kubernetes -- --ignored`
+//! Needs etcd and the programs of Kubernetes: from the folder that `KUBEBUILDER_ASSETS` names, else those that
+//! scripts/kubernetes built, else installed ones.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 use serde_json::json;
@@ -12,7 +12,7 @@ use skein_kube::ManagerConfig;
 use skein_model::{FqName, Kind, Object};
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,17 +20,14 @@ const ADMIN: &str = "admin-token";
 const MANAGER: &str = "manager-token";
 
 fn program(name: &str) -> PathBuf {
-    let assets = std::env::var_os("KUBEBUILDER_ASSETS")
-        .expect("set KUBEBUILDER_ASSETS to a folder with kube-apiserver and kubectl");
-    let there = Path::new(&assets).join(name);
-    if there.exists() {
-        return there;
-    }
+    let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/kubernetes/bin").into();
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&paths).map(|dir| dir.join(name)).find(|path| path.exists());
-    found.unwrap_or_else(|| {
-        panic!("{name} is neither in KUBEBUILDER_ASSETS nor in PATH; install it")
-    })
+    let folders = assets.into_iter().chain([built]).chain(std::env::split_paths(&paths));
+    folders
+        .map(|folder| folder.join(name))
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("{name} is missing; `make setup-kubernetes` brings it"))
 }
 
 fn free_port() -> u16 {
@@ -204,7 +201,6 @@ fn pod(name: &str, annotations: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs etcd and KUBEBUILDER_ASSETS with kube-apiserver and kubectl"]
 async fn a_real_cluster_is_translated_with_least_rights() {
     // What goes wrong should be read with the test's own output.
     let _ = tracing_subscriber::fmt().with_env_filter("warn,skein_kube=info").try_init();
@@ -224,6 +220,8 @@ async fn a_real_cluster_is_translated_with_least_rights() {
     config.kubernetes.kubeconfig = Some(plane.kubeconfig(MANAGER));
     config.election.identity = "test".into();
     config.cluster.public_fip_pool = Some("default-domain:default-project:public:pool".into());
+    config.election.duration = 6;
+    let second = config.clone();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let manager = tokio::spawn(skein_kube::run(config, || {}, async {
         let _ = stopped.await;
@@ -318,7 +316,24 @@ async fn a_real_cluster_is_translated_with_least_rights() {
         client.get_by_name(Kind::VIRTUAL_MACHINE, &later).await.is_err().then_some(())
     })
     .await;
+
+    // A second manager stands by, and takes over when the first one is gone.
+    let mut standby = second;
+    standby.status.set_port(free_port());
+    standby.election.identity = "standby".into();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let second = tokio::spawn(skein_kube::run(standby, || {}, async {
+        let _ = ended.await;
+    }));
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let _ = stop.send(());
     manager.await.unwrap().unwrap();
+    plane.apply(&pod("after", ""));
+    object(&client, Kind::VIRTUAL_MACHINE, "k8s__shop__after").await;
+    let path = "jsonpath={.spec.holderIdentity}";
+    let lease = ["get", "lease", "-n", "kube-system", "skein-kube-manager-k8s", "-o", path];
+    assert_eq!(plane.kubectl(&lease, "").1, "standby");
+    let _ = end.send(());
+    second.await.unwrap().unwrap();
     server.shutdown().await;
 }

@@ -349,3 +349,19 @@ async fn a_pod_of_the_same_name_replaces_the_one_before() {
     assert_eq!(bench.names(Kind::VIRTUAL_MACHINE_INTERFACE).len(), 1);
     assert_eq!(bench.names(Kind::INSTANCE_IP).len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_right_after_another_does_not_wait() {
+    let mut bench = Bench::new().await;
+    bench.node("node-1", "10.9.9.1").await;
+    bench.put(namespace("default", "", ""));
+    bench.settle().await;
+    // The pod's last write is a link from its node, which belongs to someone else.
+    let begun = std::time::Instant::now();
+    bench.put(pod("default", "web", "", ""));
+    bench.settle().await;
+    bench.put(pod("default", "web", "", "opencontrail.org/network: nonsense"));
+    bench.settle().await;
+    assert_eq!(bench.reasons(), ["BadAnnotation"]);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(4), "{:?}", begun.elapsed());
+}

@@ -47,6 +47,8 @@ pub(crate) const TO_FIXED: u8 = 0;
 pub(crate) const TO_FLOATING: u8 = 1;
 pub(crate) const SERVICE_KEEP_SOURCE: u32 = 1;
 pub(crate) const SERVICE_SOURCES: u32 = 2;
+pub(crate) const MEMBER_ELIGIBLE: u32 = 1;
+pub(crate) const MEMBER_DRAINING: u32 = 2;
 pub(crate) const NODE_IPV4: u32 = 1;
 pub(crate) const NODE_IPV6: u32 = 2;
 pub(crate) const FORM_PLAIN: u8 = 0;
@@ -168,6 +170,8 @@ mod tests {
             ("CONTEXT_MAPPED", CONTEXT_MAPPED),
             ("SERVICE_KEEP_SOURCE", SERVICE_KEEP_SOURCE),
             ("SERVICE_SOURCES", SERVICE_SOURCES),
+            ("MEMBER_ELIGIBLE", MEMBER_ELIGIBLE),
+            ("MEMBER_DRAINING", MEMBER_DRAINING),
             ("NODE_IPV4", NODE_IPV4),
             ("NODE_IPV6", NODE_IPV6),
             ("FORM_PLAIN", FORM_PLAIN.into()),

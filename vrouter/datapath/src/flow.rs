@@ -15,10 +15,15 @@ fn now() -> u64 {
         .map_or(0, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
 }
 
+/// Whose it is: what the node's own address stands in for has a key of nobody's.
+fn owner(key: &types::flow_key, flow: &types::flow) -> u32 {
+    if key.vif == 0 { flow.mate.vif } else { key.vif }
+}
+
 fn decode(key: &types::flow_key, flow: &types::flow, now: u64) -> Flow {
     let family = u32::from(key.family);
     Flow {
-        vif: key.vif,
+        vif: owner(key, flow),
         local: ip_from_abi(family, &key.local),
         remote: ip_from_abi(family, &key.remote),
         protocol: key.protocol,
@@ -55,7 +60,7 @@ impl Datapath {
         let mut found = Vec::new();
         self.flows.each(|key, flow| {
             // A translated connection shows once, as its workload sees it.
-            if flow.form != FORM_FABRIC && filter.vif.is_none_or(|vif| vif == key.vif) {
+            if flow.form != FORM_FABRIC && filter.vif.is_none_or(|vif| vif == owner(&key, &flow)) {
                 found.push(self.whole(&key, &flow, now));
             }
             filter.limit == 0 || found.len() < filter.limit

@@ -150,15 +150,19 @@ impl Datapath {
         }
 
         let mut known: BTreeMap<Vec<u8>, types::member_key> = BTreeMap::new();
-        for (is_eligible, those) in [(false, &draining), (false, &active), (true, eligible)] {
-            for bytes in those {
-                let Some(member) = abi::from_bytes::<types::member>(bytes) else { continue };
-                let key = member_key(id, family, &member);
-                self.member_set.set(&key, &is_eligible.into())?;
-                known.insert(bytes_of(&key).to_vec(), key);
-            }
+        let marked = [(abi::MEMBER_DRAINING, &draining), (0, &active)];
+        for (mark, bytes) in marked.iter().flat_map(|(m, those)| those.iter().map(move |b| (m, b)))
+        {
+            let Some(member) = abi::from_bytes::<types::member>(bytes) else { continue };
+            let key = member_key(id, family, &member);
+            let takes = if eligible.contains(bytes) { abi::MEMBER_ELIGIBLE } else { 0 };
+            self.member_set.set(&key, &(mark | takes))?;
+            known.insert(bytes_of(&key).to_vec(), key);
         }
         for (index, bytes) in (0..).zip(&order) {
+            if before.get(index as usize) == Some(bytes) {
+                continue;
+            }
             if let Some(member) = abi::from_bytes::<types::member>(bytes) {
                 self.members.set(&types::member_slot { service: id, index }, &member)?;
             }
@@ -228,17 +232,14 @@ impl Datapath {
             let family = u32::from(key.family);
             let sources = sources.iter().filter(|(source, _)| source.service == raw.id);
             let mut members = vec![];
-            let mut any_active = false;
             for key in self.service_members.get(&raw.id).into_iter().flat_map(BTreeMap::values) {
-                let eligible = self.member_set.get(key)?.unwrap_or(0) != 0;
-                any_active |= eligible;
+                let flags = self.member_set.get(key)?.unwrap_or(0);
                 members.push(ServiceMember {
                     address: ip_from_abi(family, &key.address),
                     port: key.port,
-                    draining: !eligible,
+                    draining: flags & abi::MEMBER_DRAINING != 0,
                 });
             }
-            debug_assert!(any_active || members.is_empty(), "draining members alone are eligible");
             members.sort_unstable();
             all.push(Service {
                 at: ServiceKey {
@@ -260,6 +261,21 @@ impl Datapath {
             });
         }
         Ok(all)
+    }
+
+    /// VRF of a service's members, and the first one that takes connections; `None` if there is no such service.
+    #[expect(clippy::type_complexity, reason = "two answers, of which the second may be missing")]
+    pub(crate) fn first_member(
+        &self,
+        at: &ServiceKey,
+    ) -> Result<Option<(VrfId, Option<(IpAddr, u16)>)>> {
+        let key = key(at);
+        let Some(raw) = self.services.get(&key)? else { return Ok(None) };
+        let slot = types::member_slot { service: raw.id, index: 0 };
+        let member = if raw.count == 0 { None } else { self.members.get(&slot)? };
+        let family = u32::from(key.family);
+        let member = member.map(|m| (ip_from_abi(family, &m.address), m.port));
+        Ok(Some((raw.vrf, member)))
     }
 
     fn new_service_id(&mut self) -> Result<u32> {

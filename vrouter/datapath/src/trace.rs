@@ -1,6 +1,8 @@
 //! "Why does this not pass?": the walk of a packet, told from the tables the programs read. Changes nothing.
 
-use crate::{Datapath, DropReason, Flow, NextHop, NextHopId, Result, Vif, VifPolicy};
+use crate::abi::{CONTEXT_EGRESS, ip_to_abi, types};
+use crate::service::ServiceKey;
+use crate::{ContextId, Datapath, DropReason, Flow, NextHop, NextHopId, Result, Vif, VifPolicy};
 use skein_policy::Direction;
 use std::net::IpAddr;
 
@@ -34,6 +36,11 @@ pub struct Answer {
     pub next_hop: Option<(NextHopId, NextHop)>,
     /// Identity of the other end.
     pub identity: Option<u32>,
+    /// Member of the service that was judged in place of the address asked about. A connection may get another one; policy
+    /// sees a difference only if their identities or ports differ.
+    pub member: Option<(IpAddr, u16)>,
+    /// Context by whose floating address it leaves.
+    pub context: Option<ContextId>,
     /// Rule that decided; 0 if no layer had a say.
     pub rule: Option<u32>,
     /// Why it would be dropped; `None`: it would pass.
@@ -51,6 +58,8 @@ impl Datapath {
             flow: None,
             next_hop: None,
             identity: None,
+            member: None,
+            context: None,
             rule: None,
             dropped: None,
         };
@@ -71,16 +80,49 @@ impl Datapath {
         if secure && !self.owns(&record, q.local)? {
             return Ok(Some(if out { DropReason::SourceAddress } else { DropReason::NotThisPort }));
         }
-        let Some(route) = self.find_route(record.vrf, q.remote)? else {
+        let mut route = self.find_route(record.vrf, q.remote)?;
+        let mut policies = match record.policy {
+            VifPolicy::Enforce { v4, v6 } => Some((v4, v6)),
+            VifPolicy::Disabled => None,
+        };
+        if out && let Some((id, better)) = self.floating_way(&record, q, route.as_ref())? {
+            answer.context = Some(id);
+            route = Some(better);
+            let context = self.contexts.get(&id)?.unwrap_or_default();
+            let some = |policy: u32| (policy != 0).then_some(policy);
+            policies = policies.map(|_| (some(context.policy4), some(context.policy6)));
+        }
+        let Some(mut route) = route else {
             return Ok(Some(if out { DropReason::NoRoute } else { DropReason::SourceAddress }));
         };
+        let mut ports = (q.source_port, q.destination_port);
+        if out && let NextHop::Service { vrf } = self.next_hop(route.next_hop)? {
+            let at = ServiceKey {
+                vrf,
+                address: q.remote,
+                protocol: q.protocol,
+                port: q.destination_port,
+            };
+            match self.first_member(&at)? {
+                None => return Ok(Some(DropReason::ServicePort)),
+                Some((_, None)) => return Ok(Some(DropReason::NoMembers)),
+                Some((vrf, Some((address, port)))) => {
+                    answer.member = Some((address, port));
+                    ports.1 = port;
+                    match self.find_route(vrf, address)? {
+                        Some(to_member) => route = to_member,
+                        None => return Ok(Some(DropReason::NoRoute)),
+                    }
+                }
+            }
+        }
         let next_hop = self.next_hop(route.next_hop)?;
         answer.identity = Some(route.identity);
         answer.next_hop = Some((route.next_hop, next_hop.clone()));
         if next_hop == NextHop::Discard {
             return Ok(Some(DropReason::DiscardRoute));
         }
-        let VifPolicy::Enforce { v4, v6 } = record.policy else { return Ok(None) };
+        let Some((v4, v6)) = policies else { return Ok(None) };
         let Some(policy) = (if q.local.is_ipv4() { v4 } else { v6 }) else {
             return Ok(Some(DropReason::NoPolicy));
         };
@@ -91,7 +133,6 @@ impl Datapath {
         };
         answer.flow =
             self.flow(record.id, q.protocol, (q.local, local_port), (q.remote, remote_port))?;
-        let ports = (q.source_port, q.destination_port);
         match self.judge(policy, route.identity, q.direction, q.protocol, ports)? {
             None => Ok(Some(DropReason::PolicyIncomplete)),
             Some((pass, rule)) => {
@@ -99,6 +140,35 @@ impl Datapath {
                 Ok((!pass).then_some(DropReason::PolicyDeny))
             }
         }
+    }
+
+    /// The context by whose floating address a packet leaves, as the programs choose it, and its route there. Ports that
+    /// a floating address does not stand for are not looked at.
+    fn floating_way(
+        &self,
+        record: &Vif,
+        q: &Question,
+        own: Option<&types::route>,
+    ) -> Result<Option<(ContextId, types::route)>> {
+        let (family, local) = ip_to_abi(q.local);
+        let mut best = None;
+        let mut length = own.map(|route| route.length);
+        for id in &record.floating {
+            let Some(context) = self.contexts.get(id)? else { continue };
+            if context.family != family
+                || context.fixed.w != local.w
+                || context.flags & CONTEXT_EGRESS == 0
+            {
+                continue;
+            }
+            if let Some(route) = self.find_route(context.vrf, q.remote)?
+                && length.is_none_or(|known| route.length > known)
+            {
+                length = Some(route.length);
+                best = Some((*id, route));
+            }
+        }
+        Ok(best)
     }
 
     /// Whether the address is routed to this very interface.

@@ -93,3 +93,44 @@ fn hostile_packets_stay_in_their_lane() {
     assert!(forwarded > 1000 && dropped_count > 1000, "{forwarded}, {dropped_count}");
     assert!(refused < 10_000, "{refused} of 60,000 packets did not get to the programs");
 }
+
+/// With services, floating addresses and the node's address in play.
+#[test]
+fn hostile_packets_do_not_lead_translations_astray() {
+    let mut bed = Bed::new();
+    add_translations(&mut bed);
+    let (workload, fabric) = translated_seeds();
+    let mut dice = Dice(0x5eed_0002);
+    let mut met = [0_u32; 5];
+    for round in 0..60_000 {
+        let from_fabric = round % 2 == 0;
+        let seeds = if from_fabric { &fabric } else { &workload };
+        let seed = &seeds[dice.roll(seeds.len())];
+        let frame = if dice.roll(4) == 0 { seed.clone() } else { mutate(&mut dice, seed) };
+        let (hook, ifindex) =
+            if from_fabric { (Hook::Fabric, bed.uplink) } else { (Hook::Workload, bed.alice) };
+        let run = Run { frame: &frame, ifindex, gso_size: 0, repeat: 1 };
+        let Ok(ran) = bed.datapath.run(hook, &run) else { continue };
+        let told = || format!("round {round}: {:?} for {frame:02x?}", ran.outcome);
+        met[match ran.outcome {
+            Outcome::Dropped(_) => 0,
+            Outcome::Host => {
+                assert!(from_fabric, "{}", told());
+                assert_eq!(ran.frame, frame, "the host's packets are left alone: {}", told());
+                1
+            }
+            Outcome::ToWorkload { ifindex, .. } => {
+                assert!(ifindex == bed.alice || ifindex == bed.bob, "{}", told());
+                2
+            }
+            Outcome::ToTunnel { .. } => 3,
+            Outcome::Outside { .. } => {
+                let from_node = ran.frame[12..14] == [8, 0] && ran.frame[26..30] == NODE.octets();
+                assert!(from_node || from_fabric, "{}", told());
+                4
+            }
+            Outcome::Unknown(_) => panic!("{}", told()),
+        }] += 1;
+    }
+    assert!(met.iter().all(|count| *count > 100), "{met:?}");
+}

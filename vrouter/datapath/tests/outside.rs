@@ -362,6 +362,30 @@ fn a_client_outside_reaches_any_member_by_the_nodes_address() {
 }
 
 #[test]
+fn a_workload_reaches_node_ports_as_well() {
+    const VXLAN: usize = 14 + 20 + 8 + 8 + 14;
+    let mut bed = with_node_ports();
+    for (_, node, alice, far) in families() {
+        let asked = whole(TCP, (alice, 1000), (node, 30_080));
+        let seen = asked.between((alice, 1000), (far, 8080));
+        // Before, and on other ports, the address is the host's.
+        let other = whole(TCP, (alice, 1000), (node, 30_081));
+        assert_eq!(alice_sends(&bed, &other).outcome, bed.delivered(bed.bob));
+        bed.datapath.set_service(&node_port(node, TCP, (far, 8080))).unwrap();
+        for _ in 0..2 {
+            let ran = alice_sends(&bed, &asked);
+            assert_eq!(ran.outcome, bed.tunnel_out());
+            assert_eq!(ran.frame[VXLAN..], seen.hops_less(1).packet());
+            let ran = bed.fabric(&vxlan(PEER, ALICE_LABEL, &seen.back().packet()));
+            assert_eq!(ran.outcome, bed.delivered(bed.alice));
+            assert_eq!(ran.frame[14..], asked.back().packet());
+            let prefix = "10.77.0.0/16".parse().unwrap();
+            bed.datapath.change_routes(&[RouteChange::Remove { vrf: VRF, prefix }]).unwrap();
+        }
+    }
+}
+
+#[test]
 fn clients_outside_are_told_why_not() {
     let mut bed = with_node_ports();
     let sources = vec!["203.0.113.0/24".parse().unwrap()];

@@ -247,6 +247,14 @@ fn members_share_clients_and_few_move_when_one_goes() {
     let listed = bed.datapath.services().unwrap();
     assert_eq!((listed.len(), listed[0].members.len()), (1, 10));
     assert!(listed[0].members.contains(&changed[3]));
+    // Draining ones alone still take new connections.
+    let last = ServiceMember { draining: true, ..changed[0] };
+    let one = service(key(WEB, UDP, 90), vec![last]);
+    bed.datapath.set_service(&one).unwrap();
+    let ran = alice_sends(&bed, &whole(UDP, (ALICE, 5), (WEB, 90)));
+    assert_eq!(ran.outcome, bed.tunnel_out());
+    assert!(bed.datapath.services().unwrap().contains(&one));
+    bed.datapath.remove_service(&one.at).unwrap();
     // Gone: its UDP flows move, the others do not.
     changed.remove(3);
     bed.datapath.set_service(&service(key(WEB, UDP, 80), changed)).unwrap();
@@ -606,4 +614,32 @@ fn the_next_process_finds_services_and_contexts() {
     assert_eq!(next.services().unwrap().len(), 2);
     assert!(next.remove_service(&other.at).unwrap());
     assert!(!next.remove_service(&other.at).unwrap());
+}
+
+#[test]
+fn a_trace_goes_by_the_service() {
+    let mut bed = with_services();
+    bed.set_policy(2, &only(vec![pass(6, 8080)], vec![]));
+    bed.judge_alice_by(2);
+    bed.datapath.set_service(&service(key(WEB, TCP, 80), vec![member(FAR, 8080)])).unwrap();
+    bed.datapath.set_service(&service(key(WEB, TCP, 81), vec![member(FAR, 8081)])).unwrap();
+    bed.datapath.set_service(&service(key(WEB, TCP, 82), vec![])).unwrap();
+    let ask = |port| {
+        let question = Question {
+            ifindex: bed.alice,
+            direction: EGRESS,
+            local: ALICE.into(),
+            remote: WEB.into(),
+            protocol: TCP,
+            source_port: 999,
+            destination_port: port,
+        };
+        bed.datapath.trace(&question).unwrap()
+    };
+    let answer = ask(80);
+    assert_eq!((answer.dropped, answer.member), (None, Some((FAR.into(), 8080))));
+    assert_eq!(answer.identity, Some(1009));
+    assert_eq!(ask(81).dropped, Some(R::PolicyDeny));
+    assert_eq!(ask(82).dropped, Some(R::NoMembers));
+    assert_eq!(ask(83).dropped, Some(R::ServicePort));
 }

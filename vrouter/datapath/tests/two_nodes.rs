@@ -12,6 +12,7 @@ mod bed;
 use bed::lab::*;
 use bed::{ip, pass};
 use skein_datapath::*;
+use std::net::IpAddr;
 use std::process::Stdio;
 use std::time::Duration;
 

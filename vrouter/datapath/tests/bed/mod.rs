@@ -269,6 +269,100 @@ impl Bed {
     }
 }
 
+/// Services, a floating address of Alice and the node's address, for packets of every sort.
+pub fn add_translations(bed: &mut Bed) {
+    let (alice, uplink) = (bed.alice, bed.uplink);
+    let d = &mut bed.datapath;
+    let policy = Some(ALLOW);
+    let floating = Floating {
+        address: [203, 0, 113, 10].into(),
+        fixed: ALICE.into(),
+        direction: FloatingDirection::Both,
+        ports: vec![],
+    };
+    let context = Context { vrf: 3, policy4: policy, policy6: policy, floating: Some(floating) };
+    d.set_context(6, &context).expect("context");
+    d.set_label(106, alice, 6).expect("label");
+    d.set_next_hop(20, &NextHop::Service { vrf: 2 }).expect("next hop");
+    d.set_next_hop(21, &NextHop::Local { ifindex: alice, context: 6 }).expect("next hop");
+    d.set_next_hop(30, &NextHop::Outside { uplink, gateway: None, mtu: MTU }).expect("next hop");
+    let routes = [
+        (VRF, "10.96.0.0/16", 20),
+        (VRF, "fd96::/64", 20),
+        (VRF, "0.0.0.0/0", 30),
+        (2, "10.1.0.2/32", 1),
+        (2, "10.1.0.3/32", 2),
+        (2, "10.1.0.9/32", 3),
+        (2, "fd01::9/128", 3),
+        (3, "203.0.113.10/32", 21),
+        (3, "198.51.100.0/24", 3),
+    ];
+    let changes = routes.map(|(vrf, prefix, next_hop)| {
+        let prefix = prefix.parse().expect("prefix");
+        RouteChange::Set(Route { vrf, prefix, next_hop, identity: 1 })
+    });
+    d.change_routes(&changes).expect("routes");
+    let services: [(VrfId, IpAddr, &[IpAddr], bool); 4] = [
+        (2, [10, 96, 0, 1].into(), &[FAR.into(), BOB.into(), ALICE.into()], false),
+        (2, "fd96::1".parse().expect("address"), &[FAR6.into()], false),
+        (OUTSIDE, NODE.into(), &[ALICE.into()], true),
+        (OUTSIDE, PEER_2.into(), &[FAR.into()], false),
+    ];
+    for (vrf, address, members, keep_source) in services {
+        for protocol in [6, 17, 132] {
+            let members = members.iter().map(|address| ServiceMember {
+                address: *address,
+                port: 8080,
+                draining: false,
+            });
+            let service = Service {
+                at: ServiceKey { vrf, address, protocol, port: 80 },
+                member_vrf: 2,
+                members: members.collect(),
+                affinity: None,
+                keep_source,
+                sources: vec![],
+            };
+            d.set_service(&service).expect("service");
+        }
+    }
+    let node = NodeAddress { address4: Some(NODE), next_hop4: 30, ..NodeAddress::default() };
+    d.set_node_address(&node).expect("node address");
+}
+
+/// One good packet of every kind that [`add_translations`] translates.
+pub fn translated_seeds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    use whole::whole;
+    let web: IpAddr = [10, 96, 0, 1].into();
+    let world: IpAddr = [198, 51, 100, 1].into();
+    let far_world: IpAddr = [8, 8, 8, 8].into();
+    let public: IpAddr = [203, 0, 113, 10].into();
+    let (mut workload, mut fabric) = (vec![], vec![]);
+    let node = |packet: &whole::Whole| ethernet([4; 6], [2; 6], 0x0800, &packet.packet());
+    for protocol in [6, 17, 132] {
+        let sent = [
+            whole(protocol, (ALICE, 1000), (web, 80)),
+            whole(protocol, (ALICE6, 1000), (IpAddr::from([0xfd96, 0, 0, 0, 0, 0, 0, 1]), 80)),
+            whole(protocol, (ALICE, 1001), (world, 80)),
+            whole(protocol, (ALICE, 1002), (far_world, 80)),
+            whole(protocol, (ALICE, 8080), (world, 5000)),
+        ];
+        workload.extend(sent.iter().map(|packet| from_alice(&packet.packet())));
+        let member = whole(protocol, (FAR, 8080), (ALICE, 1000));
+        fabric.push(vxlan(PEER, ALICE_LABEL, &member.packet()));
+        fabric.push(vxlan(PEER, 106, &whole(protocol, (world, 80), (public, 1001)).packet()));
+        fabric.push(vxlan(PEER, 106, &whole(protocol, (world, 9), (public, 80)).packet()));
+        fabric.push(node(&whole(protocol, (world, 5000), (NODE, 80))));
+        fabric.push(node(&whole(protocol, (world, 5000), (PEER_2, 80))));
+        fabric.push(node(&whole(protocol, (far_world, 80), (NODE, 56_000))));
+    }
+    let quoted = whole(17, (ALICE, 1000), (FAR, 8080)).packet();
+    fabric.push(vxlan(PEER, ALICE_LABEL, &ip4(FAR, ALICE).with(1, &icmp(3, 3, 0, &quoted))));
+    let ping = whole(1, (ALICE, 77), (world, 77)).kind(8);
+    workload.push(from_alice(&ping.packet()));
+    (workload, fabric)
+}
+
 pub fn flatten(policy: &Policy) -> Addition {
     let mut book = skein_policy::RuleBook::default();
     skein_policy::Program::new(policy, skein_policy::Family::V4, None, &mut book).everyone()
