@@ -2,7 +2,7 @@
 
 use crate::{PATIENCE, PODS_READY, Steps, ask_from_node, create_namespace, create_pod};
 use serde_json::{Value, json};
-use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE};
+use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, ProbeOutcome};
 use skein_lab::wait_for;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub(crate) fn check(cluster: &Cluster, steps: &mut Steps) {
     steps.done("pods for policies");
     assert_table(&pods, "no policy", &|_, _, _| true);
     for case in cases(&pods) {
-        hold(cluster, &pods, case);
+        hold(cluster, &pods, &case);
     }
     steps.done("policies");
     for namespace in NAMESPACES {
@@ -77,7 +77,7 @@ fn pod(name: &str, node: &str) -> Value {
     })
 }
 
-fn policy(name: &str, spec: Value) -> Value {
+fn policy(name: &str, spec: &Value) -> Value {
     json!({"metadata": {"name": name}, "spec": spec})
 }
 
@@ -92,7 +92,7 @@ fn to_a(from: Value, ports: Value) -> Vec<Value> {
     let spec = json!({
         "podSelector": {"matchLabels": {"pod": "a"}}, "policyTypes": ["Ingress"], "ingress": [rule],
     });
-    vec![policy("to-a", spec)]
+    vec![policy("to-a", &spec)]
 }
 
 fn cases(pods: &[(Place, KubePod)]) -> Vec<Case<'_>> {
@@ -103,7 +103,7 @@ fn cases(pods: &[(Place, KubePod)]) -> Vec<Case<'_>> {
     let none = json!([]);
     let named = |labels: Value| json!({"matchLabels": labels});
     let hole = format!("{}/32", address(Place("y", "b")));
-    let deny = |kinds: Value| policy("deny", json!({"podSelector": {}, "policyTypes": kinds}));
+    let deny = |kinds: Value| policy("deny", &json!({"podSelector": {}, "policyTypes": kinds}));
     let mut cases = Vec::new();
     let mut case = |name, policies, expected: Expected<'static>| {
         cases.push(Case { name, policies, expected });
@@ -159,7 +159,7 @@ fn cases(pods: &[(Place, KubePod)]) -> Vec<Case<'_>> {
         "out to a namespace on a port only, while the other side keeps its own rules",
         vec![policy(
             "out",
-            json!({
+            &json!({
                 "podSelector": {"matchLabels": {"pod": "a"}}, "policyTypes": ["Egress"],
                 "egress": [{
                     "to": [{"namespaceSelector": named(json!({"ns": "y"}))}],
@@ -173,7 +173,7 @@ fn cases(pods: &[(Place, KubePod)]) -> Vec<Case<'_>> {
 }
 
 /// Makes a case's policies, waits for their effect, compares the whole table, and takes them back.
-fn hold(cluster: &Cluster, pods: &[(Place, KubePod)], case: Case<'_>) {
+fn hold(cluster: &Cluster, pods: &[(Place, KubePod)], case: &Case<'_>) {
     const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/x/networkpolicies";
     // A connection that is to be closed tells when the policy is in force.
     let (from, to, port) = pairs(pods)
@@ -200,7 +200,7 @@ fn hold(cluster: &Cluster, pods: &[(Place, KubePod)], case: Case<'_>) {
         let own = pods.iter().filter(|(at, pod)| at.0 == "x" && pod.node == node.name());
         let targets: Vec<String> = own.map(|(_, pod)| target(pod, "tcp:80")).collect();
         let outcomes = ask_from_node(cluster, number, &targets, ANSWER);
-        assert!(outcomes.iter().all(|o| o.answered()), "{}: {outcomes:?}", case.name);
+        assert!(outcomes.iter().all(ProbeOutcome::answered), "{}: {outcomes:?}", case.name);
     }
     for policy in &case.policies {
         let name = policy["metadata"]["name"].as_str().unwrap();

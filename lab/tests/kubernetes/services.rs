@@ -171,7 +171,12 @@ fn plain_http(address: &str) -> String {
 /// From outside the cluster: every node answers with every member; with the policy `Local` only for its own, and
 /// the member sees the client's address.
 fn node_ports(cluster: &Cluster, pods: &[KubePod]) {
-    let made = service(cluster, "doors", "probe1", &json!({"type": "NodePort"}));
+    let ports = ["TCP", "UDP"].map(|protocol| {
+        json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": 8080, "targetPort": 80,
+            "nodePort": 30_080})
+    });
+    let made = json!({"type": "NodePort", "ports": ports});
+    let made = service(cluster, "doors", "probe1", &made);
     let near = json!({"type": "NodePort", "externalTrafficPolicy": "Local"});
     let near = service(cluster, "near", "probe2", &near);
     let client = cluster.control_host();
@@ -189,6 +194,24 @@ fn node_ports(cluster: &Cluster, pods: &[KubePod]) {
                 let seen = outcome.answer.unwrap().client;
                 assert!(seen.starts_with(&format!("{}:", client.ipv4())), "{seen}");
             }
+        }
+    }
+    node_ports_from_inside(cluster, pods, &made["spec"]["ports"][0]["nodePort"]);
+}
+
+/// Node ports are there for a node's own pods, and for the other nodes.
+fn node_ports_from_inside(cluster: &Cluster, pods: &[KubePod], port: &Value) {
+    let members = names(pods, "probe1");
+    let check = |who: &str, outcomes: &[ProbeOutcome]| {
+        assert!(answering(outcomes).is_subset(&members), "{who} asks: {outcomes:?}");
+    };
+    for (number, node) in cluster.nodes().iter().enumerate() {
+        let own = ["tcp", "udp"].map(|p| format!("{p}:{}:{port}", node.host().ipv4()));
+        for pod in pods.iter().filter(|pod| pod.node == node.name()) {
+            check(&pod.name, &pod.ask(&own, ANSWER).unwrap());
+        }
+        for other in (0..NODES).filter(|other| *other != number) {
+            check(cluster.nodes()[other].name(), &ask_from_node(cluster, other, &own, ANSWER));
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The steps of `make demo-k8s`: a real Kubernetes with Skein as its only network.
 
 use crate::screen::Screen;
-use skein_lab::LabOptions;
 use skein_lab::kubernetes::{
-    Cluster, ClusterError, ClusterOptions, KubePod, NetworkOptions, PROBE_IMAGE, SkeinNetwork,
+    Cluster, ClusterError, ClusterOptions, KubePod, NetworkOptions, PROBE_IMAGE, ProbeOutcome,
+    SkeinNetwork,
 };
+use skein_lab::{LabOptions, wait_for};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Name of the cluster: its namespaces start with it.
@@ -17,6 +19,17 @@ const ANSWER: Duration = Duration::from_secs(3);
 const UNDER_TRAFFIC: Duration = Duration::from_secs(2);
 /// The longest pause, in milliseconds, that a restart may cost.
 const PAUSE: f64 = 1000.0;
+
+/// Asked so often, one of nine members is left out once in many thousand runs.
+const OFTEN: usize = 120;
+/// How long a change may take; it is no measurement.
+const SETTLED: Duration = Duration::from_secs(15);
+/// How long an answer that shall not come is waited for.
+const GLANCE: Duration = Duration::from_millis(300);
+const SERVICE: &str = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "probe"},
+    "spec": {"selector": {"app": "probe"}, "ports": [{"port": 8080, "targetPort": 80}]}}"#;
+const POLICY: &str = r#"{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "closed"},
+    "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}}"#;
 
 fn options() -> ClusterOptions {
     ClusterOptions {
@@ -33,7 +46,9 @@ pub(crate) fn up(screen: &mut Screen) -> Result<bool, ClusterError> {
     let version = cluster.api().get("/version")?;
     screen.end(true, version["gitVersion"].as_str().unwrap_or_default());
     screen.head("2. Skein is its only network");
-    screen.begin("controller, an agent on every node, the CNI plugin: all nodes are Ready");
+    screen.begin(
+        "controller, kube-manager, an agent on every node, the CNI plugin: all nodes are Ready",
+    );
     let network = SkeinNetwork::install(&cluster, &NetworkOptions::default())?;
     screen.end(true, "");
     let mut demo = Demo { cluster, network };
@@ -84,6 +99,7 @@ impl Demo {
         let from = &pods[0];
         self.reach(screen, &pods)?;
         self.users_way(screen, from, to)?;
+        self.service_and_policy(screen, &pods)?;
         self.restarts(screen, from, to)?;
         self.status(screen)?;
         Ok(Some((from.clone(), to.clone())))
@@ -157,13 +173,58 @@ impl Demo {
         Ok(())
     }
 
+    fn service_and_policy(
+        &self,
+        screen: &mut Screen,
+        pods: &[KubePod],
+    ) -> Result<(), ClusterError> {
+        screen.head("5. A Service, and a NetworkPolicy");
+        self.cluster.apply(SERVICE)?;
+        let service = self.cluster.api().get("/api/v1/namespaces/default/services/probe")?;
+        let address = service["spec"]["clusterIP"].as_str().unwrap_or_default();
+        let targets = vec![format!("tcp:{address}:8080"); OFTEN];
+        screen
+            .begin(&format!("every pod reaches the Service at {address}, and every pod serves it"));
+        let all: BTreeSet<&String> = pods.iter().map(|pod| &pod.name).collect();
+        let held = wait_for("every member to answer every pod", SETTLED, || {
+            for from in pods {
+                let outcomes = from.ask(&targets, ANSWER).map_err(|error| error.to_string())?;
+                let answers: BTreeSet<&String> =
+                    outcomes.iter().filter_map(|o| Some(&o.answer.as_ref()?.pod)).collect();
+                if answers != all || !outcomes.iter().all(ProbeOutcome::answered) {
+                    return Err(format!("{} of {} serve {}", answers.len(), all.len(), from.name));
+                }
+            }
+            Ok(())
+        });
+        screen.end(held.is_ok(), &held.err().map_or_else(String::new, |error| error.to_string()));
+        screen.begin("a policy that lets nothing in closes every pod for every other one");
+        self.cluster.apply(POLICY)?;
+        let from = &pods[0];
+        let others: Vec<String> =
+            pods[1..].iter().map(|pod| format!("tcp:{}:80", pod.address)).collect();
+        let open = |wanted: bool| {
+            wait_for("the policy", SETTLED, || {
+                let outcomes = from.ask(&others, GLANCE).map_err(|error| error.to_string())?;
+                let as_wanted = outcomes.iter().all(|outcome| outcome.answered() == wanted);
+                if as_wanted { Ok(()) } else { Err("not in force yet".to_owned()) }
+            })
+        };
+        let closed = open(false);
+        screen.end(closed.is_ok(), "");
+        screen.begin("without it they are open again");
+        self.cluster.delete(POLICY)?;
+        screen.end(open(true).is_ok(), "");
+        Ok(())
+    }
+
     fn restarts(
         &mut self,
         screen: &mut Screen,
         from: &KubePod,
         to: &KubePod,
     ) -> Result<(), ClusterError> {
-        screen.head("5. Kubelet and agent are killed and started again under traffic");
+        screen.head("6. Kubelet and agent are killed and started again under traffic");
         let number = self.cluster.nodes().iter().position(|node| node.name() == from.node);
         let number = number.unwrap_or_default();
         let target = format!("{}:80", to.address);
@@ -197,7 +258,7 @@ impl Demo {
     }
 
     fn status(&self, screen: &mut Screen) -> Result<(), ClusterError> {
-        screen.head("6. One screen says how things are");
+        screen.head("7. One screen says how things are");
         screen.command("skein status");
         let ran = self.network.skein(&["status"])?;
         for line in ran.stdout.lines() {
