@@ -60,6 +60,7 @@ pub(crate) fn check(
 
     assert_same(pods, &cluster.wait_pods("default", "app=probe", count, PODS_READY).unwrap());
     assert_all_pairs(pods, quickly);
+    crate::assert_hosts_reach(cluster, pods);
     replace_a_pod(cluster, pods, first);
     steps.done("a pod replaced after the restarts");
 }

@@ -251,7 +251,14 @@ impl Node {
             revision: self.core.revision(),
         }));
         send(from_agent::Message::Interest(wire::Interest {
-            add: self.ports.values().map(|record| record.uuid.to_string()).collect(),
+            // The host's port too: a controller that has just started may not know it yet, and would refuse its route.
+            add: self
+                .ports
+                .values()
+                .map(|record| record.uuid)
+                .chain(self.host.as_ref().map(|host| host.uuid))
+                .map(|uuid| uuid.to_string())
+                .collect(),
             remove: Vec::new(),
             replace: true,
         }));
