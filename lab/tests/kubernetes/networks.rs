@@ -18,6 +18,8 @@ pub(crate) fn check(
     steps.done("an isolated namespace");
     chosen_network(cluster, network, pods);
     steps.done("a network of the operator's");
+    second_interface(cluster, network);
+    steps.done("a second interface");
 }
 
 /// A pod on every node, in a namespace.
@@ -114,4 +116,46 @@ fn remove(cluster: &Cluster, namespace: &str, pods: &[KubePod]) {
         let path = format!("/api/v1/namespaces/{namespace}/pods/{}", pod.name);
         cluster.api().delete(&path).unwrap();
     }
+}
+
+fn second_interface(cluster: &Cluster, network: &SkeinNetwork) {
+    let definition = json!({
+        "apiVersion": "k8s.cni.cncf.io/v1",
+        "kind": "NetworkAttachmentDefinition",
+        "metadata": {"name": "back", "annotations": {"opencontrail.org/cidr": "10.8.0.0/24"}},
+        "spec": {"config": r#"{"cniVersion": "0.3.1", "type": "skein"}"#},
+    });
+    const DEFINITIONS: &str =
+        "/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions";
+    cluster.apply(&definition.to_string()).unwrap();
+    let annotations = json!({"k8s.v1.cni.cncf.io/networks": "back@net7"});
+    let own = on_every_node(cluster, "default", "two", &annotations);
+    let mut second = Vec::new();
+    for pod in &own {
+        let shown = pod.run("/bin/ip", &["-4", "addr", "show", "net7"]).unwrap().success().unwrap();
+        let address = shown.split_whitespace().find(|word| word.starts_with("10.8.0.")).unwrap();
+        second.push(format!("tcp:{}:80", address.split('/').next().unwrap()));
+        let path = format!("/api/v1/namespaces/default/pods/{}", pod.name);
+        let told = cluster.api().wait("network-status", &path, PATIENCE, |object| {
+            object["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"].is_string()
+        });
+        let told = told.unwrap_or_else(|error| panic!("{error}"));
+        let status = &told["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"];
+        assert!(status.as_str().unwrap().contains("net7"), "{status}");
+    }
+    assert_reach(&own, &own, true);
+    for pod in &own {
+        for outcome in pod.ask(&second, ANSWER).unwrap() {
+            let answer = outcome.answer.as_ref().unwrap_or_else(|| panic!("{outcome:?}"));
+            assert!(answer.client.starts_with("10.8.0."), "{outcome:?}");
+        }
+    }
+    remove(cluster, "default", &own);
+    cluster.api().delete(&format!("{DEFINITIONS}/back")).unwrap();
+    let gone = || network.skein(&["get", "virtual-network"]).unwrap().stdout;
+    skein_lab::wait_for("the network of the definition to go", PODS_READY, || {
+        let shown = gone();
+        if shown.contains("back-pod-network") { Err(shown) } else { Ok(()) }
+    })
+    .unwrap();
 }
