@@ -150,6 +150,18 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
 }
 
 /// TLS bootstrapping: both certificates of every node were asked for, approved and issued.
+/// Apart from the rest, and by hand (`cargo test -p skein-lab --test kubernetes -- --ignored`): a 1.20 API server built with a
+/// Go newer than its copy of reflect2 falls over the first custom resource. scripts/kubernetes builds one that does not.
+#[test]
+#[ignore = "needs an API server that survives custom resources, as scripts/kubernetes builds it"]
+fn a_pod_has_a_second_interface() {
+    let cluster = Cluster::start("k8s", ClusterOptions::new(&programs::folder()))
+        .unwrap_or_else(|error| panic!("{error}"));
+    let network = SkeinNetwork::install(&cluster, &NetworkOptions::default())
+        .unwrap_or_else(|error| panic!("{error}"));
+    networks::second_interface(&cluster, &network);
+}
+
 fn assert_kubelets_joined_by_requests(cluster: &Cluster) {
     let requests =
         cluster.api().list("/apis/certificates.k8s.io/v1/certificatesigningrequests").unwrap();

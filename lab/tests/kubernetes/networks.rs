@@ -18,8 +18,6 @@ pub(crate) fn check(
     steps.done("an isolated namespace");
     chosen_network(cluster, network, pods);
     steps.done("a network of the operator's");
-    second_interface(cluster, network);
-    steps.done("a second interface");
 }
 
 /// A pod on every node, in a namespace.
@@ -118,7 +116,7 @@ fn remove(cluster: &Cluster, namespace: &str, pods: &[KubePod]) {
     }
 }
 
-fn second_interface(cluster: &Cluster, network: &SkeinNetwork) {
+pub(crate) fn second_interface(cluster: &Cluster, network: &SkeinNetwork) {
     let definition = json!({
         "apiVersion": "k8s.cni.cncf.io/v1",
         "kind": "NetworkAttachmentDefinition",
