@@ -105,14 +105,7 @@ fn describe(core: &Core, object: &Object, port: &Interface, index: u32) -> Found
     FoundPort {
         interface: port.uuid.to_string(),
         mac: port.mac.clone(),
-        addresses: port
-            .addresses
-            .iter()
-            .map(|a| PortAddress {
-                prefix: a.prefix.to_string(),
-                gateway: a.gateway.map_or_else(String::new, |g| g.to_string()),
-            })
-            .collect(),
+        addresses: addresses(port),
         vrf: port.vrf.clone(),
         index,
         device: annotation(object, "interface").unwrap_or_default(),
@@ -124,6 +117,15 @@ fn describe(core: &Core, object: &Object, port: &Interface, index: u32) -> Found
             .map_or_else(String::new, |vrf| vrf.network.clone()),
         vlan: u32::try_from(vlan).unwrap_or(0),
     }
+}
+
+/// A port's addresses with their gateways, as a node's agent hears of them.
+pub(crate) fn addresses(port: &Interface) -> Vec<PortAddress> {
+    let one = |a: &skein_compiler::Address| PortAddress {
+        prefix: a.prefix.to_string(),
+        gateway: a.gateway.map_or_else(String::new, |gateway| gateway.to_string()),
+    };
+    port.addresses.iter().map(one).collect()
 }
 
 /// Annotation `index`, "2/3": which of how many interfaces (spec/kubernetes.md section 6).

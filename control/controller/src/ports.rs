@@ -11,7 +11,7 @@ use skein_model::views::{InstanceIp, VirtualMachineInterface};
 use skein_model::{FqName, Kind, Object};
 use skein_proto::ports::ports_server::Ports;
 use skein_proto::ports::{
-    EnsureReply, EnsureRequest, FindReply, FindRequest, PortAddress, ReleaseReply, ReleaseRequest,
+    EnsureReply, EnsureRequest, FindReply, FindRequest, ReleaseReply, ReleaseRequest,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -141,14 +141,7 @@ impl PortService {
             complete.then(|| EnsureReply {
                 interface: wanted.port.to_string(),
                 mac: port.mac.clone(),
-                addresses: port
-                    .addresses
-                    .iter()
-                    .map(|a| PortAddress {
-                        prefix: a.prefix.to_string(),
-                        gateway: a.gateway.map_or_else(String::new, |g| g.to_string()),
-                    })
-                    .collect(),
+                addresses: crate::find::addresses(port),
                 vrf: port.vrf.clone(),
             })
         })
