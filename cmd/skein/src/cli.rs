@@ -5,6 +5,8 @@ use crate::error::{EXIT_CODES, Error};
 use crate::scope::Scope;
 use crate::screen::{Format, Screen};
 use clap::{Args, Parser, Subcommand};
+use skein_client::Tls;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -42,6 +44,20 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "SKEIN_API", value_name = "URL")]
     #[arg(default_value = "http://127.0.0.1:8082", hide_env_values = true)]
     pub(crate) api: String,
+    /// Certificates of the authority that vouches for an https:// API (PEM) [default: those the
+    /// machine trusts]
+    #[arg(long, global = true, env = "SKEIN_CA", value_name = "FILE", hide_env_values = true)]
+    pub(crate) ca: Option<PathBuf>,
+    /// Certificate to show the config API (PEM), with --key
+    #[arg(long, global = true, env = "SKEIN_CERT", value_name = "FILE", hide_env_values = true)]
+    pub(crate) cert: Option<PathBuf>,
+    /// Private key of --cert (PEM)
+    #[arg(long, global = true, env = "SKEIN_KEY", value_name = "FILE", hide_env_values = true)]
+    pub(crate) key: Option<PathBuf>,
+    /// Name in the config API's certificate, if not the one in its address
+    #[arg(long, global = true, env = "SKEIN_SERVER_NAME", value_name = "NAME")]
+    #[arg(hide_env_values = true)]
+    pub(crate) server_name: Option<String>,
     /// Where the controller's status page is
     #[arg(long, global = true, env = "SKEIN_CONTROLLER", value_name = "URL")]
     #[arg(default_value = "http://127.0.0.1:8083", hide_env_values = true)]
@@ -120,7 +136,18 @@ impl Global {
 
     /// The configuration API.
     pub(crate) fn api(&self) -> Result<crate::api::Api, Error> {
-        crate::api::Api::new(&self.api, self.timeout)
+        crate::api::Api::new(&self.api, &self.tls(), self.timeout)
+    }
+
+    /// Whom to trust, and who we are.
+    pub(crate) fn tls(&self) -> Tls {
+        let given = |path: &Option<PathBuf>| path.clone().filter(|p| !p.as_os_str().is_empty());
+        Tls {
+            ca: given(&self.ca),
+            certificate: given(&self.cert),
+            key: given(&self.key),
+            server_name: self.server_name.clone().filter(|name| !name.is_empty()),
+        }
     }
 }
 

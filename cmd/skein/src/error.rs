@@ -8,6 +8,9 @@ pub(crate) enum Error {
     /// Nothing answered at the address.
     #[error("{service} at {url} does not answer: {cause}")]
     Unreachable { service: &'static str, url: String, cause: String, next: &'static str },
+    /// Something answers there, but there is no trust.
+    #[error("no trusted connection to the {service} at {url}: {reason}")]
+    Untrusted { service: &'static str, url: String, reason: String },
     /// The service answered and said no.
     #[error("{action}: {reason} (HTTP {status})")]
     Refused { action: String, reason: String, status: u16 },
@@ -60,7 +63,7 @@ impl Error {
             | Error::NotFound(..)
             | Error::Degraded
             | Error::Output(_) => 1,
-            Error::Unreachable { .. } | Error::Silent => 2,
+            Error::Unreachable { .. } | Error::Untrusted { .. } | Error::Silent => 2,
             Error::Usage(..) | Error::File { .. } => 3,
         }
     }
@@ -74,6 +77,9 @@ impl Error {
     pub(crate) fn next_step(&self) -> Option<String> {
         let text = match self {
             Error::Unreachable { next, .. } => (*next).to_owned(),
+            Error::Untrusted { .. } => "--ca, --cert, --key and --server-name, or SKEIN_CA, SKEIN_CERT, \
+                                        SKEIN_KEY and SKEIN_SERVER_NAME, say whom to trust and who we are"
+                .into(),
             Error::NotFound(_, next) | Error::Usage(_, next) => next.clone(),
             Error::Refused { status, reason, .. } => refused(*status, reason)?.to_owned(),
             Error::Answer { .. } => {

@@ -3,6 +3,7 @@
 //! [`Core`] is the controller without I/O; [`Controller`] puts the watch, the gRPC services and the
 //! clock around it.
 
+mod certificates;
 mod configuration;
 mod core;
 mod find;
@@ -14,6 +15,7 @@ mod run;
 mod service;
 mod status;
 
+pub use certificates::{CLIENT_ORGANIZATION, Issued};
 pub use core::{Core, END_OF_RIB_LIMIT, RESTART_TIME};
 pub use node::{Node, SessionId};
 pub use pki::{Authority, PkiError, SERVER_NAME};

@@ -54,7 +54,9 @@ async fn look_at_api(api: &Api) -> Answer<String> {
 async fn look_at_controller(controller: &Endpoint) -> Answer<serde_json::Value> {
     match controller.get("/v1/status", &[]).await {
         Ok(value) => Answer::Well(value),
-        Err(error @ Error::Unreachable { .. }) => Answer::Silent(explain(&error)),
+        Err(error @ (Error::Unreachable { .. } | Error::Untrusted { .. })) => {
+            Answer::Silent(explain(&error))
+        }
         Err(error) => Answer::Unwell(error.to_string()),
     }
 }

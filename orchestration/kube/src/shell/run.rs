@@ -11,7 +11,7 @@ use crate::settings::BadSetting;
 use crate::{packed, writer};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use parking_lot::Mutex;
-use skein_client::{Client, ClientError, Event};
+use skein_client::{Client, ClientError, Event, Tls};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,7 +78,13 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ManagerError> {
     config.cluster.check()?;
-    let client = Client::new(&config.api)?;
+    let tls = Tls {
+        ca: config.ca.clone(),
+        certificate: config.certificate.clone(),
+        key: config.key.clone(),
+        server_name: config.server_name.clone(),
+    };
+    let client = Client::with_tls(&config.api, &tls)?;
     let cluster = kubernetes(&config.kubernetes).await?;
     let listener = tokio::net::TcpListener::bind(config.status)
         .await
