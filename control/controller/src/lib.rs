@@ -14,7 +14,7 @@ mod run;
 mod service;
 mod status;
 
-pub use core::{Core, END_OF_RIB_LIMIT, RESTART_TIME};
+pub use core::{Core, END_OF_RIB_LIMIT, RESTART_TIME, STALE_TIME};
 pub use node::{Node, SessionId};
 pub use pki::{Authority, PkiError, SERVER_NAME};
 pub use run::{Controller, ControllerConfig, ControllerError};
