@@ -74,6 +74,8 @@ pub(crate) enum RoleError {
     Agent(#[from] skein_agent::AgentError),
     #[error(transparent)]
     Manager(#[from] skein_kube::ManagerError),
+    #[error(transparent)]
+    Loadbalancer(#[from] skein_loadbalancer::LoadbalancerError),
     #[error("{name}: {reason}")]
     Flag { name: &'static str, reason: String },
 }
