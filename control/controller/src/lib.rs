@@ -16,7 +16,7 @@ mod service;
 mod status;
 
 pub use certificates::{CLIENT_ORGANIZATION, Issued};
-pub use core::{Core, END_OF_RIB_LIMIT, RESTART_TIME};
+pub use core::{Core, END_OF_RIB_LIMIT, RESTART_TIME, STALE_TIME};
 pub use node::{Node, SessionId};
 pub use pki::{Authority, PkiError, SERVER_NAME};
 pub use run::{Controller, ControllerConfig, ControllerError};
