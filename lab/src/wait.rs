@@ -9,6 +9,11 @@ static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
     std::env::var("LAB_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 });
 
+/// A patience as this machine needs it.
+pub(crate) fn on_this_machine(patience: Duration) -> Duration {
+    patience.saturating_mul(*SLOWNESS)
+}
+
 const STEP: Duration = Duration::from_millis(5);
 
 /// Calls `condition` until it gives a value; its errors are what is reported when time is up.
@@ -21,7 +26,7 @@ pub fn wait_for<T, E: std::fmt::Display>(
     mut condition: impl FnMut() -> Result<T, E>,
 ) -> Result<T, LabError> {
     let start = Instant::now();
-    let timeout = timeout.saturating_mul(*SLOWNESS);
+    let timeout = on_this_machine(timeout);
     loop {
         let last = match condition() {
             Ok(value) => return Ok(value),
