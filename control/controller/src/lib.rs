@@ -5,6 +5,7 @@
 
 mod configuration;
 mod core;
+mod dns;
 mod find;
 mod message;
 mod node;

@@ -63,6 +63,6 @@ fn main() {
             }
         }
         let rate = count as f64 / start.elapsed().as_secs_f64();
-        println!("{what:16} {:>9.0} a second", rate);
+        println!("{what:16} {rate:>9.0} a second");
     }
 }

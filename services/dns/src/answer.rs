@@ -89,7 +89,8 @@ impl Zones {
                 Looked::Elsewhere(server) => {
                     return forward(asked, chain, name, kind, server, bytes);
                 }
-                Looked::Here(zone, Found::Alias(record, target)) => {
+                Looked::Here(zone, Found::Alias(alias)) => {
+                    let (record, target) = *alias;
                     chain.push(record);
                     if target == asked.query.name || chain.len() >= STEPS {
                         return finish(&asked, zone, chain, Found::NoData, Vec::new());
@@ -181,8 +182,8 @@ fn finish(
             parts.answers.extend(records);
             Outcome::Answered
         }
-        Found::Alias(record, _) => {
-            parts.answers.push(record);
+        Found::Alias(alias) => {
+            parts.answers.push(alias.0);
             Outcome::Answered
         }
         Found::NoData => Outcome::NoData,

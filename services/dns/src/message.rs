@@ -39,7 +39,7 @@ impl Asked {
             }
         };
         Asked {
-            metadata: message.metadata.clone(),
+            metadata: message.metadata,
             query: query.clone(),
             edns: message.edns.is_some(),
             limit,

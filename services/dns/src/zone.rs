@@ -91,7 +91,7 @@ pub(crate) enum Found {
     /// Records of the type, with their owner's name as it was asked for.
     Records(Vec<Record>),
     /// The name is another's alias.
-    Alias(Record, Name),
+    Alias(Box<(Record, Name)>),
     /// It has none of the type.
     NoData,
     /// It does not exist.
@@ -218,10 +218,10 @@ impl Zone {
         let mut records: Vec<Record> = Vec::new();
         for held in &entry.records {
             let own = held.data.record_type();
-            if own == RecordType::CNAME && kind != RecordType::CNAME && kind != RecordType::ANY {
-                if let RData::CNAME(target) = &held.data {
-                    return Found::Alias(record(held), target.0.clone());
-                }
+            if let RData::CNAME(target) = &held.data
+                && !matches!(kind, RecordType::CNAME | RecordType::ANY)
+            {
+                return Found::Alias(Box::new((record(held), target.0.clone())));
             }
             // Two sets may say the same thing; it is told once.
             if (own == kind || kind == RecordType::ANY)

@@ -106,7 +106,11 @@ impl Zones {
             match zone.insert(parsed.clone(), spec.ttl, kept.number) {
                 Ok(()) => kept.placed.push(parsed),
                 Err(reason) => {
-                    bad.push(BadRecord { name: spec.name.clone(), kind: spec.kind.clone(), reason })
+                    bad.push(BadRecord {
+                        name: spec.name.clone(),
+                        kind: spec.kind.clone(),
+                        reason,
+                    });
                 }
             }
         }

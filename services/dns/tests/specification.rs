@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
 
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
-use hickory_proto::rr::{DNSClass, Name, RecordType};
+use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use proptest::prelude::*;
 use skein_dns::{
     Next, Order, Outcome, RecordSet, RecordSpec, Transport, UDP_LIMIT, Verdict, ZoneSpec, Zones,
@@ -122,9 +122,9 @@ fn ask(zones: &Zones, name: &str, kind: RecordType) -> (ResponseCode, Vec<String
     assert_eq!(message.metadata.id, 4711);
     let negative = message.answers.is_empty();
     // RFC 2308: with the start of authority, by which "none" is remembered; and only then.
-    let soa = message.authorities.first().map(hickory_proto::rr::Record::record_type);
+    let soa = message.authorities.first().map(Record::record_type);
     assert_eq!(soa, negative.then_some(RecordType::SOA), "{name} {kind}");
-    let text = |r: &hickory_proto::rr::Record| format!("{} {} {}", r.ttl, r.record_type(), r.data);
+    let text = |r: &Record| format!("{} {} {}", r.ttl, r.record_type(), r.data);
     (message.metadata.response_code, message.answers.iter().map(text).collect())
 }
 
@@ -187,11 +187,11 @@ fn section_2_5_an_external_name() {
     said.add_query(Query::query(Name::from_ascii("www.example.com.").unwrap(), A));
     let address = hickory_proto::rr::RData::A(hickory_proto::rr::rdata::A::new(192, 0, 2, 1));
     let target = Name::from_ascii("www.example.com.").unwrap();
-    said.add_answer(hickory_proto::rr::Record::from_rdata(target, 60, address));
+    said.add_answer(Record::from_rdata(target, 60, address));
     let (bytes, outcome) = forward.finish(Some(&said.into_response().to_vec().unwrap()));
     let message = Message::from_vec(&bytes).unwrap();
     assert_eq!((outcome, message.metadata.id), (Outcome::Forwarded, 4711));
-    let kinds: Vec<RecordType> = message.answers.iter().map(|r| r.record_type()).collect();
+    let kinds: Vec<RecordType> = message.answers.iter().map(Record::record_type).collect();
     assert_eq!(kinds, [CNAME, A]);
     assert_eq!(message.queries[0].name.to_ascii(), name);
     // Nobody answers: the client is told, at once and not never.
@@ -482,7 +482,7 @@ fn survive(bytes: &[u8], tcp: bool) {
     let reply = match cluster().answer("pods", bytes, transport, 1) {
         Verdict::Reply(reply, _) => reply,
         Verdict::Forward(forward) => {
-            forward.finish(Some(bytes));
+            let _ = forward.finish(Some(bytes));
             forward.finish(None).0
         }
         Verdict::Drop => return,
