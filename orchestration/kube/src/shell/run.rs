@@ -73,10 +73,11 @@ async fn kubernetes(settings: &Kubernetes) -> Result<kube::Client, ManagerError>
 /// # Errors
 /// It cannot start. Whatever fails later is tried again.
 pub async fn run(
-    config: ManagerConfig,
+    mut config: ManagerConfig,
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ManagerError> {
+    config.cluster.dns = config.dns.clone();
     config.cluster.check()?;
     let client = Client::new(&config.api)?;
     let cluster = kubernetes(&config.kubernetes).await?;
