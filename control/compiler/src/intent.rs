@@ -30,6 +30,8 @@ pub struct Vrf {
     pub service_vrfs: Vec<(String, Uuid)>,
     /// What no route matches leaves from the node's own address.
     pub fabric_snat: bool,
+    /// The virtual-DNS that its workloads ask.
+    pub dns: Option<Uuid>,
 }
 
 /// A subnet of a virtual network.

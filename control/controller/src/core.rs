@@ -94,6 +94,13 @@ impl Core {
                 }
             }
         }
+        for (zone, _) in delta.dns_zones {
+            self.nodes.values_mut().for_each(|node| node.zone_changed(zone));
+        }
+        for (object, set) in delta.dns_records {
+            let zone = set.map(|set| set.zone);
+            self.nodes.values_mut().for_each(|node| node.records_changed(object, zone));
+        }
         for (uuid, port) in delta.interfaces {
             refresh.insert(uuid);
             self.host_ports.retain(|_, host_port| *host_port != uuid);

@@ -6,6 +6,7 @@
 mod certificates;
 mod configuration;
 mod core;
+mod dns;
 mod find;
 mod message;
 mod node;

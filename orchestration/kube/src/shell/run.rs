@@ -74,10 +74,11 @@ pub(crate) async fn kubernetes(settings: &Kubernetes) -> Result<kube::Client, Ma
 /// # Errors
 /// It cannot start. Whatever fails later is tried again.
 pub async fn run(
-    config: ManagerConfig,
+    mut config: ManagerConfig,
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ManagerError> {
+    config.cluster.dns = config.dns.clone();
     config.cluster.check()?;
     let tls = Tls {
         ca: config.ca.clone(),
