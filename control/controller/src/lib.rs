@@ -6,6 +6,7 @@
 mod certificates;
 mod configuration;
 mod core;
+mod explain;
 mod find;
 mod message;
 mod node;
