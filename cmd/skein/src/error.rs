@@ -17,6 +17,9 @@ pub(crate) enum Error {
     /// The answer is not what this version understands.
     #[error("{action}: the answer is not understood: {reason}")]
     Answer { action: String, reason: String },
+    /// kubectl said no.
+    #[error("kubectl {call}: {reason}")]
+    Kubectl { call: String, reason: String },
     /// A named object does not exist.
     #[error("{0}")]
     NotFound(String, String),
@@ -61,6 +64,7 @@ impl Error {
             Error::Refused { .. }
             | Error::Answer { .. }
             | Error::NotFound(..)
+            | Error::Kubectl { .. }
             | Error::Degraded
             | Error::Output(_) => 1,
             Error::Unreachable { .. } | Error::Untrusted { .. } | Error::Silent => 2,
@@ -82,6 +86,9 @@ impl Error {
                 .into(),
             Error::NotFound(_, next) | Error::Usage(_, next) => next.clone(),
             Error::Refused { status, reason, .. } => refused(*status, reason)?.to_owned(),
+            Error::Kubectl { .. } => {
+                "try the same with kubectl; --context and --kubeconfig say which cluster".into()
+            }
             Error::Answer { .. } => {
                 "check that the address is right and that `skein --version` fits the servers'"
                     .into()

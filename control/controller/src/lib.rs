@@ -7,6 +7,7 @@ mod certificates;
 mod configuration;
 mod core;
 mod dns;
+mod explain;
 mod find;
 mod message;
 mod node;
