@@ -270,7 +270,7 @@ impl Engine {
             Kind::VIRTUAL_MACHINE_INTERFACE => {
                 dirty.insert(Query::Interface(any.uuid));
             }
-            Kind::LOADBALANCER_LISTENER => {
+            Kind::LOADBALANCER_LISTENER | Kind::GLOBAL_VROUTER_CONFIG => {
                 dirty.insert(Query::Services(any.uuid));
             }
             _ => {}
@@ -435,6 +435,12 @@ impl Engine {
             self.record(Read::Object(source.uuid));
         }
         all
+    }
+
+    /// Whether an object is of a kind, which never changes.
+    pub(crate) fn is_a(&mut self, kind: Kind, uuid: Uuid) -> bool {
+        self.record(Read::Object(uuid));
+        self.graph.get_kind(kind, uuid).is_some()
     }
 
     /// Whether any services live in a network.

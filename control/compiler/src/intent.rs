@@ -30,6 +30,8 @@ pub struct Vrf {
     pub service_vrfs: Vec<(String, Uuid)>,
     /// What no route matches leaves from the node's own address.
     pub fabric_snat: bool,
+    /// Its services are those of the node itself, and of the fabric for whoever has no way there.
+    pub link_local: bool,
 }
 
 /// A subnet of a virtual network.
@@ -74,6 +76,10 @@ pub struct Interface {
     pub is_host: bool,
     /// What the node's own stack reaches through it.
     pub host_prefixes: Vec<IpNet>,
+    /// The port whose device it shares, and its 802.1Q tag there.
+    pub parent: Option<(Uuid, u16)>,
+    /// Ports that share its device.
+    pub sub_interfaces: Vec<Uuid>,
 }
 
 impl Interface {

@@ -13,12 +13,14 @@ mod firewall;
 mod host;
 mod intent;
 mod interface;
+mod link_local;
 mod network;
 mod network_policy;
 mod query;
 mod rule;
 mod security_group;
 mod service;
+mod sub_interface;
 
 pub use context::{Context, Floating, FloatingDirection, PortMapping};
 pub use engine::{Delta, Engine};

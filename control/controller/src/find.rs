@@ -6,7 +6,7 @@
 use crate::core::{Core, may_have};
 use crate::service::Shared;
 use skein_compiler::Interface;
-use skein_model::values::{KeyValuePairs, VirtualMachineInterfacePropertiesType};
+use skein_model::values::KeyValuePairs;
 use skein_model::{FqName, Kind, Object};
 use skein_proto::ports::{FindReply, FindRequest, FoundPort, PortAddress};
 use std::sync::Arc;
@@ -99,9 +99,6 @@ fn find(core: &Core, node: &str, request: &FindRequest) -> Result<FindReply, Str
 }
 
 fn describe(core: &Core, object: &Object, port: &Interface, index: u32) -> FoundPort {
-    let properties: Option<VirtualMachineInterfacePropertiesType> =
-        object.property("virtual_machine_interface_properties");
-    let vlan = properties.and_then(|p| p.sub_interface_vlan_tag).unwrap_or(0);
     FoundPort {
         interface: port.uuid.to_string(),
         mac: port.mac.clone(),
@@ -115,7 +112,8 @@ fn describe(core: &Core, object: &Object, port: &Interface, index: u32) -> Found
             .engine()
             .vrf(port.network)
             .map_or_else(String::new, |vrf| vrf.network.clone()),
-        vlan: u32::try_from(vlan).unwrap_or(0),
+        vlan: port.parent.map_or(0, |(_, tag)| tag.into()),
+        parent: port.parent.map_or_else(String::new, |(parent, _)| parent.to_string()),
     }
 }
 

@@ -75,6 +75,7 @@ fn vrf(vrf: &Vrf) -> session::Vrf {
             .collect(),
         service_vrfs: vrf.service_vrfs.iter().map(|(name, _)| name.clone()).collect(),
         fabric_snat: vrf.fabric_snat,
+        link_local: vrf.link_local,
     }
 }
 
@@ -99,6 +100,9 @@ fn interface(port: &Interface) -> session::Interface {
         contexts: port.contexts.iter().map(context).collect(),
         host: port.is_host,
         host_prefixes: port.host_prefixes.iter().map(ToString::to_string).collect(),
+        parent: port.parent.map_or_else(String::new, |(parent, _)| parent.to_string()),
+        vlan: port.parent.map_or(0, |(_, tag)| tag.into()),
+        sub_interfaces: port.sub_interfaces.iter().map(ToString::to_string).collect(),
     }
 }
 
