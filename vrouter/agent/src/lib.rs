@@ -23,6 +23,7 @@ mod steering;
 mod tls;
 mod trace;
 mod underlay;
+mod vm_service;
 
 pub use config::{AgentConfig, Certificates};
 pub use enroll::JoinString;

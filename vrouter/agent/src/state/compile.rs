@@ -25,6 +25,8 @@ pub(crate) struct LocalPath {
     /// Number of the port's context in that VRF; 0: it is the port's own.
     pub(crate) context: u32,
     pub(crate) attributes: Attributes,
+    /// Nobody else's route for the prefix counts: an address of the node's making.
+    pub(crate) alone: bool,
 }
 
 /// What a route compiles to before numbers are given.
@@ -41,6 +43,8 @@ pub(crate) struct Context {
     pub(crate) encapsulations: Vec<Encapsulation>,
     /// VRF names to numbers.
     pub(crate) vrfs: BTreeMap<String, u32>,
+    /// Those whose services are the node's own.
+    pub(crate) link_local: BTreeSet<String>,
     /// Local workloads by VRF name and host prefix.
     pub(crate) local: BTreeMap<String, BTreeMap<IpNet, Vec<LocalPath>>>,
     /// Local workloads by label, for routes that lead back here: host end and context.
@@ -152,6 +156,9 @@ impl Context {
         for local in self.local.get(vrf).and_then(|table| table.get(prefix)).into_iter().flatten() {
             members.push(NextHop::Local { ifindex: local.ifindex, context: local.context });
             attributes.get_or_insert_with(|| local.attributes.clone());
+            if local.alone {
+                return Some((members, local.attributes.clone()));
+            }
         }
         let mut paths = merged.paths(vrf, prefix);
         paths.sort_by_key(|path| std::cmp::Reverse(path.local_preference));
