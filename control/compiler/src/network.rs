@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::intent::{Global, Subnet, Vrf};
 use crate::query::{Answer, Query};
-use crate::{rule, service};
+use crate::{link_local, rule, service};
 use skein_bgp::{RouteTarget, TunnelType};
 use skein_model::values::{InstanceTargetType, IpamSubnetType, RouteTargetList, VnSubnetsType};
 use skein_model::views::{GlobalSystemConfig, GlobalVrouterConfig, NetworkIpam, VirtualNetwork};
@@ -176,6 +176,7 @@ pub(crate) fn vrf(engine: &mut Engine, uuid: Uuid) -> Answer {
         service_vrfs: service::usable(engine, uuid, &peers),
         fabric_snat: network.fabric_snat,
         dns,
+        link_local: network.name.to_string() == link_local::NETWORK,
     }))
 }
 

@@ -78,6 +78,7 @@ fn vrf(vrf: &Vrf) -> session::Vrf {
         service_vrfs: vrf.service_vrfs.iter().map(|(name, _)| name.clone()).collect(),
         fabric_snat: vrf.fabric_snat,
         dns_zone: vrf.dns.map_or_else(String::new, |zone| zone.to_string()),
+        link_local: vrf.link_local,
     }
 }
 
@@ -103,6 +104,9 @@ fn interface(port: &Interface) -> session::Interface {
         contexts: port.contexts.iter().map(context).collect(),
         host: port.is_host,
         host_prefixes: port.host_prefixes.iter().map(ToString::to_string).collect(),
+        parent: port.parent.map_or_else(String::new, |(parent, _)| parent.to_string()),
+        vlan: port.parent.map_or(0, |(_, tag)| tag.into()),
+        sub_interfaces: port.sub_interfaces.iter().map(ToString::to_string).collect(),
     }
 }
 

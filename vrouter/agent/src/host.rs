@@ -54,7 +54,12 @@ impl Node {
             mac: spec.mac,
             mtu: self.underlay.workload_mtu(),
             address: address.addr(),
-            prefixes: spec.host_prefixes.iter().copied().collect(),
+            prefixes: spec
+                .host_prefixes
+                .iter()
+                .copied()
+                .chain(self.core.metadata_prefixes())
+                .collect(),
         })
     }
 
@@ -66,7 +71,7 @@ impl Node {
         if let Some(old) = self.host.take().filter(|old| old.uuid != spec.uuid) {
             self.core.forget(old.uuid);
         }
-        self.core.bind(LocalPort { uuid: spec.uuid, ifindex, mtu: link.mtu });
+        self.core.bind(LocalPort { uuid: spec.uuid, ifindex, mtu: link.mtu, vlan: None });
         tracing::info!(interface = HOST_LINK, prefixes = link.prefixes.len(), "the host is joined");
         self.host = Some(HostPort { uuid: spec.uuid, ifindex, link });
         Ok(())

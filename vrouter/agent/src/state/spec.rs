@@ -105,6 +105,10 @@ pub struct InterfaceSpec {
     pub host: bool,
     /// What the node's own stack reaches through it.
     pub host_prefixes: Vec<IpNet>,
+    /// The port whose device it shares, and its 802.1Q tag there.
+    pub parent: Option<(Uuid, u16)>,
+    /// Ports that share its device.
+    pub sub_interfaces: BTreeSet<Uuid>,
 }
 
 /// A port in another VRF.
@@ -276,8 +280,19 @@ impl InterfaceSpec {
             ids.dedup();
             ids
         };
+        let port = |text: &str| text.parse::<Uuid>().map_err(|_| format!("port `{text}`"));
+        let parent = match interface.parent.as_str() {
+            "" => None,
+            text => Some((port(text)?, read_tag(interface.vlan)?)),
+        };
         Ok(Self {
             uuid,
+            parent,
+            sub_interfaces: interface
+                .sub_interfaces
+                .iter()
+                .map(|text| port(text))
+                .collect::<Result<_, String>>()?,
             name: interface.name.clone(),
             vrf: interface.vrf.clone(),
             mac,
@@ -309,6 +324,11 @@ impl InterfaceSpec {
                 .collect::<Result<_, String>>()?,
         })
     }
+}
+
+fn read_tag(vlan: u32) -> Result<u16, String> {
+    let tag = u16::try_from(vlan).ok().filter(|tag| (1..=4094).contains(tag));
+    tag.ok_or_else(|| format!("VLAN {vlan}"))
 }
 
 /// Six bytes from `aa:bb:cc:dd:ee:ff`.
