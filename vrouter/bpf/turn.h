@@ -76,7 +76,9 @@ __noinline int floating_leave(const struct vif *vif)
 	const struct packet *p = &s->packet;
 	struct flow *f = &s->flow;
 	struct route *route = route_find(vif->vrf, p->family, &s->key.remote);
-	__s32 best = route ? (__s32)route->length : -1;
+	struct next_hop *nh = route ? next_hop_get(route->next_hop) : 0;
+	/* Any of its own addresses is better than the node's. */
+	__s32 best = nh && nh->type != NEXT_HOP_OUTSIDE ? (__s32)route->length : -1;
 	__u32 i, id, port;
 	struct context *c;
 
