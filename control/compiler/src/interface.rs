@@ -69,6 +69,7 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
         contexts,
         is_host: false,
         host_prefixes: Vec::new(),
+        underlay_prefixes: Vec::new(),
     };
     Answer::Interface(Arc::new(host::complete(engine, &object, port)))
 }

@@ -19,6 +19,7 @@ mod query;
 mod rule;
 mod security_group;
 mod service;
+mod underlay;
 
 pub use context::{Context, Floating, FloatingDirection, PortMapping};
 pub use engine::{Delta, Engine};

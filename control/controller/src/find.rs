@@ -116,6 +116,7 @@ fn describe(core: &Core, object: &Object, port: &Interface, index: u32) -> Found
             .vrf(port.network)
             .map_or_else(String::new, |vrf| vrf.network.clone()),
         vlan: u32::try_from(vlan).unwrap_or(0),
+        underlay: core.engine().vrf(port.network).is_some_and(|vrf| vrf.underlay),
     }
 }
 

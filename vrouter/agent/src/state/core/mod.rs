@@ -1,6 +1,7 @@
 //! The core itself: events in, operations out.
 
 mod intent;
+mod natives;
 mod order;
 mod routes;
 mod services;
@@ -219,8 +220,8 @@ impl Core {
 
     /// A port's host end exists.
     pub fn bind(&mut self, port: LocalPort) {
-        self.ports.insert(port.uuid, port);
-        self.touched.intent = true;
+        let known = self.ports.insert(port.uuid, port.clone());
+        self.touched.intent |= known != Some(port);
     }
 
     /// A port's host end is gone, or its workload is. The label is freed by [`Core::forget`].
@@ -392,6 +393,7 @@ impl Core {
                 self.compile_route(&vrf, prefix);
             }
         }
+        self.compile_natives();
         self.compile_node();
     }
 
