@@ -13,6 +13,7 @@ mod policy;
 mod service;
 mod shared;
 mod tags;
+mod underlay;
 
 pub use annotations::{NetworkChoice, network_choices};
 pub(crate) use tags::service_id;

@@ -184,7 +184,7 @@ impl Context {
         paths.sort_by_key(|path| std::cmp::Reverse(path.local_preference));
         let best = paths.first().map(|path| path.local_preference);
         for path in paths.iter().filter(|path| Some(path.local_preference) == best) {
-            let Some(member) = self.member(path, underlay) else { continue };
+            let Some(member) = self.member(path, prefix, underlay) else { continue };
             attributes.get_or_insert_with(|| path.attributes.clone());
             if !members.contains(&member) && members.len() < ECMP_LIMIT {
                 members.push(member);
@@ -212,14 +212,16 @@ impl Context {
         Some((members, attributes?))
     }
 
-    fn member(&self, path: &PathSpec, underlay: bool) -> Option<NextHop> {
+    fn member(&self, path: &PathSpec, prefix: &IpNet, underlay: bool) -> Option<NextHop> {
         if Some(path.next_hop) == self.own_address {
             // Our own route, back from a controller: straight to the workload, or nowhere if it has gone.
             let (ifindex, context) = *self.labels.get(&path.label)?;
             return Some(NextHop::Local { ifindex, context });
         }
         if underlay && path.native {
-            return Some(NextHop::Native { node: Some(path.next_hop) });
+            // A node of the other family is no gateway: it answers for the address itself.
+            let same = path.next_hop.is_ipv4() == prefix.addr().is_ipv4();
+            return Some(NextHop::Native { node: same.then_some(path.next_hop) });
         }
         let usable = |wanted: &Encapsulation| {
             path.encapsulations.iter().filter_map(|e| encapsulation(*e)).any(|e| e == *wanted)
