@@ -172,6 +172,10 @@ pub(crate) fn vrf(engine: &mut Engine, uuid: Uuid) -> Answer {
             import.extend(&theirs.export);
         }
     }
+    let dns = match engine.ask(Query::NetworkDns(uuid)) {
+        Answer::DnsServer(server) => Some(server),
+        _ => None,
+    };
     Answer::Vrf(Arc::new(Vrf {
         name: network.vrf.clone(),
         network: network.name.to_string(),
@@ -189,6 +193,7 @@ pub(crate) fn vrf(engine: &mut Engine, uuid: Uuid) -> Answer {
         } else {
             Vec::new()
         },
+        dns,
     }))
 }
 

@@ -6,6 +6,7 @@
 
 mod announce;
 mod config;
+mod dns;
 mod enroll;
 mod error;
 mod files;
@@ -25,7 +26,7 @@ mod tls;
 mod trace;
 mod underlay;
 
-pub use config::{AgentConfig, Certificates};
+pub use config::{AgentConfig, Certificates, DnsConfig};
 pub use enroll::JoinString;
 pub use error::AgentError;
 pub use ports::{NodeState, PendingRelease, PodPlace, PortRecord};

@@ -149,7 +149,7 @@ impl Core {
                 }
                 context.labels.insert(id, (*ifindex, id));
                 if let Some(floating) = wanted.floating.as_ref().filter(|_| wanted.underlay) {
-                    if let Err(reason) = context.claim(floating.address, (*ifindex, id)) {
+                    if let Err(reason) = context.claim(floating.address, (vrf, *ifindex, id)) {
                         self.problems.insert(format!("interface {}", spec.name), reason);
                     }
                 }
@@ -165,6 +165,7 @@ impl Core {
                         ifindex: *ifindex,
                         context: id,
                         attributes,
+                        local_preference: spec.local_preference,
                     });
                 }
                 let policy = wanted.policy.as_deref().and_then(|id| policies.get(id)).cloned();
@@ -216,8 +217,9 @@ impl Core {
             };
             context.labels.insert(label, (*ifindex, 0));
             if !spec.host && context.reach.get(&spec.vrf).is_some_and(|reach| reach.underlay) {
+                let vrf = context.vrfs[&spec.vrf];
                 for address in &local {
-                    if let Err(reason) = context.claim(*address, (*ifindex, 0)) {
+                    if let Err(reason) = context.claim(*address, (vrf, *ifindex, 0)) {
                         self.problems.insert(format!("interface {}", spec.name), reason);
                     }
                 }
@@ -228,6 +230,7 @@ impl Core {
                     ifindex: *ifindex,
                     context: 0,
                     attributes: spec.attributes.clone(),
+                    local_preference: spec.local_preference,
                 });
             }
             let policy = policy.filter(|_| !spec.policy_disabled);

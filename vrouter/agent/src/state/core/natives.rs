@@ -15,8 +15,11 @@ impl Core {
         for address in self.announced_here() {
             numbered.insert(address, SERVICES);
         }
-        for (address, (ifindex, context)) in self.context.natives.clone() {
-            if let Some(number) = self.use_next_hop(NextHop::Local { ifindex, context }) {
+        for (address, (vrf, ifindex, context)) in self.context.natives.clone() {
+            let hop = NextHop::Local { ifindex, context };
+            if self.leads(vrf, address, &hop)
+                && let Some(number) = self.use_next_hop(hop)
+            {
                 numbered.insert(address, number);
             }
         }
@@ -24,6 +27,17 @@ impl Core {
         let old = std::mem::replace(&mut self.wanted.natives, numbered);
         for number in old.into_values().filter(|number| *number != SERVICES) {
             self.release_next_hop(number);
+        }
+    }
+
+    /// Whether an address's own VRF leads to a workload here: one of another node may be preferred.
+    fn leads(&self, vrf: u32, address: IpAddr, to: &NextHop) -> bool {
+        let Some(route) = self.wanted.routes.get(&(vrf, address.into())) else { return false };
+        match self.wanted.next_hops.get(&route.next_hop) {
+            Some(NextHop::Ecmp { members }) => {
+                members.iter().any(|member| self.wanted.next_hops.get(member) == Some(to))
+            }
+            one => one == Some(to),
         }
     }
 
@@ -54,7 +68,9 @@ impl Core {
     /// Addresses that workloads of this node have in the underlay as their own.
     #[must_use]
     pub fn underlay_hosts(&self) -> BTreeSet<IpAddr> {
-        let own = self.context.natives.iter().filter(|(_, (_, context))| *context == 0);
+        let own = self.context.natives.iter().filter(|(address, (_, _, context))| {
+            *context == 0 && self.wanted.natives.contains_key(*address)
+        });
         own.map(|(address, _)| *address).collect()
     }
 }
