@@ -180,6 +180,10 @@ struct node {
 	struct port_range sctp;
 	struct port_range icmp;
 	__u32 services; /* how many are in VRF 0 */
+	__u32 natives; /* addresses in the underlay that workloads and services here have: host routes in VRF 0 */
+	__u32 uplink; /* where its neighbours ask for those, */
+	__u8 uplink_mac[6]; /* and what they are told */
+	__u8 pad[2];
 };
 
 /* What programs change about a vif, apart so that a new record never overwrites it. */
@@ -230,6 +234,7 @@ enum next_hop_type {
 	NEXT_HOP_COMPOSITE = 3,
 	NEXT_HOP_SERVICE = 4, /* the address belongs to services of `vrf` */
 	NEXT_HOP_OUTSIDE = 5, /* by the uplink, from the node's own address */
+	NEXT_HOP_NATIVE = 6, /* by the uplink as it is: both ends have addresses of the underlay */
 };
 
 enum encapsulation {
@@ -241,7 +246,7 @@ enum encapsulation {
 struct next_hop {
 	__u32 type;
 	__u32 encapsulation;
-	__u32 ifindex; /* local: the vif; tunnel, outside: the uplink */
+	__u32 ifindex; /* local: the vif; tunnel, outside, native: the uplink */
 	__u32 label;
 	__u32 context; /* local: of the vif */
 	__u32 vrf; /* service: where its table and its members' routes are */
@@ -249,7 +254,7 @@ struct next_hop {
 	__u32 family; /* of the tunnel's addresses */
 	__u32 gateway_family; /* 0: ask the kernel's routing table */
 	__u32 count;
-	struct ip remote;
+	struct ip remote; /* native: the node that has the address, if one has */
 	struct ip local;
 	struct ip gateway;
 	__u32 members[MAX_MEMBERS];

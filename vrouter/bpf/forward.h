@@ -249,7 +249,7 @@ static __always_inline int send_on(struct __sk_buff *skb, struct scratch *s, con
 		return send_local(skb, s, vif, nh, path->form);
 	if (nh->type == NEXT_HOP_TUNNEL)
 		overhead = tunnel_overhead(nh);
-	else if (nh->type != NEXT_HOP_OUTSIDE)
+	else if (nh->type != NEXT_HOP_OUTSIDE && nh->type != NEXT_HOP_NATIVE)
 		return DROP_DISCARD_ROUTE;
 	if (wire_length(skb, p) + overhead > nh->mtu)
 		return too_big(skb, s, vif, nh->mtu - overhead);
@@ -259,7 +259,7 @@ static __always_inline int send_on(struct __sk_buff *skb, struct scratch *s, con
 	if (ttl_decrement(skb, p))
 		return DROP_REWRITE_FAILED;
 	count_out(vif->id, p->length);
-	if (nh->type == NEXT_HOP_OUTSIDE)
+	if (nh->type != NEXT_HOP_TUNNEL)
 		return uplink_send(skb, s, nh, SENT_OUTSIDE);
 	return tunnel_send(skb, s, nh, path->entropy);
 }

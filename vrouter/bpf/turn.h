@@ -76,7 +76,9 @@ __noinline int floating_leave(const struct vif *vif)
 	const struct packet *p = &s->packet;
 	struct flow *f = &s->flow;
 	struct route *route = route_find(vif->vrf, p->family, &s->key.remote);
-	__s32 best = route ? (__s32)route->length : -1;
+	struct next_hop *nh = route ? next_hop_get(route->next_hop) : 0;
+	/* Any of its own addresses is better than the node's. */
+	__s32 best = nh && nh->type != NEXT_HOP_OUTSIDE ? (__s32)route->length : -1;
 	__u32 i, id, port;
 	struct context *c;
 
@@ -299,11 +301,16 @@ __noinline int node_port_enter(const struct vif *vif, __u32 hash)
 {
 	struct scratch *s = scratch_get();
 	struct service *service;
+	struct route *route;
+	struct next_hop *nh;
 
 	if (!s || !vif)
 		return DROP_NO_INTERFACE;
 	service = service_outside(s);
-	if (!service || !route_find(vif->vrf, s->packet.family, &s->key.remote))
+	route = service ? route_find(vif->vrf, s->packet.family, &s->key.remote) : 0;
+	nh = route ? next_hop_get(route->next_hop) : 0;
+	/* Who may use the service within the fabric does: it has members of all nodes there. */
+	if (!nh || nh->type == NEXT_HOP_SERVICE)
 		return 0;
 	flow_moves_to(&s->flow, vif, service->vrf);
 	s->flow.flags |= FLOW_TO_NODE_PORT;

@@ -22,6 +22,7 @@ mod rule;
 mod security_group;
 mod service;
 mod sub_interface;
+mod underlay;
 
 pub use context::{Context, Floating, FloatingDirection, PortMapping};
 pub use dns::{DnsNext, DnsOrder, DnsRecord, DnsRecordSet, DnsZone};

@@ -74,6 +74,7 @@ pub(crate) fn services(engine: &mut Engine, config: Uuid) -> Answer {
                 node_port: 0,
                 external_local: false,
                 external: false,
+                announced: false,
                 source_prefixes: Vec::new(),
             });
         }

@@ -264,7 +264,9 @@ async fn routes(State(node): State<NodeHandle>, Query(query): Query<RouteQuery>)
 
 fn via(next_hops: &BTreeMap<u32, NextHop>, number: u32) -> Value {
     match next_hops.get(&number) {
-        None => Value::Null,
+        None if number == 0 => json!({"type": "discard"}),
+        None | Some(NextHop::Discard) => Value::Null,
+        Some(NextHop::Native { node }) => json!({"type": "native", "node": node}),
         Some(NextHop::Ecmp { members }) => {
             members.iter().map(|member| via(next_hops, *member)).collect()
         }

@@ -334,6 +334,8 @@ impl Node {
                 break;
             }
         }
+        // What the host reaches by its pair depends on which workloads are here.
+        self.keep_host();
         if let Some(changes) = self.core.take_dns() {
             for (subject, reason) in self.dns.apply(changes) {
                 tracing::warn!(subject, reason, "left out of DNS");
@@ -432,6 +434,7 @@ impl Node {
             Ok(swept) => self.flows_live = swept.live,
             Err(error) => tracing::warn!(%error, "flows are not swept: idle ones stay"),
         }
+        self.kernel.announcer.repeat(&self.kernel.datapath);
         if self.apply_failure.is_some() || self.host_failure.is_some() {
             self.settle();
         }
@@ -613,7 +616,11 @@ impl Node {
     /// What workloads' interfaces are given.
     pub(crate) fn link_limits(&self) -> LinkLimits {
         let super_packet = self.kernel.super_packet;
-        LinkLimits { mtu: self.underlay.workload_mtu(), super_packet }
+        LinkLimits {
+            mtu: self.underlay.workload_mtu(),
+            underlay_mtu: self.underlay.mtu(),
+            super_packet,
+        }
     }
 
     /// Why a port does not forward.

@@ -22,6 +22,7 @@ pub mod port_api;
 mod reply;
 mod request;
 mod tombstone;
+mod uplink_routes;
 
 pub use agent::AgentClient;
 pub use commands::execute;
@@ -33,3 +34,4 @@ pub use link::host_interface_name;
 pub use reply::SUPPORTED_VERSIONS;
 pub use request::{Command, Request};
 pub use tombstone::{Tombstone, tombstone_directory};
+pub use uplink_routes::UplinkRoutes;

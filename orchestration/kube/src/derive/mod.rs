@@ -14,6 +14,7 @@ mod policy;
 mod service;
 mod shared;
 mod tags;
+mod underlay;
 
 pub use annotations::{NetworkChoice, network_choices};
 pub(crate) use tags::service_id;

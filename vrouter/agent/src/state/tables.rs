@@ -22,8 +22,15 @@ pub enum NextHop {
         /// Number of the VRF.
         vrf: u32,
     },
+    /// Nowhere: a prefix in which only what is routed is reached.
+    Discard,
     /// Out of the fabric, from the node's own address.
     Outside,
+    /// By the underlay without a tunnel, as both ends have addresses there.
+    Native {
+        /// The node that has the address; `None`: whoever has it.
+        node: Option<IpAddr>,
+    },
     /// A workload of another node.
     Tunnel {
         /// That node's tunnel address.
@@ -193,4 +200,6 @@ pub struct Tables {
     pub services: BTreeMap<ServiceKey, ServiceEntry>,
     /// `None`: nothing leaves the fabric here.
     pub node: Option<NodeEntry>,
+    /// Addresses in the underlay that are here, each with the number of the next hop to its workload; 0: of services.
+    pub natives: BTreeMap<IpAddr, u32>,
 }

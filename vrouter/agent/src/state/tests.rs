@@ -38,6 +38,8 @@ fn vrf(number: u8, uses: u8) -> wire::Vrf {
         service_vrfs: usable.map(|other| format!("vrf{other}")).collect(),
         fabric_snat: uses & 8 != 0,
         link_local: uses & 16 != 0,
+        underlay: uses & 64 != 0,
+        closed_prefixes: if uses & 32 != 0 { vec!["10.0.0.0/29".into()] } else { vec![] },
         ..wire::Vrf::default()
     }
 }
@@ -62,6 +64,7 @@ fn service(number: u8, vrf: u8, member: u8, kind: u8) -> wire::Service {
         internal_local: kind & 4 != 0,
         node_port: if kind & 8 != 0 { 30_080 } else { 0 },
         external: kind & 16 != 0,
+        announced: kind & 32 != 0,
         ..wire::Service::default()
     }
 }
@@ -72,6 +75,7 @@ fn context(vrf: u8, policy: u8, floating: u8) -> wire::Context {
         policy: format!("policy{policy}"),
         network_id: u32::from(vrf),
         floating_address: if floating < 3 { String::new() } else { format!("10.0.0.{floating}") },
+        underlay: floating & 1 != 0,
         fixed_address: if floating < 3 { String::new() } else { "10.0.0.1".into() },
         ..wire::Context::default()
     }
@@ -134,6 +138,7 @@ fn route(vrf: u8, host: u8, length: u8, next_hop: u8, label: u8) -> wire::Route 
         encapsulations: vec![wire::Encapsulation::Vxlan as i32],
         network_id: u32::from(label % 2),
         local_preference: [100, 100, 200][usize::from(label % 3)],
+        native: label > 2,
         ..wire::Path::default()
     };
     // Two paths now and then: an ECMP group.
@@ -145,11 +150,11 @@ fn route(vrf: u8, host: u8, length: u8, next_hop: u8, label: u8) -> wire::Route 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let controller = 0..2usize;
     let intent = (
-        prop::collection::vec((0..3u8, 0..32u8), 0..3),
+        prop::collection::vec((0..3u8, 0..128u8), 0..3),
         prop::collection::vec((0..3u8, 0..4u8), 0..3),
         prop::collection::vec((1..6u8, 0..3u8, 0..4u8, 0..8u8), 0..4),
         prop::collection::vec((0..3u8, 0..3u8, 1..6u8, 0..4u8), 0..2),
-        prop::collection::vec((0..4u8, 0..3u8, 1..6u8, 0..32u8), 0..3),
+        prop::collection::vec((0..4u8, 0..3u8, 1..6u8, 0..64u8), 0..3),
         any::<bool>(),
         0..50u64,
     )
@@ -248,8 +253,9 @@ impl Kernel {
                 self.tables.contexts.remove(&id);
             }
             Operation::PutRoute(vrf, prefix, entry) => {
-                assert!(self.tables.next_hops.contains_key(&entry.next_hop), "route to nowhere");
-                if let NextHop::Service { vrf } = self.tables.next_hops[&entry.next_hop] {
+                let hop = self.tables.next_hops.get(&entry.next_hop);
+                assert!(hop.is_some() || entry.next_hop == 0, "route to nowhere");
+                if let Some(NextHop::Service { vrf }) = hop.cloned() {
                     let key = (vrf, prefix.addr());
                     let mut services = self.tables.services.keys();
                     assert!(services.any(|(v, a, ..)| (*v, *a) == key), "a service without one");
@@ -260,6 +266,20 @@ impl Kernel {
                 self.assert_loaded(entry.policy);
                 assert!(entry.floating.iter().all(|id| self.tables.contexts.contains_key(id)));
                 self.tables.interfaces.insert(ifindex, entry);
+            }
+            Operation::PutNative(address, number) => {
+                let hop = self.tables.next_hops.get(&number);
+                let place = match hop {
+                    Some(NextHop::Local { ifindex, .. }) => Some(*ifindex),
+                    _ => None,
+                };
+                let there =
+                    place.is_some_and(|ifindex| self.tables.interfaces.contains_key(&ifindex));
+                assert!(there || number == 0, "an address of nobody's");
+                self.tables.natives.insert(address, number);
+            }
+            Operation::RemoveNative(address) => {
+                self.tables.natives.remove(&address);
             }
             Operation::RemoveInterface(ifindex, _) => {
                 self.tables.interfaces.remove(&ifindex);
@@ -273,6 +293,7 @@ impl Kernel {
             }
             Operation::RemoveNextHop(number, _) => {
                 assert!(self.tables.routes.values().all(|route| route.next_hop != number));
+                assert!(self.tables.natives.values().all(|native| *native != number));
                 self.tables.next_hops.remove(&number);
             }
         }
@@ -324,14 +345,23 @@ type Resolved = (
     BTreeMap<u32, (Uuid, String, bool)>,
     BTreeMap<u32, (String, Option<super::FloatingEntry>, bool)>,
     BTreeMap<super::ServiceKey, super::ServiceEntry>,
+    BTreeMap<std::net::IpAddr, Vec<NextHop>>,
 );
 
 fn resolve(core: &Core, tables: &Tables) -> Resolved {
     let names = core.vrf_names();
-    let members = |number: &u32| match &tables.next_hops[number] {
-        NextHop::Ecmp { members } => members.iter().map(|m| tables.next_hops[m].clone()).collect(),
-        one => vec![one.clone()],
+    let members = |number: &u32| match tables.next_hops.get(number) {
+        Some(NextHop::Ecmp { members }) => {
+            members.iter().map(|m| tables.next_hops[m].clone()).collect()
+        }
+        Some(one) => vec![one.clone()],
+        None => {
+            assert_eq!(*number, 0);
+            vec![NextHop::Discard]
+        }
     };
+    let natives = tables.natives.iter().map(|(address, number)| (*address, members(number)));
+    let natives: BTreeMap<_, _> = natives.collect();
     let routes = tables.routes.iter().map(|((vrf, prefix), entry)| {
         let identity = core.identity(entry.identity).unwrap().clone();
         ((names[vrf].to_owned(), prefix.to_string()), (members(&entry.next_hop), identity))
@@ -344,7 +374,7 @@ fn resolve(core: &Core, tables: &Tables) -> Resolved {
         let loaded = matches!(entry.policy, PolicyState::Loaded { .. });
         (*id, (names[&entry.vrf].to_owned(), entry.floating.clone(), loaded))
     });
-    (routes.collect(), interfaces.collect(), contexts.collect(), tables.services.clone())
+    (routes.collect(), interfaces.collect(), contexts.collect(), tables.services.clone(), natives)
 }
 
 proptest! {

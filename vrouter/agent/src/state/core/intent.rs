@@ -4,11 +4,12 @@ use super::{Core, Loaded, LocalPort, PolicyKey, PortProblem, first_prefix};
 use crate::state::compile::{self, Context, LocalPath, Reach};
 use crate::state::diff::Operation;
 use crate::state::numbers::{LABELS, VRFS};
-use crate::state::spec::{InterfaceSpec, read_policy};
+use crate::state::spec::{InterfaceSpec, prefixes, read_policy};
 use crate::state::tables::{
     ContextEntry, FloatingDirection, FloatingEntry, InterfaceEntry, PolicyState, Tables,
 };
 use crate::state::view::Touched;
+use ipnet::IpNet;
 use skein_policy::{Attributes, Family, Policy, Program, policy_prefixes};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -65,7 +66,16 @@ impl Core {
                 let network = networks.get(name.as_str()).copied()?;
                 Some((name.clone(), context.vrfs.get(name).copied()?, network))
             });
-            let reach = Reach { services: usable.collect(), outside: vrf.fabric_snat };
+            let closed = prefixes(&vrf.closed_prefixes).unwrap_or_else(|reason| {
+                self.problems.insert(vrf.name.clone(), reason);
+                Vec::new()
+            });
+            let reach = Reach {
+                services: usable.collect(),
+                outside: vrf.fabric_snat,
+                underlay: vrf.underlay,
+                closed: closed.iter().map(IpNet::trunc).collect(),
+            };
             if reach != Reach::default() && context.vrfs.contains_key(&vrf.name) {
                 context.reach.insert(vrf.name.clone(), reach);
             }
@@ -142,6 +152,11 @@ impl Core {
                     floating.push(id);
                 }
                 context.labels.insert(id, (*ifindex, id));
+                if let Some(floating) = wanted.floating.as_ref().filter(|_| wanted.underlay) {
+                    if let Err(reason) = context.claim(floating.address, (vrf, *ifindex, id)) {
+                        self.problems.insert(format!("interface {}", spec.name), reason);
+                    }
+                }
                 let addresses = match &wanted.floating {
                     Some(floating) => vec![floating.address],
                     None => local.clone(),
@@ -208,6 +223,14 @@ impl Core {
                 floating,
             };
             context.labels.insert(label, (*ifindex, 0));
+            if !spec.host && context.reach.get(&spec.vrf).is_some_and(|reach| reach.underlay) {
+                let vrf = context.vrfs[&spec.vrf];
+                for address in &local {
+                    if let Err(reason) = context.claim(*address, (vrf, *ifindex, 0)) {
+                        self.problems.insert(format!("interface {}", spec.name), reason);
+                    }
+                }
+            }
             let table = context.local.entry(spec.vrf.clone()).or_default();
             for (prefix, _) in &spec.addresses {
                 table.entry(prefix.addr().into()).or_default().push(LocalPath {

@@ -2,6 +2,7 @@
 
 mod dns;
 mod intent;
+mod natives;
 mod nested;
 mod order;
 mod routes;
@@ -232,8 +233,8 @@ impl Core {
 
     /// A port's host end exists.
     pub fn bind(&mut self, port: LocalPort) {
-        self.ports.insert(port.uuid, port);
-        self.touched.intent = true;
+        let known = self.ports.insert(port.uuid, port.clone());
+        self.touched.intent |= known != Some(port);
     }
 
     /// A port's host end is gone, or its workload is. The label is freed by [`Core::forget`].
@@ -408,6 +409,7 @@ impl Core {
                 self.compile_route(&vrf, prefix);
             }
         }
+        self.compile_natives();
         self.compile_node();
     }
 
