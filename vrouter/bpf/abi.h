@@ -8,7 +8,7 @@
 #pragma once
 #include "vmlinux.h"
 
-#define ABI_VERSION 4
+#define ABI_VERSION 5
 #define MAX_MEMBERS 16
 #define MAX_FLOATING 8
 #define REMOTE_CELLS 128 /* a power of two */
@@ -73,7 +73,12 @@ struct port_mapping_key {
 	__u8 towards;
 };
 
-/* Services. Those that clients outside reach at the uplink are in VRF 0. */
+/*
+ * Services. Those that clients outside reach at the uplink are in VRF 0; those that workloads and the node's own stack reach
+ * by an address of a node are in SERVICES_INSIDE. In both, the address 0 stands for all addresses of nodes.
+ */
+#define SERVICES_INSIDE 0xffffffffU
+
 struct service_key {
 	__u32 vrf;
 	struct ip address;
@@ -84,7 +89,8 @@ struct service_key {
 
 enum service_flags {
 	SERVICE_KEEP_SOURCE = 1, /* from outside: members of this node only, which see the client's address */
-	SERVICE_SOURCES = 2,     /* from outside: only clients in service_sources */
+	SERVICE_SOURCES = 2,     /* only clients in service_sources */
+	SERVICE_BY_NODE = 4,     /* other nodes' members are in services at those nodes' addresses */
 };
 
 struct service {
@@ -163,7 +169,7 @@ struct node {
 	struct port_range udp;
 	struct port_range sctp;
 	struct port_range icmp;
-	__u32 services; /* how many are in VRF 0 */
+	__u32 services; /* how many are in VRF 0 and in SERVICES_INSIDE */
 };
 
 /* What programs change about a vif, apart so that a new record never overwrites it. */
@@ -244,6 +250,12 @@ struct address_key {
 	struct ip address;
 };
 
+/* Whose a node's address is. */
+enum node_address_owner {
+	ADDRESS_OWN = 1,
+	ADDRESS_OTHER = 2,
+};
+
 struct flow_key {
 	__u32 vif;
 	struct ip local;
@@ -275,6 +287,7 @@ enum flow_flags {
 	FLOW_FROM_HOST = 1, /* the node's own stack opened it */
 	FLOW_FROM_OUTSIDE = 2, /* a client outside the fabric opened it, to a member of this node */
 	FLOW_TO_NODE_PORT = 4, /* a workload opened it to a service that is meant for clients outside */
+	FLOW_OWN_ADDRESS = 32, /* the node's own stack opened it to an address of its own */
 };
 
 enum tcp_state {

@@ -21,18 +21,6 @@ static __always_inline struct vif *outside_owner(struct scratch *s, struct origi
 	return bpf_map_lookup_elem(&vifs, &ifindex);
 }
 
-/* Whether a client outside may use the service. */
-static __always_inline bool source_allowed(struct scratch *s, const struct service *service)
-{
-	struct service_source_key *key = &s->pick.source;
-
-	key->bits = 64 + 128;
-	key->service = service->id;
-	key->family = s->packet.family;
-	key->address = s->packet.source;
-	return !(service->flags & SERVICE_SOURCES) || bpf_map_lookup_elem(&service_sources, key);
-}
-
 static __always_inline int outside_deliver(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
 					   const struct origin *from)
 {
@@ -132,7 +120,7 @@ __noinline int outside_packet(struct __sk_buff *skb)
 		return NOT_OURS;
 	family = skb->protocol == bpf_htons(ETH_P_IP) ? 4 : 6;
 	s->vif = NO_VIF;
-	s->outside = 0;
+	s->outside = s->own = 0;
 	s->direction = INGRESS;
 	if (parse(skb, p, sizeof(struct ethhdr), family, false))
 		return NOT_OURS;

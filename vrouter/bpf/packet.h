@@ -60,6 +60,7 @@ struct pick {
 	struct affinity fresh;
 	struct member_key known;
 	struct service_source_key source;
+	struct address_key at;
 };
 
 struct scratch {
@@ -77,6 +78,7 @@ struct scratch {
 	__u32 vif; /* whose packet it is by now */
 	__u32 direction;
 	__u32 outside; /* a client outside sent it, who gets the answers */
+	__u32 own; /* the node's own stack sent it to an address of its own */
 	__u32 onward; /* translated into an answer to one: not for the vif it came to */
 	/* An answer under construction; pseudo header, ICMP header and quote for ICMPv6. */
 	__u8 answer[40 + 8 + ICMP_QUOTE];

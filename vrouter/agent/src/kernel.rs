@@ -132,6 +132,10 @@ impl Kernel {
             tables.services.insert(key, entry);
         }
         tables.node = steering::node_entry(&self.datapath.node_address()?);
+        let addresses = self.datapath.node_addresses()?.into_iter();
+        tables.node_addresses = addresses
+            .map(|(address, owner)| (address, owner == datapath::AddressOwner::This))
+            .collect();
         Ok(())
     }
 
@@ -144,6 +148,11 @@ impl Kernel {
             return Err(error.into());
         }
         Ok(())
+    }
+
+    /// Hooks the program to `lo`, for what the node's own stack sends to its own addresses.
+    pub(crate) fn attach_loopback(&mut self, ifindex: u32) -> Result<(), AgentError> {
+        Ok(self.datapath.attach_loopback(ifindex)?)
     }
 
     /// The interface is gone: lets go of what was pinned for it.
@@ -236,6 +245,9 @@ impl Kernel {
                 let node = steering::node_address(entry);
                 steering::reserve_ports(&node)?;
                 self.datapath.set_node_address(&node)?;
+            }
+            Operation::SetNodeAddresses(addresses) => {
+                self.datapath.set_node_addresses(&steering::node_addresses(addresses))?;
             }
             Operation::PutRoute(..) | Operation::RemoveRoute(..) => {
                 let change: Vec<RouteChange> = route_change(operation).into_iter().collect();

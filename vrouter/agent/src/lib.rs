@@ -8,6 +8,7 @@ mod config;
 mod enroll;
 mod error;
 mod files;
+mod health_port;
 mod host;
 mod introspect;
 mod kernel;

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc as channel, oneshot};
+use tokio::sync::{mpsc as channel, oneshot, watch};
 use uuid::Uuid;
 
 /// The core wakes at least this often, for events of the datapath.
@@ -101,6 +101,7 @@ pub(crate) struct Node {
     pub(crate) apply_failure: Option<String>,
     pub(crate) host: Option<crate::host::HostPort>,
     pub(crate) host_failure: Option<String>,
+    health: watch::Sender<crate::health_port::Checks>,
     name: String,
     directory: PathBuf,
     controllers: Vec<Controller>,
@@ -123,6 +124,8 @@ pub(crate) struct NodeSetup {
     pub(crate) underlay: Underlay,
     pub(crate) state: NodeState,
     pub(crate) timeouts: Timeouts,
+    /// Who answers health checks of services listens to this.
+    pub(crate) health: watch::Sender<crate::health_port::Checks>,
 }
 
 impl Node {
@@ -149,6 +152,7 @@ impl Node {
             apply_failure: None,
             host: None,
             host_failure: None,
+            health: setup.health,
             name: setup.name,
             saver: Saver::start(setup.directory.clone()),
             directory: setup.directory,
@@ -164,6 +168,7 @@ impl Node {
             node.abandon(key);
         }
         node.check_links(None);
+        node.look_at_addresses();
         let bound: Vec<(u32, LocalPort)> = node.ports.values().filter_map(local_port).collect();
         for (ifindex, port) in bound {
             node.kernel.attach(ifindex)?;
@@ -327,6 +332,14 @@ impl Node {
                 break;
             }
         }
+        let checks = self.core.health_checks();
+        self.health.send_if_modified(|told| {
+            let differs = *told != checks;
+            if differs {
+                *told = checks;
+            }
+            differs
+        });
         // Labels are on disk before anyone is told of them.
         self.save_state();
         self.publish();
@@ -401,7 +414,8 @@ impl Node {
             Ok(swept) => self.flows_live = swept.live,
             Err(error) => tracing::warn!(%error, "flows are not swept: idle ones stay"),
         }
-        if self.apply_failure.is_some() || self.host_failure.is_some() {
+        let moved = self.look_at_addresses();
+        if moved || self.apply_failure.is_some() || self.host_failure.is_some() {
             self.settle();
         }
     }

@@ -6,7 +6,7 @@ use crate::port_service::PortService;
 use crate::ports::NodeState;
 use crate::session::Channels;
 use crate::state::Core;
-use crate::{AgentConfig, AgentError, Underlay, enroll, introspect, saved, session, tls};
+use crate::{AgentConfig, AgentError, Underlay, enroll, health_port, introspect, saved, session, tls};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use skein_cni::links::LinkWatch;
 use skein_datapath::Timeouts;
@@ -43,7 +43,8 @@ pub async fn run(
     ensure_bpffs(&config.pin_dir)?;
     let controllers: Vec<String> =
         config.controllers.iter().take(CONTROLLERS_USED).cloned().collect();
-    let (node, thread) = start_node(&config, underlay, controllers.clone())?;
+    let (health, checks) = watch::channel(health_port::Checks::new());
+    let (node, thread) = start_node(&config, underlay, controllers.clone(), health)?;
 
     let channels = Channels::new(controllers.len());
     let service = PortService::new(node.clone(), channels.clone());
@@ -64,6 +65,7 @@ pub async fn run(
             tracing::error!(%error, "the introspection API ended");
         }
     });
+    tasks.spawn(health_port::serve(checks));
     tasks.spawn(service.keep_releasing(config.socket.clone()));
     tasks.spawn(keep_connected(config.clone(), controllers, node.clone(), channels));
     let watching = watch_links(node.clone())?;
@@ -99,6 +101,7 @@ fn start_node(
     config: &AgentConfig,
     underlay: Underlay,
     controllers: Vec<String>,
+    health: watch::Sender<health_port::Checks>,
 ) -> Result<(NodeHandle, std::thread::JoinHandle<()>), AgentError> {
     let state = NodeState::load(&config.data_dir)?;
     let mut kernel = Kernel::open(
@@ -128,6 +131,7 @@ fn start_node(
         underlay,
         state,
         timeouts: Timeouts { idle, ..Timeouts::default() },
+        health,
     })
 }
 

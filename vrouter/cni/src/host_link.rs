@@ -62,7 +62,12 @@ impl HostLink {
         let peer =
             link::find(&mut links.0, HOST_LINK_PEER)?.ok_or_else(|| missing(HOST_LINK_PEER))?;
         // Strict filtering would drop what comes by a service from a host whose own way is the underlay.
-        let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{HOST_LINK}/rp_filter"), "2");
+        // Answers to what the host sent to a node port at an address of its own come from that address, 127.0.0.1 too;
+        // the programs let no others through.
+        for (setting, value) in [("rp_filter", "2"), ("accept_local", "1"), ("route_localnet", "1")] {
+            let path = format!("/proc/sys/net/ipv4/conf/{HOST_LINK}/{setting}");
+            let _ = std::fs::write(path, value);
+        }
         self.neighbour(links, host.index)?;
         self.routes(links, host.index)?;
         Ok(peer.index)

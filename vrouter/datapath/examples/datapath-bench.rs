@@ -113,6 +113,7 @@ impl Bench {
                 affinity: None,
                 keep_source: false,
                 sources: vec![],
+                by_node: false,
             };
             datapath.set_service(&service).expect("service");
         }

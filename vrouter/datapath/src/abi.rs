@@ -27,7 +27,7 @@ pub(crate) use skeleton::{
 };
 
 /// Version of the layout; must equal `ABI_VERSION` of `abi.h` (a test compares them).
-pub(crate) const ABI_VERSION: u32 = 4;
+pub(crate) const ABI_VERSION: u32 = 5;
 
 // Values of the enums of abi.h; anonymous enums and flags do not appear in the generated types.
 pub(crate) const VIF_ADMIN_DOWN: u32 = 1;
@@ -47,6 +47,10 @@ pub(crate) const TO_FIXED: u8 = 0;
 pub(crate) const TO_FLOATING: u8 = 1;
 pub(crate) const SERVICE_KEEP_SOURCE: u32 = 1;
 pub(crate) const SERVICE_SOURCES: u32 = 2;
+pub(crate) const SERVICE_BY_NODE: u32 = 4;
+pub(crate) const SERVICES_INSIDE: u32 = 0xffff_ffff;
+pub(crate) const ADDRESS_OWN: u32 = 1;
+pub(crate) const ADDRESS_OTHER: u32 = 2;
 pub(crate) const MEMBER_ELIGIBLE: u32 = 1;
 pub(crate) const MEMBER_DRAINING: u32 = 2;
 pub(crate) const NODE_IPV4: u32 = 1;
@@ -169,6 +173,9 @@ mod tests {
             ("CONTEXT_EGRESS", CONTEXT_EGRESS),
             ("CONTEXT_MAPPED", CONTEXT_MAPPED),
             ("SERVICE_KEEP_SOURCE", SERVICE_KEEP_SOURCE),
+            ("SERVICE_BY_NODE", SERVICE_BY_NODE),
+            ("ADDRESS_OWN", ADDRESS_OWN),
+            ("ADDRESS_OTHER", ADDRESS_OTHER),
             ("SERVICE_SOURCES", SERVICE_SOURCES),
             ("MEMBER_ELIGIBLE", MEMBER_ELIGIBLE),
             ("MEMBER_DRAINING", MEMBER_DRAINING),

@@ -44,6 +44,7 @@ fn service(at: ServiceKey, members: Vec<ServiceMember>) -> Service {
         affinity: None,
         keep_source: false,
         sources: vec![],
+        by_node: false,
     }
 }
 

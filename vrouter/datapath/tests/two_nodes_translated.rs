@@ -98,6 +98,7 @@ fn set_service(node: &mut Node, vrf: VrfId, at: &str, members: &[(&str, u16)], k
         affinity: None,
         keep_source,
         sources: vec![],
+        by_node: false,
     };
     node.datapath.set_service(&service).unwrap();
 }

@@ -143,7 +143,7 @@ pub enum FloatingDirection {
     Egress,
 }
 
-/// Where a service is reached: VRF number (0: by clients outside the fabric), address, protocol, port.
+/// Where a service is reached: VRF number (or [`OUTSIDE`], [`INSIDE`]), address, protocol, port.
 pub type ServiceKey = (u32, IpAddr, u8, u16);
 
 /// A service as the kernel has it.
@@ -159,7 +159,14 @@ pub struct ServiceEntry {
     pub keep_source: bool,
     /// Clients must be in one of these; empty: anyone.
     pub sources: BTreeSet<IpNet>,
+    /// At all nodes' addresses, but other nodes' members are in services at those nodes' addresses.
+    pub by_node: bool,
 }
+
+/// In place of a VRF's number: clients outside the fabric.
+pub(crate) const OUTSIDE: u32 = skein_datapath::OUTSIDE;
+/// In place of a VRF's number: workloads, and the node's own stack, by an address of a node.
+pub(crate) const INSIDE: u32 = skein_datapath::INSIDE;
 
 /// What the node lends of itself: its addresses, to packets that leave the fabric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -187,4 +194,6 @@ pub struct Tables {
     pub services: BTreeMap<ServiceKey, ServiceEntry>,
     /// `None`: nothing leaves the fabric here.
     pub node: Option<NodeEntry>,
+    /// Addresses of nodes, and whether they are this one's.
+    pub node_addresses: BTreeMap<IpAddr, bool>,
 }

@@ -226,6 +226,7 @@ impl Kernel {
                 assert_eq!(hop, Some(&NextHop::Outside));
                 self.tables.node = Some(node);
             }
+            Operation::SetNodeAddresses(addresses) => self.tables.node_addresses = addresses,
             Operation::PutService(key, service) => {
                 assert!(service.members.is_empty() || service.members.iter().any(|m| !m.2));
                 self.tables.services.insert(key, service);

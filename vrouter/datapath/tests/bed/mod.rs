@@ -322,6 +322,7 @@ pub fn add_translations(bed: &mut Bed) {
                 affinity: None,
                 keep_source,
                 sources: vec![],
+                by_node: false,
             };
             d.set_service(&service).expect("service");
         }

@@ -1,9 +1,13 @@
 //! The core itself: events in, operations out.
 
+mod choice;
 mod intent;
+mod node;
 mod order;
 mod routes;
 mod services;
+
+pub use node::HealthCheck;
 
 use crate::state::compile::Context;
 use crate::state::diff::Operation;
@@ -101,6 +105,12 @@ pub struct Core {
     next_hop_users: BTreeMap<u32, u32>,
     /// Name of this node: which members are here.
     node: String,
+    /// Addresses of this node, as its kernel has them.
+    own_addresses: BTreeSet<IpAddr>,
+    /// All nodes, by name.
+    nodes: BTreeMap<String, node::NodeSpec>,
+    /// They changed since services were compiled.
+    nodes_changed: bool,
     /// Host end of the interface of the node's own stack.
     host_interface: Option<u32>,
     context_labels: BTreeSet<u32>,
@@ -150,6 +160,9 @@ impl Core {
             next_hops: Pool::default(),
             next_hop_users: BTreeMap::new(),
             node: String::new(),
+            own_addresses: own_address.into_iter().collect(),
+            nodes: BTreeMap::new(),
+            nodes_changed: false,
             host_interface: None,
             context_labels: BTreeSet::new(),
             services: BTreeMap::new(),
@@ -381,7 +394,8 @@ impl Core {
         if touched.intent {
             self.compile_intent(&mut touched);
         }
-        self.compile_services(other, &mut touched);
+        let all = std::mem::take(&mut self.nodes_changed) || other;
+        self.compile_services(all, &mut touched);
         for (subject, reason) in touched.problems {
             self.problems.insert(subject, reason);
         }

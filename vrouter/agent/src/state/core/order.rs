@@ -52,6 +52,9 @@ impl Core {
         {
             all.push(Operation::SetNode(node));
         }
+        if self.wanted.node_addresses != self.applied.node_addresses {
+            all.push(Operation::SetNodeAddresses(self.wanted.node_addresses.clone()));
+        }
         let leads_to_service = |number: &u32| {
             matches!(self.wanted.next_hops.get(number), Some(NextHop::Service { .. }))
         };
@@ -128,6 +131,9 @@ impl Core {
                 self.applied.contexts.insert(*id, context.clone());
             }
             Operation::SetNode(node) => self.applied.node = Some(*node),
+            Operation::SetNodeAddresses(addresses) => {
+                self.applied.node_addresses.clone_from(addresses);
+            }
             Operation::PutService(key, service) => {
                 self.applied.services.insert(*key, service.clone());
                 self.settle_service(key);

@@ -29,6 +29,9 @@ impl Core {
             }
             return;
         }
+        for prefix in old.nodes.symmetric_difference(&new.nodes) {
+            new.vrfs.keys().for_each(|vrf| touched.route(vrf, *prefix));
+        }
         let changed_vrf = |vrf: &str| old.vrfs.get(vrf) != new.vrfs.get(vrf);
         let loops = old.labels != new.labels;
         for (vrf, prefix) in self.merged.prefixes() {
