@@ -90,7 +90,7 @@ struct service_key {
 enum service_flags {
 	SERVICE_KEEP_SOURCE = 1, /* from outside: members of this node only, which see the client's address */
 	SERVICE_SOURCES = 2,     /* only clients in service_sources */
-	SERVICE_BY_NODE = 4,     /* other nodes' members are in services at those nodes' addresses */
+	SERVICE_BY_NODE = 4,     /* at all addresses of nodes: not at those of other nodes */
 };
 
 struct service {

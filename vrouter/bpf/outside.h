@@ -87,6 +87,15 @@ __noinline int outside_service(struct __sk_buff *skb)
 	}
 	if (!vif)
 		return DROP_NO_INTERFACE;
+	flow_key_set(&s->key, NO_VIF, p, EGRESS);
+	if (!bpf_map_lookup_elem(&flows, &s->key) && !sanity(p)) {
+		const struct ip *self = own_address(p->family);
+
+		/* A member that is the node's own stack must not see itself as its client. */
+		reason = service_pick(s, service, flow_hash(p));
+		if (!reason && self && ip_equal(self, &s->pick.fresh.member.address))
+			return outside_deliver(skb, s, vif, from);
+	}
 	s->vif = vif->id;
 	s->outside = 1;
 	s->direction = EGRESS;

@@ -355,10 +355,9 @@ __noinline int node_port_enter(const struct vif *vif, __u32 hash)
 		service = service_by(s, SERVICES_INSIDE, false);
 		if (!service) {
 			service = service_by(s, SERVICES_INSIDE, true);
-			if (service && owner == ADDRESS_OTHER && service->flags & SERVICE_BY_NODE) {
-				s->flow.service = service->id;
-				return DROP_NO_MEMBERS;
-			}
+			/* The other node's stack has the last word, and refuses what nobody there is for. */
+			if (service && owner == ADDRESS_OTHER && service->flags & SERVICE_BY_NODE)
+				service = 0;
 		}
 	}
 	if (s->own) {
@@ -422,6 +421,12 @@ __noinline int outside_enter(const struct vif *vif, const struct origin *from, _
 	f->mate.local = s->pick.fresh.member.address;
 	f->mate.local_port = s->pick.fresh.member.port;
 	f->open_destination = f->mate.local_port;
+	/* The stack would answer the client past us. */
+	if (vif->flags & VIF_HOST) {
+		if (p->family != 4)
+			return DROP_NOT_TRANSLATABLE;
+		ip_from4(&f->mate.remote, bpf_htonl(HOST_GATEWAY4));
+	}
 	return 0;
 }
 
@@ -510,6 +515,7 @@ static __always_inline struct port_range node_ports(const struct packet *p)
 }
 
 struct port_search {
+	__u32 remote; /* the other end's port, not ours */
 	__u32 first;
 	__u32 size;
 	__u32 at;
@@ -524,7 +530,10 @@ static long try_port(__u32 round, struct port_search *search)
 	(void)round;
 	if (!s)
 		return 1;
-	s->mate.local_port = search->first + search->at;
+	if (search->remote)
+		s->mate.remote_port = search->first + search->at;
+	else
+		s->mate.local_port = search->first + search->at;
 	search->error = bpf_map_update_elem(&flows, &s->mate, &s->flow, BPF_NOEXIST);
 	search->at = search->at + 1 < search->size ? search->at + 1 : 0;
 	return search->error != EXISTS;
@@ -534,11 +543,15 @@ static long try_port(__u32 round, struct port_search *search)
  * Enters the mate, for whose local port any one of the node's will do: tries some in a row from one chosen by hash. The
  * insertion itself reserves the port, so two CPUs never get the same.
  */
-static __always_inline long insert_with_port(struct scratch *s, __u32 hash)
+static __always_inline long insert_with_port(struct scratch *s, __u32 hash, bool remote)
 {
 	const struct packet *p = &s->packet;
-	struct port_range range = node_ports(p);
-	struct port_search search = { .first = range.first, .error = EXISTS };
+	struct port_range range = { 1024, 65535 };
+	struct port_search search = { .error = EXISTS, .remote = remote };
+
+	if (!remote)
+		range = node_ports(p);
+	search.first = range.first;
 
 	/* A protocol without ports: one flow for each pair of addresses. */
 	if (!has_ports(p) && p->icmp_kind == ICMP_NONE)
@@ -567,6 +580,8 @@ __noinline int flow_insert_pair(const struct vif *vif, __u32 hash)
 	bool borrows = form == FORM_WORKLOAD && (f->mate.vif == NO_VIF || s->key.vif == NO_VIF ||
 						 (f->flags & FLOW_OWN_ADDRESS &&
 						  !ip_equal(&s->key.local, &f->mate.local)));
+	/* Nobody's address in place of a client's outside, towards the node's own stack. */
+	bool stands_in = form == FORM_FABRIC && s->key.vif == NO_VIF && !ip_equal(&s->key.remote, &f->mate.remote);
 	long error;
 	int reason;
 
@@ -576,8 +591,9 @@ __noinline int flow_insert_pair(const struct vif *vif, __u32 hash)
 	f->mate = s->key;
 	if (form != FORM_LOOP)
 		f->form = form == FORM_WORKLOAD ? FORM_FABRIC : FORM_WORKLOAD;
-	error = borrows ? insert_with_port(s, hash) : bpf_map_update_elem(&flows, &s->mate, f, BPF_NOEXIST);
-	if (error == EXISTS && !borrows) {
+	error = borrows || stands_in ? insert_with_port(s, hash, stands_in) :
+				       bpf_map_update_elem(&flows, &s->mate, f, BPF_NOEXIST);
+	if (error == EXISTS && !borrows && !stands_in) {
 		/* Good if it is this very flow's, which another CPU enters at the same time. */
 		other = bpf_map_lookup_elem(&flows, &s->mate);
 		if (other && other->form == f->form && key_equal(&other->mate, &s->key))

@@ -45,7 +45,7 @@ pub struct Service {
     pub keep_source: bool,
     /// Only clients in one of these; empty: anyone. The node's own stack always may.
     pub sources: Vec<IpNet>,
-    /// [`INSIDE`], at all addresses: not at those of other nodes, which have services of their own or refuse.
+    /// [`INSIDE`], at all addresses: not at those of other nodes, which have services of their own or are left alone.
     pub by_node: bool,
 }
 

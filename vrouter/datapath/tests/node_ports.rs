@@ -163,13 +163,11 @@ fn members_of_one_node_are_met_at_its_address_only() {
     let mut bed = nodes();
     let all = [(ALICE.into(), 8080), (FAR.into(), 8080)];
     bed.datapath.set_service(&Service { by_node: true, ..inside(ANY4, TCP, &all) }).unwrap();
-    let refused = |port| {
-        let ran = alice_sends(&bed, &whole(TCP, (ALICE, port), (PEER, PORT)).kind(SYN));
-        let expected =
-            Outcome::ToWorkload { ifindex: bed.alice, answer_to: Some(R::NoMembers) };
-        assert_eq!(ran.outcome, expected, "the other node has no member");
-    };
-    refused(1);
+    // The other node has none, and its stack is asked.
+    let asked = whole(TCP, (ALICE, 1), (PEER, PORT)).kind(SYN);
+    let ran = alice_sends(&bed, &asked);
+    assert_eq!(ran.outcome, bed.tunnel_out());
+    assert_eq!(ran.frame[VXLAN..], asked.hops_less(1).packet());
     let question = Question {
         ifindex: bed.alice,
         direction: EGRESS,
@@ -371,4 +369,37 @@ fn source_ranges_hold_inside_too_but_not_for_the_node() {
     bed.datapath.set_service(&Service { at, members: vec![], sources: vec![], ..one }).unwrap();
     let asked = whole(TCP, (ALICE, 3), (balanced, PORT));
     assert_eq!(alice_sends(&bed, &asked).outcome, bed.tunnel_out());
+}
+
+#[test]
+fn a_client_outside_reaches_the_nodes_own_stack() {
+    let mut bed = nodes();
+    let worlds: [Ipv4Addr; 2] = [[198, 51, 100, 1].into(), [198, 51, 100, 2].into()];
+    let gateway: Ipv4Addr = [169, 254, 1, 1].into();
+    for keep_source in [false, true] {
+        let mut stood_in = vec![];
+        for world in worlds {
+            for protocol in [TCP, UDP, SCTP] {
+                let one = inside(ANY4, protocol, &[(NODE.into(), 8080)]);
+                let at = ServiceKey { vrf: OUTSIDE, ..one.at };
+                bed.datapath.set_service(&Service { at, keep_source, ..one }).unwrap();
+                let from = 5000 + u16::from(keep_source);
+                let asked = whole(protocol, (world, from), (NODE, PORT));
+                for _ in 0..2 {
+                    let ran = bed.fabric(&ethernet([4; 6], [2; 6], 0x0800, &asked.packet()));
+                    assert_eq!(ran.outcome, bed.delivered(bed.bob));
+                    let port = lent(&ran.frame[14..]);
+                    stood_in.push((protocol, port));
+                    let seen = asked.between((gateway, port), (NODE, 8080));
+                    assert_eq!(ran.frame[14..], seen.hops_less(1).packet());
+                    let ran = host_sends_out(&bed, &seen.back());
+                    assert_eq!(ran.outcome, Outcome::Outside { uplink: bed.uplink });
+                    assert_eq!(ran.frame[14..], asked.back().hops_less(1).packet());
+                }
+            }
+        }
+        stood_in.sort_unstable();
+        stood_in.dedup();
+        assert_eq!(stood_in.len(), 6, "clients are kept apart, and keep their ports");
+    }
 }

@@ -159,7 +159,7 @@ pub struct ServiceEntry {
     pub keep_source: bool,
     /// Clients must be in one of these; empty: anyone.
     pub sources: BTreeSet<IpNet>,
-    /// At all nodes' addresses, but other nodes' members are in services at those nodes' addresses.
+    /// At all addresses of nodes, but not of other ones.
     pub by_node: bool,
 }
 

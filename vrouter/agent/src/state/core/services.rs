@@ -198,10 +198,9 @@ impl Core {
             affinity_seconds: service.affinity_seconds,
             keep_source: vrf == OUTSIDE && (service.external_local || own_port),
             sources: if by_address { service.sources.clone() } else { BTreeSet::new() },
-            by_node: by_node_port
-                && vrf == INSIDE
+            by_node: vrf == INSIDE
                 && address.is_unspecified()
-                && service.external_local,
+                && (own_port || service.external_local),
         })
     }
 
