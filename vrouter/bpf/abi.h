@@ -88,7 +88,12 @@ struct port_mapping_key {
 	__u8 towards;
 };
 
-/* Services. Those that clients outside reach at the uplink are in VRF 0. */
+/*
+ * Services. Those that clients outside reach at the uplink are in VRF 0; those that workloads and the node's own stack reach
+ * by an address of a node are in SERVICES_INSIDE. In both, the address 0 stands for all addresses of nodes.
+ */
+#define SERVICES_INSIDE 0xffffffffU
+
 struct service_key {
 	__u32 vrf;
 	struct ip address;
@@ -99,7 +104,8 @@ struct service_key {
 
 enum service_flags {
 	SERVICE_KEEP_SOURCE = 1, /* from outside: members of this node only, which see the client's address */
-	SERVICE_SOURCES = 2,     /* from outside: only clients in service_sources */
+	SERVICE_SOURCES = 2,     /* only clients in service_sources */
+	SERVICE_BY_NODE = 4,     /* at all addresses of nodes: not at those of other nodes */
 	SERVICE_LINK_LOCAL = 16, /* of the node itself, by which clients are known by their metadata address */
 };
 
@@ -179,7 +185,7 @@ struct node {
 	struct port_range udp;
 	struct port_range sctp;
 	struct port_range icmp;
-	__u32 services; /* how many are in VRF 0 */
+	__u32 services; /* how many are in VRF 0 and in SERVICES_INSIDE */
 	__u32 natives; /* addresses in the underlay that workloads and services here have: host routes in VRF 0 */
 	__u32 uplink; /* where its neighbours ask for those, */
 	__u8 uplink_mac[6]; /* and what they are told */
@@ -265,6 +271,12 @@ struct address_key {
 	struct ip address;
 };
 
+/* Whose a node's address is. */
+enum node_address_owner {
+	ADDRESS_OWN = 1,
+	ADDRESS_OTHER = 2,
+};
+
 struct flow_key {
 	__u32 vif;
 	struct ip local;
@@ -296,6 +308,7 @@ enum flow_flags {
 	FLOW_FROM_HOST = 1, /* the node's own stack opened it */
 	FLOW_FROM_OUTSIDE = 2, /* a client outside the fabric opened it, to a member of this node */
 	FLOW_TO_NODE_PORT = 4, /* a workload opened it to a service that is meant for clients outside */
+	FLOW_OWN_ADDRESS = 32, /* the node's own stack opened it to an address of its own */
 	FLOW_LINK_LOCAL = 128, /* a workload opened it to a link-local service: no policy is asked */
 };
 

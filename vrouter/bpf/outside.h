@@ -21,18 +21,6 @@ static __always_inline struct vif *outside_owner(struct scratch *s, struct origi
 	return bpf_map_lookup_elem(&vifs, &ifindex);
 }
 
-/* Whether a client outside may use the service. */
-static __always_inline bool source_allowed(struct scratch *s, const struct service *service)
-{
-	struct service_source_key *key = &s->pick.source;
-
-	key->bits = 64 + 128;
-	key->service = service->id;
-	key->family = s->packet.family;
-	key->address = s->packet.source;
-	return !(service->flags & SERVICE_SOURCES) || bpf_map_lookup_elem(&service_sources, key);
-}
-
 static __always_inline int outside_deliver(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
 					   const struct origin *from)
 {
@@ -99,6 +87,15 @@ __noinline int outside_service(struct __sk_buff *skb)
 	}
 	if (!vif)
 		return DROP_NO_INTERFACE;
+	flow_key_set(&s->key, NO_VIF, p, EGRESS);
+	if (!bpf_map_lookup_elem(&flows, &s->key) && !sanity(p)) {
+		const struct ip *self = own_address(p->family);
+
+		/* A member that is the node's own stack must not see itself as its client. */
+		reason = service_pick(s, service, flow_hash(p));
+		if (!reason && self && ip_equal(self, &s->pick.fresh.member.address))
+			return outside_deliver(skb, s, vif, from);
+	}
 	s->vif = vif->id;
 	s->outside = 1;
 	s->direction = EGRESS;
@@ -159,7 +156,7 @@ __noinline int outside_packet(struct __sk_buff *skb)
 		return NOT_OURS;
 	family = skb->protocol == bpf_htons(ETH_P_IP) ? 4 : 6;
 	s->vif = NO_VIF;
-	s->outside = 0;
+	s->outside = s->own = 0;
 	s->direction = INGRESS;
 	if (parse(skb, p, sizeof(struct ethhdr), family, false))
 		return NOT_OURS;

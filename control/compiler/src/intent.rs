@@ -1,6 +1,7 @@
 //! What the compiler says: what the network must do, in terms of VRFs, policies and interfaces.
 
 use crate::context::Context;
+use crate::node::NodeFacts;
 use ipnet::IpNet;
 use skein_bgp::{RouteTarget, TunnelType};
 use skein_policy::{Attributes, Policy};
@@ -127,4 +128,6 @@ pub struct Global {
     pub autonomous_system: u32,
     /// Tunnel types in order of preference.
     pub encapsulations: Vec<TunnelType>,
+    /// The nodes, in order of their names.
+    pub nodes: Arc<Vec<Arc<NodeFacts>>>,
 }

@@ -223,5 +223,9 @@ pub(crate) fn global(engine: &mut Engine) -> Answer {
     if encapsulations.is_empty() {
         encapsulations = DEFAULT_ENCAPSULATIONS.to_vec();
     }
-    Answer::Global(Arc::new(Global { autonomous_system, encapsulations }))
+    let nodes = match engine.ask(Query::Nodes) {
+        Answer::Nodes(nodes) => nodes,
+        _ => Arc::default(),
+    };
+    Answer::Global(Arc::new(Global { autonomous_system, encapsulations, nodes }))
 }

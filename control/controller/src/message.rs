@@ -4,7 +4,8 @@ use crate::node::IntentDelta;
 use ipnet::IpNet;
 use skein_bgp::{Path, PathKey, TunnelType};
 use skein_compiler::{
-    Context, FloatingDirection, Interface, Member, PolicySet, PortMapping, Service, Vrf,
+    Context, Distribution, FloatingDirection, Interface, Member, NodeFacts, PolicySet, PortMapping,
+    Service, Vrf,
 };
 use skein_policy::{Layer, Peer, Rule, RuleAction};
 use skein_proto::session::{self, Encapsulation, policy_peer, to_agent};
@@ -40,6 +41,7 @@ pub(crate) fn intent(delta: &IntentDelta) -> session::ToAgent {
         revision: delta.revision,
         global: delta.global.as_ref().map(|global| session::Global {
             encapsulation_priorities: encapsulations(&global.encapsulations),
+            nodes: global.nodes.iter().map(|n| node(n)).collect(),
         }),
         vrfs: delta.vrfs.iter().map(|v| vrf(v)).collect(),
         vrfs_removed: delta.vrfs_removed.clone(),
@@ -54,6 +56,14 @@ pub(crate) fn intent(delta: &IntentDelta) -> session::ToAgent {
     };
     delta.dns.write(&mut message);
     session::ToAgent { message: Some(to_agent::Message::Intent(message)) }
+}
+
+fn node(node: &NodeFacts) -> session::NodeFacts {
+    session::NodeFacts {
+        name: node.name.clone(),
+        addresses: node.addresses.iter().map(ToString::to_string).collect(),
+        zone: node.zone.clone(),
+    }
 }
 
 fn address(address: Option<IpAddr>) -> String {
@@ -153,6 +163,14 @@ fn service(service: &Service) -> session::Service {
         announced: service.announced,
         name: service.name.clone(),
         source_prefixes: service.source_prefixes.iter().map(ToString::to_string).collect(),
+        health_check_port: service.health_check_port.into(),
+        node: service.node.clone(),
+        distribution: match service.distribution {
+            Distribution::Any => session::Distribution::Any,
+            Distribution::SameZone => session::Distribution::SameZone,
+            Distribution::SameNode => session::Distribution::SameNode,
+        }
+        .into(),
     }
 }
 
@@ -163,6 +181,9 @@ fn member(member: &Member) -> session::Member {
         interface: member.interface.map_or_else(String::new, |uuid| uuid.to_string()),
         node: member.node.clone(),
         draining: member.draining,
+        zone: member.zone.clone(),
+        hint_zones: member.hint_zones.clone(),
+        hint_nodes: member.hint_nodes.clone(),
     }
 }
 

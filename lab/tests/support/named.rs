@@ -13,7 +13,10 @@ pub struct Named(Arc<AtomicBool>);
 
 impl Named {
     pub fn start(pod: &Pod, port: u16, name: &'static str) -> Named {
-        let listener = pod.inside(|| TcpListener::bind(("::", port)).unwrap()).unwrap();
+        Named::serve(pod.inside(|| TcpListener::bind(("::", port)).unwrap()).unwrap(), name)
+    }
+
+    pub fn serve(listener: TcpListener, name: &'static str) -> Named {
         listener.set_nonblocking(true).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();

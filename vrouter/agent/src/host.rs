@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use skein_cni::links::Links;
 use skein_cni::{HOST_LINK, HostLink, UplinkRoutes};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use uuid::Uuid;
 
 /// The port of the host's stack as it stands.
@@ -70,6 +71,7 @@ impl Node {
                 .host_prefixes
                 .iter()
                 .copied()
+                .chain(self.core.host_addresses())
                 .chain(self.core.metadata_prefixes())
                 .chain(here)
                 .collect(),
@@ -94,6 +96,10 @@ impl Node {
         let ifindex = link.ensure(&mut links).map_err(|error| failed(error.to_string()))?;
         routes.ensure(&mut links).map_err(|error| failed(error.to_string()))?;
         self.kernel.attach(ifindex)?;
+        let all = links.all().map_err(|error| failed(error.to_string()))?;
+        if let Some(lo) = all.iter().find(|link| link.name == "lo") {
+            self.kernel.attach_loopback(lo.index)?;
+        }
         if let Some(old) = self.host.take().filter(|old| old.uuid != spec.uuid) {
             self.core.forget(old.uuid);
         }
@@ -107,10 +113,34 @@ impl Node {
         Ok(())
     }
 
+    /// Reads the host's addresses: node ports answer at all of them. True if they are others than before.
+    pub(crate) fn look_at_addresses(&mut self) -> bool {
+        let read = Links::open().and_then(|mut links| links.addresses());
+        match read {
+            Ok(addresses) => {
+                let found = addresses.iter().map(|(_, net)| net.addr());
+                self.core.set_own_addresses(found.filter(is_reachable).collect())
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the host's addresses cannot be listed");
+                false
+            }
+        }
+    }
+
     /// Interfaces are gone; when one is the host's, it is made again.
     pub(crate) fn host_link_gone(&mut self, gone: &[u32]) {
         if let Some(host) = self.host.take_if(|host| gone.contains(&host.ifindex)) {
             self.core.unbind(host.uuid);
         }
     }
+}
+
+/// Others may know it: no loopback and no link's own.
+fn is_reachable(address: &IpAddr) -> bool {
+    let local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !(local || address.is_loopback())
 }

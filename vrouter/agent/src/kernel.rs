@@ -147,6 +147,10 @@ impl Kernel {
             self.announcer.listen(address);
             tables.natives.insert(address, number);
         }
+        let addresses = self.datapath.node_addresses()?.into_iter();
+        tables.node_addresses = addresses
+            .map(|(address, owner)| (address, owner == datapath::AddressOwner::This))
+            .collect();
         Ok(())
     }
 
@@ -159,6 +163,11 @@ impl Kernel {
             return Err(error.into());
         }
         Ok(())
+    }
+
+    /// Hooks the program to `lo`, for what the node's own stack sends to its own addresses.
+    pub(crate) fn attach_loopback(&mut self, ifindex: u32) -> Result<(), AgentError> {
+        Ok(self.datapath.attach_loopback(ifindex)?)
     }
 
     /// The interface is gone: lets go of what was pinned for it.
@@ -266,6 +275,9 @@ impl Kernel {
             Operation::RemoveNative(address) => {
                 self.datapath.remove_native(*address)?;
                 self.announcer.gone(*address);
+            }
+            Operation::SetNodeAddresses(addresses) => {
+                self.datapath.set_node_addresses(&steering::node_addresses(addresses))?;
             }
             Operation::PutRoute(..) | Operation::RemoveRoute(..) => {
                 let change: Vec<RouteChange> = route_change(operation).into_iter().collect();

@@ -10,6 +10,7 @@ mod dns;
 mod enroll;
 mod error;
 mod files;
+mod health_port;
 mod host;
 mod introspect;
 mod kernel;

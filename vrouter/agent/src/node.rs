@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc as channel, oneshot};
+use tokio::sync::{mpsc as channel, oneshot, watch};
 use uuid::Uuid;
 
 /// The core wakes at least this often, for events of the datapath.
@@ -102,6 +102,7 @@ pub(crate) struct Node {
     pub(crate) host: Option<crate::host::HostPort>,
     pub(crate) host_failure: Option<String>,
     pub(crate) dns: crate::dns::Dns,
+    health: watch::Sender<crate::health_port::Checks>,
     name: String,
     directory: PathBuf,
     controllers: Vec<Controller>,
@@ -127,6 +128,8 @@ pub(crate) struct NodeSetup {
     pub(crate) state: NodeState,
     pub(crate) dns: crate::dns::Dns,
     pub(crate) timeouts: Timeouts,
+    /// Who answers health checks of services listens to this.
+    pub(crate) health: watch::Sender<crate::health_port::Checks>,
 }
 
 impl Node {
@@ -154,6 +157,7 @@ impl Node {
             host: None,
             host_failure: None,
             dns: setup.dns,
+            health: setup.health,
             name: setup.name,
             saver: Saver::start(setup.directory.clone()),
             directory: setup.directory,
@@ -170,6 +174,7 @@ impl Node {
             node.abandon(key);
         }
         node.check_links(None);
+        node.look_at_addresses();
         let bound: Vec<(u32, LocalPort)> = node.ports.values().filter_map(local_port).collect();
         for (ifindex, port) in bound {
             node.kernel.attach(ifindex)?;
@@ -342,6 +347,14 @@ impl Node {
             }
         }
         self.ask_for_nested();
+        let checks = self.core.health_checks();
+        self.health.send_if_modified(|told| {
+            let differs = *told != checks;
+            if differs {
+                *told = checks;
+            }
+            differs
+        });
         // Labels are on disk before anyone is told of them.
         self.save_state();
         self.publish();
@@ -435,7 +448,8 @@ impl Node {
             Err(error) => tracing::warn!(%error, "flows are not swept: idle ones stay"),
         }
         self.kernel.announcer.repeat(&self.kernel.datapath);
-        if self.apply_failure.is_some() || self.host_failure.is_some() {
+        let moved = self.look_at_addresses();
+        if moved || self.apply_failure.is_some() || self.host_failure.is_some() {
             self.settle();
         }
     }

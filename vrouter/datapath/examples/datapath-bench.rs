@@ -114,6 +114,7 @@ impl Bench {
                 keep_source: false,
                 link_local: false,
                 sources: vec![],
+                by_node: false,
             };
             datapath.set_service(&service).expect("service");
         }

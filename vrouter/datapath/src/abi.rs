@@ -51,6 +51,10 @@ pub(crate) const TO_FLOATING: u8 = 1;
 pub(crate) const SERVICE_KEEP_SOURCE: u32 = 1;
 pub(crate) const SERVICE_SOURCES: u32 = 2;
 pub(crate) const SERVICE_LINK_LOCAL: u32 = 16;
+pub(crate) const SERVICE_BY_NODE: u32 = 4;
+pub(crate) const SERVICES_INSIDE: u32 = 0xffff_ffff;
+pub(crate) const ADDRESS_OWN: u32 = 1;
+pub(crate) const ADDRESS_OTHER: u32 = 2;
 pub(crate) const MEMBER_ELIGIBLE: u32 = 1;
 pub(crate) const MEMBER_DRAINING: u32 = 2;
 pub(crate) const NODE_IPV4: u32 = 1;
@@ -175,6 +179,9 @@ mod tests {
             ("CONTEXT_EGRESS", CONTEXT_EGRESS),
             ("CONTEXT_MAPPED", CONTEXT_MAPPED),
             ("SERVICE_KEEP_SOURCE", SERVICE_KEEP_SOURCE),
+            ("SERVICE_BY_NODE", SERVICE_BY_NODE),
+            ("ADDRESS_OWN", ADDRESS_OWN),
+            ("ADDRESS_OTHER", ADDRESS_OTHER),
             ("SERVICE_SOURCES", SERVICE_SOURCES),
             ("SERVICE_LINK_LOCAL", SERVICE_LINK_LOCAL),
             ("MEMBER_ELIGIBLE", MEMBER_ELIGIBLE),

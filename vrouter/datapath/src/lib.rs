@@ -21,6 +21,7 @@
 //! set_node_address(&NodeAddress)  node_address()       what leaves, and enters, by the node's own address
 //! set_native(addr, Native)  remove_native(addr)  natives()   addresses in the underlay
 //! set_uplink(ifindex, mac)  announce(addr)             where, and what, neighbours are told for them
+//! set_node_addresses(&map)  node_addresses()           where node ports answer; attach_loopback(ifindex): for the node itself
 //! add_peer(addr)  remove_peer(addr)  peers()           tunnel sources that are accepted
 //! add_tunnel_address(addr)  remove_tunnel_address(addr)  tunnel_addresses()   our own tunnel end points
 //! load_policy(id, &Addition)                           also to extend it by one more identity
@@ -66,9 +67,9 @@ pub use context::{Context, ContextId, Floating, FloatingDirection, PortMapping};
 pub use datapath::{Datapath, Hook};
 pub use error::{Error, Result};
 pub use native::Native;
-pub use node_address::NodeAddress;
+pub use node_address::{AddressOwner, NodeAddress};
 pub use run::{Outcome, Ran, Run};
-pub use service::{OUTSIDE, Service, ServiceKey, ServiceMember};
+pub use service::{INSIDE, OUTSIDE, Service, ServiceKey, ServiceMember};
 pub use super_packet::{DEFAULT_SUPER_PACKET, is_veth, set_super_packet_size, widen_uplink};
 pub use trace::{Answer, Question};
 pub use types::*;

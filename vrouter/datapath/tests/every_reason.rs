@@ -131,6 +131,7 @@ fn translated(bed: &mut Bed) -> Vec<(R, Hook, Vec<u8>)> {
         keep_source: false,
         link_local: false,
         sources: vec![],
+        by_node: false,
     };
     let web = [10, 96, 0, 1];
     for (protocol, port, members) in

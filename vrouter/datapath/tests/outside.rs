@@ -213,6 +213,7 @@ fn a_member_outside_the_fabric_is_reached_by_the_nodes_address() {
         keep_source: false,
         link_local: false,
         sources: vec![],
+        by_node: false,
     };
     bed.datapath.set_service(&service).unwrap();
     let asked = whole(TCP, (ALICE, 1000), (api, 443));
@@ -276,6 +277,7 @@ fn node_port(address: IpAddr, protocol: u8, member: (IpAddr, u16)) -> Service {
         keep_source: false,
         link_local: false,
         sources: vec![],
+        by_node: false,
     }
 }
 

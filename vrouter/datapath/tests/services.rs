@@ -45,6 +45,7 @@ fn service(at: ServiceKey, members: Vec<ServiceMember>) -> Service {
         keep_source: false,
         link_local: false,
         sources: vec![],
+        by_node: false,
     }
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct Context {
     pub(crate) conditions: BTreeSet<IpNet>,
     /// Addresses in the underlay that workloads here have: VRF, host end and context.
     pub(crate) natives: BTreeMap<IpAddr, (u32, u32, u32)>,
+    /// Addresses of nodes: no service takes them away from those.
+    pub(crate) nodes: BTreeSet<IpNet>,
 }
 
 /// What a VRF has besides its routes.
@@ -128,6 +130,9 @@ impl Context {
 
     /// The route to a service's address.
     fn service(&self, vrf: &str, prefix: &IpNet) -> Option<(Vec<NextHop>, Attributes)> {
+        if self.nodes.contains(prefix) {
+            return None;
+        }
         let reach = self.reach.get(vrf)?;
         let mut usable = reach.services.iter();
         let (_, number, network) =
@@ -271,6 +276,13 @@ impl Context {
             label: path.label,
         })
     }
+}
+
+/// Addresses of all nodes.
+pub(crate) fn node_prefixes(global: Option<&wire::Global>) -> BTreeSet<IpNet> {
+    let nodes = global.map(|global| global.nodes.as_slice()).unwrap_or_default();
+    let texts = nodes.iter().flat_map(|node| &node.addresses);
+    texts.filter_map(|text| text.parse::<IpAddr>().ok()).map(IpNet::from).collect()
 }
 
 /// The preference list of the configuration, or the default.

@@ -5,6 +5,7 @@ use super::tables::{
 };
 use ipnet::IpNet;
 use skein_policy::{Addition, Family};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// One change of the kernel's tables. [`Core::operations`](super::Core::operations) gives them in this
@@ -34,6 +35,8 @@ pub enum Operation {
     PutContext(u32, ContextEntry),
     /// Say what the node lends of itself.
     SetNode(NodeEntry),
+    /// Say at which addresses node ports answer.
+    SetNodeAddresses(BTreeMap<IpAddr, bool>),
     /// Write a service.
     PutService(ServiceKey, ServiceEntry),
     /// Write a route.

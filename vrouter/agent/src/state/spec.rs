@@ -208,6 +208,12 @@ pub struct ServiceSpec {
     pub announced: bool,
     /// Clients from outside must be in one of these.
     pub sources: BTreeSet<IpNet>,
+    /// HTTP port that tells whether this node has members; 0: none.
+    pub health_check_port: u16,
+    /// A port of this node, at its addresses; empty: a service.
+    pub node: String,
+    /// Which members to prefer.
+    pub distribution: wire::Distribution,
 }
 
 /// Who serves.
@@ -223,6 +229,12 @@ pub struct MemberSpec {
     pub node: String,
     /// On its way out.
     pub draining: bool,
+    /// The zone of its node.
+    pub zone: String,
+    /// Zones whose clients should use it.
+    pub hint_zones: Vec<String>,
+    /// Nodes whose clients should use it.
+    pub hint_nodes: Vec<String>,
 }
 
 impl ServiceSpec {
@@ -245,6 +257,9 @@ impl ServiceSpec {
                 in_fabric: !member.interface.is_empty(),
                 node: member.node.clone(),
                 draining: member.draining,
+                zone: member.zone.clone(),
+                hint_zones: member.hint_zones.clone(),
+                hint_nodes: member.hint_nodes.clone(),
             })
         });
         let members = members.collect::<Result<Vec<_>, String>>()?;
@@ -268,6 +283,10 @@ impl ServiceSpec {
             external: service.external,
             announced: service.announced,
             sources: sources.collect::<Result<_, String>>()?,
+            health_check_port: port(service.health_check_port)?,
+            node: service.node.clone(),
+            // A newer controller may know more of them: preferring nobody is always right.
+            distribution: service.distribution(),
         })
     }
 }

@@ -154,7 +154,7 @@ pub enum FloatingDirection {
     Egress,
 }
 
-/// Where a service is reached: VRF number (0: by clients outside the fabric), address, protocol, port.
+/// Where a service is reached: VRF number (or [`OUTSIDE`], [`INSIDE`]), address, protocol, port.
 pub type ServiceKey = (u32, IpAddr, u8, u16);
 
 /// A service as the kernel has it.
@@ -172,7 +172,14 @@ pub struct ServiceEntry {
     pub link_local: bool,
     /// Clients must be in one of these; empty: anyone.
     pub sources: BTreeSet<IpNet>,
+    /// At all addresses of nodes, but not of other ones.
+    pub by_node: bool,
 }
+
+/// In place of a VRF's number: clients outside the fabric.
+pub(crate) const OUTSIDE: u32 = skein_datapath::OUTSIDE;
+/// In place of a VRF's number: workloads, and the node's own stack, by an address of a node.
+pub(crate) const INSIDE: u32 = skein_datapath::INSIDE;
 
 /// What the node lends of itself: its addresses, to packets that leave the fabric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -202,4 +209,6 @@ pub struct Tables {
     pub node: Option<NodeEntry>,
     /// Addresses in the underlay that are here, each with the number of the next hop to its workload; 0: of services.
     pub natives: BTreeMap<IpAddr, u32>,
+    /// Addresses of nodes, and whether they are this one's.
+    pub node_addresses: BTreeMap<IpAddr, bool>,
 }

@@ -59,6 +59,7 @@ fn service(number: u8, vrf: u8, member: u8, kind: u8) -> wire::Service {
                 interface: if kind & 1 == 0 { uuid(member).to_string() } else { String::new() },
                 node: if nth == 0 { "here".into() } else { "there".into() },
                 draining: kind & 2 != 0,
+                ..wire::Member::default()
             })
             .collect(),
         internal_local: kind & 4 != 0,
@@ -238,6 +239,7 @@ impl Kernel {
                 assert_eq!(hop, Some(&NextHop::Outside));
                 self.tables.node = Some(node);
             }
+            Operation::SetNodeAddresses(addresses) => self.tables.node_addresses = addresses,
             Operation::PutService(key, service) => {
                 assert!(service.members.is_empty() || service.members.iter().any(|m| !m.2));
                 self.tables.services.insert(key, service);

@@ -325,6 +325,7 @@ pub fn add_translations(bed: &mut Bed) {
                 keep_source,
                 link_local: false,
                 sources: vec![],
+                by_node: false,
             };
             d.set_service(&service).expect("service");
         }

@@ -47,6 +47,7 @@ impl Core {
             own_address: self.context.own_address,
             encapsulations: compile::encapsulations(leader.global()),
             services: self.context.services.clone(),
+            nodes: compile::node_prefixes(leader.global()),
             ..Context::default()
         };
         self.problems.extend(self.service_problems.clone());
@@ -250,6 +251,7 @@ impl Core {
         context.conditions = policy_prefixes(own.chain(in_contexts));
         self.mark_routes(&context, touched);
         self.context = context;
+        self.read_nodes();
         self.free_vrf_numbers();
         self.load_policies(used, contexts);
         self.free_context_labels();

@@ -54,6 +54,9 @@ impl Core {
         {
             all.push(Operation::SetNode(node));
         }
+        if self.wanted.node_addresses != self.applied.node_addresses {
+            all.push(Operation::SetNodeAddresses(self.wanted.node_addresses.clone()));
+        }
         let leads_to_service = |number: &u32| {
             matches!(self.wanted.next_hops.get(number), Some(NextHop::Service { .. }))
         };
@@ -141,6 +144,9 @@ impl Core {
             }
             Operation::RemoveNative(address) => {
                 self.applied.natives.remove(address);
+            }
+            Operation::SetNodeAddresses(addresses) => {
+                self.applied.node_addresses.clone_from(addresses);
             }
             Operation::PutService(key, service) => {
                 self.applied.services.insert(*key, service.clone());

@@ -29,6 +29,9 @@ impl Core {
             }
             return;
         }
+        for prefix in old.nodes.symmetric_difference(&new.nodes) {
+            new.vrfs.keys().for_each(|vrf| touched.route(vrf, *prefix));
+        }
         let underlay = |context: &Context, vrf: &str| {
             context.reach.get(vrf).is_some_and(|reach| reach.underlay)
         };
