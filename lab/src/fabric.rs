@@ -1,7 +1,9 @@
 //! A whole Skein fabric on one machine: a controller host, nodes, and workloads attached by the CNI
 //! plugin as a container runtime attaches them.
 
-use crate::{Attachment, CniError, CniRuntime, Host, Lab, LabError, LabOptions, Outside, Pod, Process, Ran};
+use crate::{
+    Attachment, CniError, CniRuntime, Host, Lab, LabError, LabOptions, Outside, Pod, Process, Ran,
+};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;

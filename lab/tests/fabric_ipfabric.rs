@@ -218,7 +218,10 @@ fn workloads_of_the_underlay_speak_with_their_own_addresses() {
     let forged = frames::udp4(address(far.ipv4()), address(WORLD), (1, 2), b"in far's name");
     let own = bed.interface(0, &near)["mac"].as_str().unwrap().to_owned();
     let ear = Ear::of_uplink(&hosts[0]);
-    frames::send(&near.pod, &[frames::ethernet(frames::GATEWAY, frames::mac(&own), 0x0800, &forged)]);
+    frames::send(
+        &near.pod,
+        &[frames::ethernet(frames::GATEWAY, frames::mac(&own), 0x0800, &forged)],
+    );
     soon("the drop", || bed.dropped(0, &near, "source_address") == 1);
     assert_eq!(ear.heard(b"in far's name"), 0);
 
@@ -310,7 +313,10 @@ fn public_addresses_are_reached_from_outside_and_the_nodes_address_leads_there()
     }
     outside.expects("10.1.0.0/24").unwrap();
     let mac = uplink_mac(&hosts[0]);
-    outside.gateway().ip(&format!("neigh replace {} lladdr {mac} dev eth0\n", inside.ipv4())).unwrap();
+    outside
+        .gateway()
+        .ip(&format!("neigh replace {} lladdr {mac} dev eth0\n", inside.ipv4()))
+        .unwrap();
     assert!(from_pod(world, inside.ipv4(), 80).is_err(), "a way in");
     // Nor does the detour lead where no policy does.
     assert!(from_pod(&inside.pod, shut.ipv4(), 80).is_err(), "another network by the back door");
@@ -421,8 +427,10 @@ fn one_node_answers_for_a_services_public_address() {
     attach_policies(&bed, "pods", &["nodes", "ps"]);
     attach_policies(&bed, "services", &["nodes", "ps"]);
     let workloads = [bed.attach(0, "zero", "pods"), bed.attach(1, "one", "pods")];
-    let _servers =
-        [Named::start(&workloads[0].pod, 8080, "zero"), Named::start(&workloads[1].pod, 8080, "one")];
+    let _servers = [
+        Named::start(&workloads[0].pod, 8080, "zero"),
+        Named::start(&workloads[1].pod, 8080, "one"),
+    ];
     let hosts = [0, 1].map(|node| bed.fabric.node(node).host().clone());
     let uuid = balancer(&bed, json!({}), PUBLIC);
     let members = [0, 1].map(|node| member(&bed, node, &workloads[node]));
@@ -438,9 +446,7 @@ fn one_node_answers_for_a_services_public_address() {
     let local = json!({"loadbalancer_service": {"external_traffic_policy": "Local"}});
     bed.put("loadbalancer", &uuid, &local);
     let own = ["zero", "one"][chosen];
-    soon("the node's own member", || {
-        answering(|| from_pod(world, PUBLIC, 80)) == names(&[own])
-    });
+    soon("the node's own member", || answering(|| from_pod(world, PUBLIC, 80)) == names(&[own]));
     assert_eq!(from_pod(world, PUBLIC, 80).unwrap().1, WORLD);
     // Its member goes: the other node takes over, and says so.
     let start = Instant::now();

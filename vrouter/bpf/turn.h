@@ -210,6 +210,27 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 	return 0;
 }
 
+/*
+ * To a service of the node itself. Addresses of workloads say nothing there: those of one network are another's, too. The metadata
+ * address is the node's own word about who asks. (Where the member is another machine, the node's address replaces it: outside_leave.)
+ */
+static __always_inline int link_local_enter(struct scratch *s, const struct service *service, const struct vif *vif,
+					    __u32 hash)
+{
+	int reason;
+
+	if (s->packet.family != 4 || !vif->metadata)
+		return DROP_SERVICE_PORT;
+	reason = service_pick(s, service, hash);
+	if (reason)
+		return reason;
+	if (s->flow.form != FORM_WORKLOAD)
+		return DROP_TRANSLATION_COLLISION;
+	s->flow.mate.local.w[0] = vif->metadata;
+	s->flow.flags |= FLOW_LINK_LOCAL;
+	return 0;
+}
+
 /* Out of a workload to a service of the VRF s->via. */
 __noinline int service_enter(const struct vif *vif, __u32 hash)
 {
@@ -229,6 +250,8 @@ __noinline int service_enter(const struct vif *vif, __u32 hash)
 	if (!service)
 		return DROP_SERVICE_PORT;
 	flow_moves_to(&s->flow, vif, service->vrf);
+	if (service->flags & SERVICE_LINK_LOCAL)
+		return link_local_enter(s, service, vif, hash);
 	return service_pick(s, service, hash);
 }
 

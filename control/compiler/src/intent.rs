@@ -38,6 +38,8 @@ pub struct Vrf {
     pub closed: Vec<IpNet>,
     /// The virtual-DNS that its workloads ask.
     pub dns: Option<Uuid>,
+    /// Its services are those of the node itself, and of the fabric for whoever has no way there.
+    pub link_local: bool,
 }
 
 /// A subnet of a virtual network.
@@ -84,6 +86,10 @@ pub struct Interface {
     pub is_host: bool,
     /// What the node's own stack reaches through it.
     pub host_prefixes: Vec<IpNet>,
+    /// The port whose device it shares, and its 802.1Q tag there.
+    pub parent: Option<(Uuid, u16)>,
+    /// Ports that share its device.
+    pub sub_interfaces: Vec<Uuid>,
     /// What the node's own stack reaches by its uplink, without a router.
     pub underlay_prefixes: Vec<IpNet>,
 }

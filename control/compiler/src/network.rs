@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::intent::{Global, Subnet, Vrf};
 use crate::query::{Answer, Query};
 use crate::underlay::{self, IP_FABRIC};
-use crate::{rule, service};
+use crate::{link_local, rule, service};
 use ipnet::IpNet;
 use skein_bgp::{RouteTarget, TunnelType};
 use skein_model::values::{InstanceTargetType, IpamSubnetType, RouteTargetList, VnSubnetsType};
@@ -73,8 +73,7 @@ pub(crate) fn facts(engine: &mut Engine, uuid: Uuid) -> Answer {
     let vrf = object.fq_name.child(object.name()).to_string();
     let configured = subnets(engine, &object);
     let underlay = underlay::is_underlay(engine, &object);
-    let closes =
-        if underlay { underlay::closes(engine, &object, &configured) } else { Vec::new() };
+    let closes = if underlay { underlay::closes(engine, &object, &configured) } else { Vec::new() };
     Answer::Network(Arc::new(NetworkFacts {
         name: object.fq_name.clone(),
         id,
@@ -194,6 +193,7 @@ pub(crate) fn vrf(engine: &mut Engine, uuid: Uuid) -> Answer {
             Vec::new()
         },
         dns,
+        link_local: network.name.to_string() == link_local::NETWORK,
     }))
 }
 

@@ -5,7 +5,7 @@
 
 use crate::engine::Engine;
 use crate::query::{Answer, Query};
-use crate::rule;
+use crate::{link_local, rule};
 use ipnet::IpNet;
 use serde::Deserialize;
 use skein_model::values::{
@@ -346,6 +346,9 @@ fn candidates(engine: &mut Engine, listener: Uuid, publish_not_ready: bool) -> V
 }
 
 pub(crate) fn services(engine: &mut Engine, listener: Uuid) -> Answer {
+    if engine.is_a(Kind::GLOBAL_VROUTER_CONFIG, listener) {
+        return link_local::services(engine, listener);
+    }
     let Answer::Frontend(front) = engine.ask(Query::Frontend(listener)) else {
         return Answer::Nothing;
     };
@@ -395,6 +398,12 @@ pub(crate) fn usable(engine: &mut Engine, network: Uuid, peers: &[Uuid]) -> Vec<
         if let Answer::Network(facts) = engine.ask(Query::Network(candidate)) {
             out.push((facts.vrf.clone(), candidate));
         }
+    }
+    // Whoever they are, workloads reach what is link-local.
+    if let Some(link_local) = link_local::network(engine)
+        && let Answer::Network(facts) = engine.ask(Query::Network(link_local))
+    {
+        out.push((facts.vrf.clone(), link_local));
     }
     out.sort_unstable();
     out.dedup();

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 use world::dns::{ipam, machine, record, server};
 use world::firewall::{addresses, firewall_policy, rule, services, set, staged, tag};
-use world::underlay::{fabric, provided};
 use world::services::{balancer, floating_ip, member, node};
+use world::underlay::{fabric, provided};
 use world::{Build, group, id, network, policy, port, tagged};
 
 const NETWORKS: [&str; 3] = ["red", "green", "blue"];

@@ -28,11 +28,7 @@ fn closed(engine: &Engine, network: &str) -> Vec<String> {
 
 #[test]
 fn a_network_is_in_the_underlay_by_its_provider() {
-    let mut engine = compile([
-        fabric(&[]),
-        provided("pods", 5, &[]),
-        network("tenant", 6, &[]),
-    ]);
+    let mut engine = compile([fabric(&[]), provided("pods", 5, &[]), network("tenant", 6, &[])]);
     let flags = |engine: &Engine, name: &str| {
         let vrf = vrf(engine, name);
         (vrf.underlay, vrf.native)

@@ -80,6 +80,7 @@ fn vrf(vrf: &Vrf) -> session::Vrf {
         underlay: vrf.underlay,
         closed_prefixes: vrf.closed.iter().map(ToString::to_string).collect(),
         dns_zone: vrf.dns.map_or_else(String::new, |zone| zone.to_string()),
+        link_local: vrf.link_local,
     }
 }
 
@@ -105,6 +106,9 @@ fn interface(port: &Interface) -> session::Interface {
         contexts: port.contexts.iter().map(context).collect(),
         host: port.is_host,
         host_prefixes: port.host_prefixes.iter().map(ToString::to_string).collect(),
+        parent: port.parent.map_or_else(String::new, |(parent, _)| parent.to_string()),
+        vlan: port.parent.map_or(0, |(_, tag)| tag.into()),
+        sub_interfaces: port.sub_interfaces.iter().map(ToString::to_string).collect(),
         underlay_prefixes: port.underlay_prefixes.iter().map(ToString::to_string).collect(),
     }
 }

@@ -3,9 +3,9 @@
 use crate::AgentError;
 use crate::node::Node;
 use crate::state::{InterfaceSpec, LocalPort};
+use ipnet::IpNet;
 use skein_cni::links::Links;
 use skein_cni::{HOST_LINK, HostLink, UplinkRoutes};
-use ipnet::IpNet;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -66,7 +66,13 @@ impl Node {
             mac: spec.mac,
             mtu: self.underlay.workload_mtu(),
             address,
-            prefixes: spec.host_prefixes.iter().copied().chain(here).collect(),
+            prefixes: spec
+                .host_prefixes
+                .iter()
+                .copied()
+                .chain(self.core.metadata_prefixes())
+                .chain(here)
+                .collect(),
         };
         let routes = UplinkRoutes {
             uplink: self.underlay.exit(),
@@ -91,8 +97,12 @@ impl Node {
         if let Some(old) = self.host.take().filter(|old| old.uuid != spec.uuid) {
             self.core.forget(old.uuid);
         }
-        self.core.bind(LocalPort { uuid: spec.uuid, ifindex, mtu: link.mtu });
-        tracing::debug!(interface = HOST_LINK, prefixes = link.prefixes.len(), "the host is joined");
+        self.core.bind(LocalPort { uuid: spec.uuid, ifindex, mtu: link.mtu, vlan: None });
+        tracing::debug!(
+            interface = HOST_LINK,
+            prefixes = link.prefixes.len(),
+            "the host is joined"
+        );
         self.host = Some(HostPort { uuid: spec.uuid, ifindex, link, routes });
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Carries the core's operations into the datapath's tables, and reads them back after a restart.
 
-use crate::state::{Encapsulation, InterfaceEntry, NextHop, Operation, PolicyState, Tables};
 use crate::announce::Announcer;
+use crate::state::{Encapsulation, InterfaceEntry, NextHop, Operation, PolicyState, Tables};
 use crate::{AgentError, Underlay, steering};
 use skein_datapath as datapath;
 use skein_datapath::{Datapath, Route, RouteChange, Vif, VifPolicy};
@@ -212,7 +212,9 @@ impl Kernel {
             Operation::PutInterface(ifindex, entry) => {
                 self.datapath.set_vif(&vif(*ifindex, entry))?;
                 self.datapath.set_label(entry.label, *ifindex, 0)?;
-                self.attach(*ifindex)?;
+                if entry.vlan.is_none() {
+                    self.attach(*ifindex)?;
+                }
             }
             Operation::RemoveInterface(ifindex, entry) => {
                 self.datapath.remove_label(entry.label)?;
@@ -362,14 +364,21 @@ fn vif(ifindex: u32, entry: &InterfaceEntry) -> Vif {
         flow_quota: entry.max_flows,
         mtu: entry.mtu,
         // The other end of the host's pair is in the same namespace: there is none to change into.
-        delivery: if entry.host {
+        delivery: if entry.host || entry.vlan.is_some() || !has_peer(ifindex) {
             datapath::Delivery::Transmit
         } else {
             datapath::Delivery::VethPeer
         },
         host: entry.host,
+        vlan: entry.vlan.map(|(device, tag)| datapath::Vlan { device, tag }),
+        metadata: entry.metadata,
         floating: entry.floating.clone(),
     }
+}
+
+/// A workload's device is one end of a veth pair, or a machine's tap: only a pair has another end to deliver into.
+fn has_peer(ifindex: u32) -> bool {
+    datapath::is_veth(ifindex).unwrap_or(true)
 }
 
 fn interface_entry(vif: &Vif, uuid: Uuid) -> InterfaceEntry {
@@ -388,6 +397,8 @@ fn interface_entry(vif: &Vif, uuid: Uuid) -> InterfaceEntry {
         max_flows: vif.flow_quota,
         mtu: vif.mtu,
         host: vif.host,
+        vlan: vif.vlan.map(|vlan| (vlan.device, vlan.tag)),
+        metadata: vif.metadata,
         floating: vif.floating.clone(),
     }
 }

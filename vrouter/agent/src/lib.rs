@@ -25,6 +25,7 @@ mod steering;
 mod tls;
 mod trace;
 mod underlay;
+mod vm_service;
 
 pub use config::{AgentConfig, Certificates, DnsConfig};
 pub use enroll::JoinString;

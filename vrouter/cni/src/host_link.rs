@@ -193,7 +193,11 @@ impl HostLink {
 }
 
 /// Routes of ours by an interface.
-pub(crate) fn installed(links: &mut Links, family: u8, index: u32) -> Result<BTreeSet<IpNet>, Error> {
+pub(crate) fn installed(
+    links: &mut Links,
+    family: u8,
+    index: u32,
+) -> Result<BTreeSet<IpNet>, Error> {
     let mut batch = Batch::default();
     let mut header = [0; 12];
     header[0] = family;

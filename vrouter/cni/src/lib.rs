@@ -13,6 +13,8 @@ mod error;
 mod host_link;
 mod link;
 pub mod links;
+mod nested;
+mod nested_link;
 mod netlink;
 mod pod;
 pub mod pod_api;

@@ -1,11 +1,11 @@
 //! Routes by which the host reaches the underlay's workloads of other nodes: on its uplink, without a router, for those nodes
 //! answer there. Everything here may be repeated.
 
+use crate::Error;
 use crate::host_link::{PROTOCOL, RTA_PREFSRC, installed};
 use crate::link::{self, address_bytes, exchange, kernel};
 use crate::links::Links;
 use crate::netlink::{Batch, F_ACK, F_CREATE, F_REPLACE, RTM_DELROUTE, RTM_NEWROUTE};
-use crate::Error;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;

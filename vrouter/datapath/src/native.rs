@@ -186,8 +186,14 @@ mod tests {
         let mac = [2, 0, 0, 0, 0, 7];
         let arp = announcement("10.64.0.5".parse().unwrap(), mac);
         assert_eq!(arp.len(), 42);
-        assert_eq!((&arp[..6], &arp[12..14], &arp[20..22]), (&[0xff; 6][..], &[8, 6][..], &[0, 1][..]));
-        assert_eq!((&arp[22..28], &arp[28..32], &arp[38..42]), (&mac[..], &[10, 64, 0, 5][..], &[10, 64, 0, 5][..]));
+        assert_eq!(
+            (&arp[..6], &arp[12..14], &arp[20..22]),
+            (&[0xff; 6][..], &[8, 6][..], &[0, 1][..])
+        );
+        assert_eq!(
+            (&arp[22..28], &arp[28..32], &arp[38..42]),
+            (&mac[..], &[10, 64, 0, 5][..], &[10, 64, 0, 5][..])
+        );
 
         let nd = announcement("fd64::5".parse().unwrap(), mac);
         assert_eq!(nd.len(), 86);

@@ -299,7 +299,8 @@ impl Datapath {
             }
         };
         // VRF 0 is none: see natives().
-        for (key, value) in self.host_routes.entries()?.into_iter().filter(|(key, _)| key.vrf != 0) {
+        for (key, value) in self.host_routes.entries()?.into_iter().filter(|(key, _)| key.vrf != 0)
+        {
             push(&key, None, &value);
         }
         for (key, value) in self.prefix_routes.entries()? {

@@ -152,14 +152,19 @@ fn nobody_comes_in_by_the_uplink_who_lives_elsewhere() {
         let packet = whole(TCP, (from, 1), (to, 80)).kind(SYN).packet();
         assert_eq!(arrives(&bed, &packet).outcome, dropped(R::SourceAddress), "{from}");
     }
-    for (from, to) in [(IpAddr::from(ALICE), IpAddr::from(ALICE)), ([127, 0, 0, 1].into(), ALICE.into())] {
+    for (from, to) in
+        [(IpAddr::from(ALICE), IpAddr::from(ALICE)), ([127, 0, 0, 1].into(), ALICE.into())]
+    {
         let packet = whole(TCP, (from, 1), (to, 80)).packet();
         assert_eq!(arrives(&bed, &packet).outcome, dropped(R::Martian), "{from}");
     }
     // By a tunnel in the name of one who has none.
     for from in [NEIGHBOUR, WORLD] {
         let inner = whole(TCP, (from, 1), (ALICE, 80)).kind(SYN).packet();
-        assert_eq!(bed.fabric(&vxlan(PEER, ALICE_LABEL, &inner)).outcome, dropped(R::SourceAddress));
+        assert_eq!(
+            bed.fabric(&vxlan(PEER, ALICE_LABEL, &inner)).outcome,
+            dropped(R::SourceAddress)
+        );
     }
     // And a connection that came by one way does not go on by the other.
     let inner = whole(TCP, (FAR, 5), (ALICE, 80)).kind(SYN).packet();
@@ -294,14 +299,13 @@ fn with_floating() -> Bed {
         direction: FloatingDirection::Both,
         ports: vec![],
     };
-    let context = Context { vrf: PUBLIC, policy4: policy, policy6: policy, floating: Some(floating) };
+    let context =
+        Context { vrf: PUBLIC, policy4: policy, policy6: policy, floating: Some(floating) };
     bed.datapath.set_context(CONTEXT, &context).unwrap();
     bed.datapath.set_native(FLOATING.into(), Native::Workload(42)).unwrap();
     let vif = Vif { floating: vec![CONTEXT], ..bed.vif(alice) };
     bed.datapath.set_vif(&vif).unwrap();
-    bed.datapath
-        .set_next_hop(30, &NextHop::Outside { uplink, gateway: None, mtu: MTU })
-        .unwrap();
+    bed.datapath.set_next_hop(30, &NextHop::Outside { uplink, gateway: None, mtu: MTU }).unwrap();
     let node = NodeAddress { address4: Some(NODE), next_hop4: 30, ..NodeAddress::default() };
     bed.datapath.set_node_address(&node).unwrap();
     bed.datapath.change_routes(&[route(VRF, "0.0.0.0/0", 30, 0)]).unwrap();
@@ -354,6 +358,7 @@ fn a_services_address_is_asked_for_and_left_to_the_service() {
         affinity: None,
         keep_source: true,
         sources: vec![],
+        link_local: false,
     };
     bed.datapath.set_service(&service).unwrap();
     assert_eq!(bed.fabric(&arp_request(WORLD, BALANCED)).outcome, Outcome::Host);

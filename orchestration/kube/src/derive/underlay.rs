@@ -48,7 +48,12 @@ impl Context<'_> {
     }
 
     /// A network's reference to the underlay, or its way outside.
-    pub(super) fn reaches_outside(&self, network: Desired, forwarding: bool, snat: bool) -> Desired {
+    pub(super) fn reaches_outside(
+        &self,
+        network: Desired,
+        forwarding: bool,
+        snat: bool,
+    ) -> Desired {
         let network = network.set("fabric_snat", snat && !forwarding);
         if forwarding {
             network.refer(Kind::VIRTUAL_NETWORK, [self.names.ip_fabric()])

@@ -27,6 +27,8 @@ pub(crate) struct LocalPath {
     pub(crate) attributes: Attributes,
     /// Higher is better.
     pub(crate) local_preference: u32,
+    /// Nobody else's route for the prefix counts: an address of the node's making.
+    pub(crate) alone: bool,
 }
 
 /// What a route compiles to before numbers are given.
@@ -43,6 +45,8 @@ pub(crate) struct Context {
     pub(crate) encapsulations: Vec<Encapsulation>,
     /// VRF names to numbers.
     pub(crate) vrfs: BTreeMap<String, u32>,
+    /// Those whose services are the node's own.
+    pub(crate) link_local: BTreeSet<String>,
     /// Local workloads by VRF name and host prefix.
     pub(crate) local: BTreeMap<String, BTreeMap<IpNet, Vec<LocalPath>>>,
     /// Local workloads by label, for routes that lead back here: host end and context.
@@ -182,6 +186,9 @@ impl Context {
         for local in self.preferred_locals(vrf, prefix, &mut paths) {
             members.push(NextHop::Local { ifindex: local.ifindex, context: local.context });
             attributes.get_or_insert_with(|| local.attributes.clone());
+            if local.alone {
+                return Some((members, local.attributes.clone()));
+            }
         }
         paths.sort_by_key(|path| std::cmp::Reverse(path.local_preference));
         let best = paths.first().map(|path| path.local_preference);

@@ -109,6 +109,10 @@ pub struct InterfaceSpec {
     pub host: bool,
     /// What the node's own stack reaches through it.
     pub host_prefixes: Vec<IpNet>,
+    /// The port whose device it shares, and its 802.1Q tag there.
+    pub parent: Option<(Uuid, u16)>,
+    /// Ports that share its device.
+    pub sub_interfaces: BTreeSet<Uuid>,
     /// What the node's own stack reaches by its uplink.
     pub underlay_prefixes: Vec<IpNet>,
 }
@@ -288,8 +292,19 @@ impl InterfaceSpec {
             ids.dedup();
             ids
         };
+        let port = |text: &str| text.parse::<Uuid>().map_err(|_| format!("port `{text}`"));
+        let parent = match interface.parent.as_str() {
+            "" => None,
+            text => Some((port(text)?, read_tag(interface.vlan)?)),
+        };
         Ok(Self {
             uuid,
+            parent,
+            sub_interfaces: interface
+                .sub_interfaces
+                .iter()
+                .map(|text| port(text))
+                .collect::<Result<_, String>>()?,
             name: interface.name.clone(),
             vrf: interface.vrf.clone(),
             mac,
@@ -318,6 +333,11 @@ impl InterfaceSpec {
             underlay_prefixes: prefixes(&interface.underlay_prefixes)?,
         })
     }
+}
+
+fn read_tag(vlan: u32) -> Result<u16, String> {
+    let tag = u16::try_from(vlan).ok().filter(|tag| (1..=4094).contains(tag));
+    tag.ok_or_else(|| format!("VLAN {vlan}"))
 }
 
 /// Prefixes of a list.

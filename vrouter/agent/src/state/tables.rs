@@ -108,6 +108,10 @@ pub struct InterfaceEntry {
     pub mtu: u32,
     /// It is the node's own stack.
     pub host: bool,
+    /// It is a VLAN on another port's device: host end and tag.
+    pub vlan: Option<(u32, u16)>,
+    /// By which the node's own services know it.
+    pub metadata: Option<Ipv4Addr>,
     /// Contexts whose floating addresses it may open connections from.
     pub floating: Vec<u32>,
 }
@@ -164,6 +168,8 @@ pub struct ServiceEntry {
     pub affinity_seconds: u32,
     /// Members see the client's address.
     pub keep_source: bool,
+    /// Members are the node itself, or are reached from its address.
+    pub link_local: bool,
     /// Clients must be in one of these; empty: anyone.
     pub sources: BTreeSet<IpNet>,
 }

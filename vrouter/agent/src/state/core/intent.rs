@@ -19,9 +19,9 @@ use std::sync::Arc;
 const POLICIES: std::ops::Range<u32> = 1..1 << 16;
 
 /// A bound port on its way to a table entry.
-struct Judged {
-    ifindex: u32,
-    entry: InterfaceEntry,
+pub(super) struct Judged {
+    pub(super) ifindex: u32,
+    pub(super) entry: InterfaceEntry,
     policy: Option<Arc<Policy>>,
     local: Vec<IpAddr>,
 }
@@ -57,6 +57,8 @@ impl Core {
                 self.problems.insert(vrf.name.clone(), "no VRF number is free".into());
             }
         }
+        let of_node = leader.vrfs().filter(|vrf| vrf.link_local);
+        context.link_local = of_node.map(|vrf| vrf.name.clone()).collect();
         let networks: BTreeMap<&str, u32> =
             leader.vrfs().map(|vrf| (vrf.name.as_str(), vrf.network_id)).collect();
         for vrf in leader.vrfs() {
@@ -78,11 +80,11 @@ impl Core {
                 context.reach.insert(vrf.name.clone(), reach);
             }
         }
-        let mut policies: BTreeMap<&str, Arc<Policy>> = BTreeMap::new();
+        let mut policies: BTreeMap<String, Arc<Policy>> = BTreeMap::new();
         for set in leader.policies() {
             match read_policy(set) {
                 Ok(policy) => {
-                    policies.insert(&set.id, Arc::new(policy));
+                    policies.insert(set.id.clone(), Arc::new(policy));
                 }
                 Err(reason) => {
                     self.problems.insert(format!("policy {}", set.id), reason);
@@ -104,11 +106,13 @@ impl Core {
             }
         }
 
+        self.find_nested();
+
         // Who is here, and with which policy.
         let mut used: Vec<Judged> = Vec::new();
         let mut contexts: Vec<JudgedContext> = Vec::new();
         self.host_interface = None;
-        for (uuid, LocalPort { ifindex, mtu, .. }) in &self.ports {
+        for (uuid, LocalPort { ifindex, mtu, vlan, .. }) in self.ports.iter().chain(&self.nested) {
             let spec = self.interfaces.get(uuid);
             let problem = match spec {
                 None => Some(PortProblem::NoIntent),
@@ -166,6 +170,7 @@ impl Core {
                         context: id,
                         attributes,
                         local_preference: spec.local_preference,
+                        alone: false,
                     });
                 }
                 let policy = wanted.policy.as_deref().and_then(|id| policies.get(id)).cloned();
@@ -213,6 +218,8 @@ impl Core {
                 },
                 mtu: *mtu,
                 host: spec.host,
+                vlan: *vlan,
+                metadata: None,
                 floating,
             };
             context.labels.insert(label, (*ifindex, 0));
@@ -231,11 +238,13 @@ impl Core {
                     context: 0,
                     attributes: spec.attributes.clone(),
                     local_preference: spec.local_preference,
+                    alone: false,
                 });
             }
             let policy = policy.filter(|_| !spec.policy_disabled);
             used.push(Judged { ifindex: *ifindex, entry, policy, local });
         }
+        self.join_link_local(&mut used, &mut context);
         let own = used.iter().filter_map(|judged| judged.policy.as_deref());
         let in_contexts = contexts.iter().filter_map(|judged| judged.policy.as_deref());
         context.conditions = policy_prefixes(own.chain(in_contexts));
