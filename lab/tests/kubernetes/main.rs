@@ -12,6 +12,7 @@
 #![allow(clippy::print_stdout, reason = "how long the steps took is for whoever reads a failure")]
 
 mod networks;
+mod outside;
 mod policies;
 mod restarts;
 mod services;
@@ -149,6 +150,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     services::check(&cluster, &network, &pods, &mut steps);
     policies::check(&cluster, &mut steps);
     networks::check(&cluster, &network, &pods, &mut steps);
+    outside::check(&mut cluster, &network, &pods, &mut steps);
     restarts::check(&mut cluster, &mut network, &pods, &mut steps);
 
     let (state, tree) = (cluster.state(), cluster.lab().directory());
