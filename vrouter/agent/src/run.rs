@@ -6,7 +6,9 @@ use crate::port_service::PortService;
 use crate::ports::NodeState;
 use crate::session::Channels;
 use crate::state::Core;
-use crate::{AgentConfig, AgentError, Underlay, enroll, introspect, saved, session, tls, vm_service};
+use crate::{
+    AgentConfig, AgentError, Underlay, dns, enroll, introspect, saved, session, tls, vm_service,
+};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use skein_cni::links::LinkWatch;
 use skein_datapath::Timeouts;
@@ -46,7 +48,8 @@ pub async fn run(
     let machine_address = Some(underlay.tunnel_address)
         .filter(std::net::IpAddr::is_ipv4)
         .map(|own| std::net::SocketAddr::from((own, config.machine_port)));
-    let (node, thread) = start_node(&config, underlay, controllers.clone())?;
+    let (dns, dns_sockets) = dns::new(&config, underlay.tunnel_address);
+    let (node, thread) = start_node(&config, underlay, controllers.clone(), dns)?;
 
     let channels = Channels::new(controllers.len());
     let service = PortService::new(node.clone(), channels.clone());
@@ -79,6 +82,7 @@ pub async fn run(
             tracing::error!(%error, "the introspection API ended");
         }
     });
+    tasks.spawn(dns_sockets.serve());
     tasks.spawn(service.keep_releasing(config.socket.clone()));
     tasks.spawn(keep_connected(config.clone(), controllers, node.clone(), channels));
     let watching = watch_links(node.clone())?;
@@ -104,6 +108,9 @@ fn check(config: &AgentConfig) -> Result<(), AgentError> {
     if config.controllers.iter().any(|address| !address.contains(':')) {
         return wrong("controllers", "write each as `host:port`");
     }
+    if config.dns.port == 0 || config.dns.first_view_port < 1024 {
+        return wrong("dns", "port must not be 0, first_view_port not below 1024");
+    }
     if config.flow_idle_seconds == 0 {
         return wrong("flow_idle_seconds", "0 would end every connection at once");
     }
@@ -114,6 +121,7 @@ fn start_node(
     config: &AgentConfig,
     underlay: Underlay,
     controllers: Vec<String>,
+    dns: dns::Dns,
 ) -> Result<(NodeHandle, std::thread::JoinHandle<()>), AgentError> {
     let state = NodeState::load(&config.data_dir)?;
     let mut kernel = Kernel::open(
@@ -128,7 +136,8 @@ fn start_node(
         state.numbers.clone(),
         config.max_flows_per_port,
     )
-    .named(&config.node);
+    .named(&config.node)
+    .with_dns(dns::ports(config));
     core.adopt(tables, policies);
     if let Some((intent, routes)) = saved::load(&config.data_dir)? {
         core.load(intent, &routes);
@@ -142,6 +151,7 @@ fn start_node(
         kernel,
         underlay,
         state,
+        dns,
         timeouts: Timeouts { idle, ..Timeouts::default() },
     })
 }

@@ -155,6 +155,7 @@ impl Core {
                         context: id,
                         attributes,
                         alone: false,
+                        local_preference: spec.local_preference,
                     });
                 }
                 let policy = wanted.policy.as_deref().and_then(|id| policies.get(id)).cloned();
@@ -214,6 +215,7 @@ impl Core {
                     context: 0,
                     attributes: spec.attributes.clone(),
                     alone: false,
+                    local_preference: spec.local_preference,
                 });
             }
             let policy = policy.filter(|_| !spec.policy_disabled);

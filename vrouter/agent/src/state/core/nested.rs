@@ -92,6 +92,7 @@ impl Core {
             context: 0,
             attributes: Attributes::default(),
             alone: true,
+            local_preference: u32::MAX,
         };
         for judged in used.iter_mut().filter(|judged| !judged.entry.host) {
             let Some(number) = self.numbers.metadata.take(&judged.entry.uuid, METADATA) else {
