@@ -403,7 +403,9 @@ impl Planner<'_> {
                 }
             }
             for holder in self.graph.back_references(object.uuid) {
-                let derived = holder.kind.meta().reference(object.kind).is_some_and(|m| m.derived);
+                // The other end of a symmetric reference goes with this one.
+                let meta = holder.kind.meta().reference(object.kind);
+                let derived = meta.is_some_and(|m| m.derived || m.symmetric);
                 if derived || gone(&holder.uuid) {
                     continue;
                 }

@@ -10,7 +10,7 @@
 
 mod bed;
 use bed::lab::*;
-use bed::{ip, pass};
+use bed::pass;
 use skein_datapath::*;
 use std::net::IpAddr;
 use std::process::Stdio;

@@ -8,6 +8,7 @@ mod firewall;
 mod ingress;
 mod nad;
 mod namespace;
+pub(crate) mod nested;
 mod networks;
 mod pod;
 mod policy;

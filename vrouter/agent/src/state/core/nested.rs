@@ -91,8 +91,8 @@ impl Core {
             ifindex,
             context: 0,
             attributes: Attributes::default(),
-            local_preference: u32::MAX,
             alone: true,
+            local_preference: u32::MAX,
         };
         for judged in used.iter_mut().filter(|judged| !judged.entry.host) {
             let Some(number) = self.numbers.metadata.take(&judged.entry.uuid, METADATA) else {
