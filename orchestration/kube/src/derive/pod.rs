@@ -2,7 +2,7 @@
 
 use super::annotations::{NetworkChoice, network_choices};
 use super::tags::Candidate;
-use super::{Context, networks};
+use super::{Context, host_port, networks};
 use crate::desired::{Demand, Derived, Link, Patch, Predicate};
 use crate::key::Key;
 use crate::names;
@@ -73,6 +73,17 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     for (at, interface) in interfaces.iter().enumerate() {
         let entry =
             attach(cx, key, pod, (at, interfaces.len()), interface, &machine, &host, &mut out);
+        if at == 0 && !pod.host_ports.is_empty() {
+            let addresses = entry.as_ref().map(|(addresses, _)| addresses.as_slice());
+            let uuid = port_uuid(pod.meta.uid, 0);
+            let target = host_port::Target {
+                port: cx.names.project(&key.namespace).child(&format!("{}__{uuid}", key.name)),
+                uuid,
+                host: &host,
+                addresses: addresses.unwrap_or_default(),
+            };
+            host_port::derive(cx, key, pod, &target, &mut out);
+        }
         status.push(
             entry.map(|(addresses, mac)| {
                 describe(cx, interface, at, &addresses, &mac, at == default)
