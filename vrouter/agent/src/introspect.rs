@@ -299,6 +299,7 @@ fn services(node: &mut Node) -> Result<Value, skein_datapath::Error> {
     let list = node.core.services().iter().map(|(id, service)| {
         let vrf = numbers.get(&service.vrf).copied().unwrap_or(0);
         let key = (vrf, service.address, service.protocol, service.port);
+        let key = node.core.place_of(id).unwrap_or(key);
         let here = node.core.in_force().services.get(&key);
         // What clients of this node may get, and why the others do not.
         let members = service.members.iter().map(|member| {
@@ -323,6 +324,7 @@ fn services(node: &mut Node) -> Result<Value, skein_datapath::Error> {
             "protocol": service.protocol,
             "port": service.port,
             "node_port": (service.node_port != 0).then_some(service.node_port),
+            "node": service.node,
             "external": service.external,
             "internal_local": service.internal_local,
             "external_local": service.external_local,

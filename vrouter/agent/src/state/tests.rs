@@ -59,13 +59,17 @@ fn service(number: u8, vrf: u8, member: u8, kind: u8) -> wire::Service {
                 interface: if kind & 1 == 0 { uuid(member).to_string() } else { String::new() },
                 node: if nth == 0 { "here".into() } else { "there".into() },
                 draining: kind & 2 != 0,
+                zone: if nth == 1 { "east".into() } else { String::new() },
                 ..wire::Member::default()
             })
             .collect(),
         internal_local: kind & 4 != 0,
         node_port: if kind & 8 != 0 { 30_080 } else { 0 },
         external: kind & 16 != 0,
-        announced: kind & 32 != 0,
+        announced: kind & 128 != 0,
+        external_local: kind & 32 != 0,
+        node: if kind & 64 != 0 { "here".into() } else { String::new() },
+        distribution: i32::from(kind) & 1,
         ..wire::Service::default()
     }
 }
@@ -155,7 +159,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         prop::collection::vec((0..3u8, 0..4u8), 0..3),
         prop::collection::vec((1..6u8, 0..3u8, 0..4u8, 0..8u8), 0..4),
         prop::collection::vec((0..3u8, 0..3u8, 1..6u8, 0..4u8), 0..2),
-        prop::collection::vec((0..4u8, 0..3u8, 1..6u8, 0..64u8), 0..3),
+        prop::collection::vec((0..4u8, 0..3u8, 1..6u8, 0..=255u8), 0..3),
         any::<bool>(),
         0..50u64,
     )

@@ -140,6 +140,17 @@ impl Core {
         all
     }
 
+    /// One place of a service: in its VRF, if it is there, else by an address of a node.
+    #[must_use]
+    pub fn place_of(&self, id: &str) -> Option<ServiceKey> {
+        let mut places = self.claimed.get(id)?.iter();
+        places
+            .clone()
+            .find(|key| key.0 != OUTSIDE && key.0 != INSIDE)
+            .or(places.next_back())
+            .copied()
+    }
+
     /// Where a port of one node is reached on this one.
     fn port_places(&self, service: &ServiceSpec) -> Vec<ServiceKey> {
         let ServiceSpec { address, protocol, port, .. } = *service;
@@ -219,11 +230,10 @@ impl Core {
         let Some(address) = self.context.own_address else { return };
         let needed = self.wanted.node.is_some()
             || self.wanted.next_hops.values().any(|hop| *hop == NextHop::Outside)
-            || self
-                .claims
-                .range((OUTSIDE, FIRST, 0, 0)..)
-                .next()
-                .is_some_and(|(k, _)| k.0 == OUTSIDE);
+            || [OUTSIDE, INSIDE].iter().any(|vrf| {
+                let first = self.claims.range((*vrf, FIRST, 0, 0)..).next();
+                first.is_some_and(|(key, _)| key.0 == *vrf)
+            });
         if !needed {
             return;
         }
