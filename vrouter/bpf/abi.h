@@ -8,7 +8,7 @@
 #pragma once
 #include "vmlinux.h"
 
-#define ABI_VERSION 4
+#define ABI_VERSION 5
 #define MAX_MEMBERS 16
 #define MAX_FLOATING 8
 #define REMOTE_CELLS 128 /* a power of two */
@@ -85,6 +85,7 @@ struct service_key {
 enum service_flags {
 	SERVICE_KEEP_SOURCE = 1, /* from outside: members of this node only, which see the client's address */
 	SERVICE_SOURCES = 2,     /* from outside: only clients in service_sources */
+	SERVICE_OPEN = 64,       /* what workloads ask it passes their policy: the node's own DNS */
 };
 
 struct service {
@@ -274,6 +275,7 @@ enum form {
 enum flow_flags {
 	FLOW_FROM_HOST = 1, /* the node's own stack opened it */
 	FLOW_FROM_OUTSIDE = 2, /* a client outside the fabric opened it, to a member of this node */
+	FLOW_OPEN = 64,     /* a workload opened it to a service with SERVICE_OPEN */
 	FLOW_TO_NODE_PORT = 4, /* a workload opened it to a service that is meant for clients outside */
 };
 

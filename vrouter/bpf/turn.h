@@ -227,6 +227,8 @@ __noinline int service_enter(const struct vif *vif, __u32 hash)
 	if (!service)
 		return DROP_SERVICE_PORT;
 	flow_moves_to(&s->flow, vif, service->vrf);
+	if (service->flags & SERVICE_OPEN)
+		s->flow.flags |= FLOW_OPEN;
 	return service_pick(s, service, hash);
 }
 

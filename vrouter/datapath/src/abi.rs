@@ -27,7 +27,7 @@ pub(crate) use skeleton::{
 };
 
 /// Version of the layout; must equal `ABI_VERSION` of `abi.h` (a test compares them).
-pub(crate) const ABI_VERSION: u32 = 4;
+pub(crate) const ABI_VERSION: u32 = 5;
 
 // Values of the enums of abi.h; anonymous enums and flags do not appear in the generated types.
 pub(crate) const VIF_ADMIN_DOWN: u32 = 1;
@@ -47,6 +47,7 @@ pub(crate) const TO_FIXED: u8 = 0;
 pub(crate) const TO_FLOATING: u8 = 1;
 pub(crate) const SERVICE_KEEP_SOURCE: u32 = 1;
 pub(crate) const SERVICE_SOURCES: u32 = 2;
+pub(crate) const SERVICE_OPEN: u32 = 64;
 pub(crate) const MEMBER_ELIGIBLE: u32 = 1;
 pub(crate) const MEMBER_DRAINING: u32 = 2;
 pub(crate) const NODE_IPV4: u32 = 1;
@@ -170,6 +171,7 @@ mod tests {
             ("CONTEXT_MAPPED", CONTEXT_MAPPED),
             ("SERVICE_KEEP_SOURCE", SERVICE_KEEP_SOURCE),
             ("SERVICE_SOURCES", SERVICE_SOURCES),
+            ("SERVICE_OPEN", SERVICE_OPEN),
             ("MEMBER_ELIGIBLE", MEMBER_ELIGIBLE),
             ("MEMBER_DRAINING", MEMBER_DRAINING),
             ("NODE_IPV4", NODE_IPV4),

@@ -38,6 +38,8 @@ pub struct Service {
     pub affinity: Option<Duration>,
     /// From outside: `members` are all on this node and see the client's address; otherwise they see the node's.
     pub keep_source: bool,
+    /// What workloads ask it passes their policy, as DNS of the node itself must.
+    pub open: bool,
     /// From outside: only clients in one of these; empty: anyone.
     pub sources: Vec<IpNet>,
 }
@@ -144,6 +146,9 @@ impl Datapath {
         };
         if service.keep_source {
             raw.flags |= abi::SERVICE_KEEP_SOURCE;
+        }
+        if service.open {
+            raw.flags |= abi::SERVICE_OPEN;
         }
         if !service.sources.is_empty() {
             raw.flags |= abi::SERVICE_SOURCES;
@@ -252,6 +257,7 @@ impl Datapath {
                 members,
                 affinity: (raw.affinity != 0).then(|| Duration::from_nanos(raw.affinity)),
                 keep_source: raw.flags & abi::SERVICE_KEEP_SOURCE != 0,
+                open: raw.flags & abi::SERVICE_OPEN != 0,
                 sources: sources
                     .filter_map(|(source, _)| {
                         let address = ip_from_abi(source.family, &source.address);

@@ -125,6 +125,7 @@ fn translated(bed: &mut Bed) -> Vec<(R, Hook, Vec<u8>)> {
         members,
         affinity: None,
         keep_source: false,
+        open: false,
         sources: vec![],
     };
     let web = [10, 96, 0, 1];

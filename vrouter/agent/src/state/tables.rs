@@ -157,6 +157,8 @@ pub struct ServiceEntry {
     pub affinity_seconds: u32,
     /// Members see the client's address.
     pub keep_source: bool,
+    /// What workloads ask it passes their policy.
+    pub open: bool,
     /// Clients must be in one of these; empty: anyone.
     pub sources: BTreeSet<IpNet>,
 }

@@ -321,6 +321,7 @@ pub fn add_translations(bed: &mut Bed) {
                 members: members.collect(),
                 affinity: None,
                 keep_source,
+                open: false,
                 sources: vec![],
             };
             d.set_service(&service).expect("service");

@@ -386,9 +386,8 @@ impl Core {
             self.compile_intent(&mut touched);
         }
         self.dns.note(other, &mut touched);
-        let zones = self.zones_of_vrfs();
-        let other = other || std::mem::replace(&mut self.dns.zones, zones) != self.dns.zones;
-        self.compile_services(other, &mut touched);
+        let renamed = self.compile_dns(&mut touched);
+        self.compile_services(other || renamed, &mut touched);
         for (subject, reason) in touched.problems {
             self.problems.insert(subject, reason);
         }

@@ -41,7 +41,8 @@ impl Core {
         places: &mut BTreeSet<ServiceKey>,
         touched: &mut Touched,
     ) {
-        let read = self.merged.leader().service(id).map(ServiceSpec::read);
+        let own = self.dns.services.get(id).cloned().map(Ok);
+        let read = own.or_else(|| self.merged.leader().service(id).map(ServiceSpec::read));
         let subject = format!("service {id}");
         if self.service_problems.remove(&subject).is_some() {
             self.problems.remove(&subject);
@@ -144,14 +145,17 @@ impl Core {
         let usable = || service.members.iter().filter(|m| !local_only || m.node == self.node);
         // When all are on their way out, they are what there is.
         let some_stay = usable().any(|member| !member.draining);
-        let members: BTreeSet<(IpAddr, u16, bool)> =
-            usable().map(|m| (m.address, self.member_port(service, m), m.draining && some_stay)).collect();
+        let members: BTreeSet<(IpAddr, u16, bool)> = usable()
+            .map(|m| (m.address, self.member_port(service, m), m.draining && some_stay))
+            .collect();
         let by_address = from_outside && service.external && key.1 == service.address;
         Some(ServiceEntry {
             member_vrf: *self.context.vrfs.get(&service.vrf)?,
             members,
             affinity_seconds: service.affinity_seconds,
             keep_source: from_outside && service.external_local,
+            // Whoever may not ask for names can do nothing; the original lets DNS of the gateway pass, too.
+            open: !from_outside && usable().any(|m| self.is_own_dns(m) || self.is_link(m)),
             sources: if by_address { service.sources.clone() } else { BTreeSet::new() },
         })
     }
