@@ -66,6 +66,8 @@ pub struct Interface {
     pub attributes: Attributes,
     /// Largest number of flows; 0 for the node's default.
     pub max_flows: u32,
+    /// LOCAL_PREF of its routes: of several ports that share an address, the highest is used.
+    pub local_preference: u32,
     /// Administratively up.
     pub enabled: bool,
     /// The node it is bound to (`host_id` of its bindings); `None` when any node may have it.

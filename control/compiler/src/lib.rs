@@ -25,4 +25,5 @@ pub use context::{Context, Floating, FloatingDirection, PortMapping};
 pub use dns::{DnsNext, DnsOrder, DnsRecord, DnsRecordSet, DnsZone};
 pub use engine::{Delta, Engine};
 pub use intent::{Address, Global, Interface, PolicySet, Subnet, Vrf};
+pub use network_policy::{OTHER_NETWORKS, OWN_NETWORK};
 pub use service::{Member, Service, ServiceSet};

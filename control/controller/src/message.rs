@@ -98,6 +98,7 @@ fn interface(port: &Interface) -> session::Interface {
         security_groups: port.attributes.security_groups.clone(),
         tags: port.attributes.tags.clone(),
         max_flows: port.max_flows,
+        local_preference: port.local_preference,
         admin_down: !port.enabled,
         contexts: port.contexts.iter().map(context).collect(),
         host: port.is_host,

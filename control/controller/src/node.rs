@@ -95,6 +95,8 @@ pub struct Node {
     pub status: session::Status,
     pub(crate) session: Option<SessionId>,
     pub(crate) gone_since: Option<Duration>,
+    /// Away for so long that other ways to its addresses are better, and not heard in full since.
+    pub(crate) stale: bool,
     pub(crate) interest: BTreeSet<Uuid>,
     pub(crate) announced_interest: bool,
     pub(crate) published: BTreeMap<LocalKey, LocalRoute>,
@@ -120,6 +122,7 @@ impl Node {
             status: session::Status::default(),
             session: None,
             gone_since: None,
+            stale: false,
             interest: BTreeSet::new(),
             announced_interest: false,
             published: BTreeMap::new(),

@@ -5,14 +5,14 @@
 mod world;
 
 use proptest::prelude::*;
-use skein_controller::{Core, END_OF_RIB_LIMIT, RESTART_TIME, SessionId};
+use skein_controller::{Core, END_OF_RIB_LIMIT, RESTART_TIME, STALE_TIME, SessionId};
 use skein_model::{Change, Kind};
 use skein_proto::session::{self, to_agent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use world::dns::{ipam, record, server};
 use world::services::{balancer, floating_ip, member, node};
-use world::{group, id, network, policy, port};
+use world::{Build, group, id, network, policy, port};
 
 const START: Duration = Duration::ZERO;
 
@@ -260,6 +260,81 @@ fn a_node_that_comes_back_keeps_what_it_repeats() {
     core.end_of_publish("node-2", again.id);
     one.poll(&mut core);
     assert!(one.paths("front", "10.6.0.7").is_empty(), "not repeated, so gone");
+}
+
+/// Two ports, each on its node, that share an address, preferred as given; 0: nothing is said.
+fn sharing(preferences: [i64; 2]) -> (Core, Agent, Agent) {
+    let mut core = Core::default();
+    let mut changes = network("front", 5, &[]);
+    let mut shared = Build::new(Kind::INSTANCE_IP, "shared")
+        .with("instance_ip_address", serde_json::json!("10.5.0.100"))
+        .with("instance_ip_mode", serde_json::json!("active-standby"))
+        .refer(Kind::VIRTUAL_NETWORK, "front");
+    for (name, own, preference) in [("one", "10.5.0.7", 0), ("two", "10.5.0.8", 1)] {
+        let mut made = port(name, "front", own, &[]);
+        shared = shared.refer(Kind::VIRTUAL_MACHINE_INTERFACE, name);
+        let Change::Put(object) = made.remove(0) else { panic!("a port is put") };
+        let wanted = serde_json::json!({"local_preference": preferences[preference]});
+        let build = Build((*object).clone());
+        changes.push(build.with("virtual_machine_interface_properties", wanted).put());
+        changes.extend(made);
+    }
+    changes.push(shared.put());
+    core.configure(&changes, 7, true);
+    let mut agents = ["one", "two"].iter().zip(1..).map(|(name, node)| {
+        let agent = Agent::new(&mut core, node, &[name]);
+        agent.publish(&mut core, local(name, "front", "10.5.0.100", 15 + u32::from(node)));
+        core.end_of_publish(&agent.name, agent.id);
+        agent
+    });
+    let (mut one, mut two) = (agents.next().unwrap(), agents.next().unwrap());
+    drop(agents);
+    one.poll(&mut core);
+    two.poll(&mut core);
+    (core, one, two)
+}
+
+const SHARED: (&str, &str) = ("front", "10.5.0.100");
+
+#[test]
+fn of_ports_that_share_an_address_the_preferred_one_is_used_and_equal_ones_share() {
+    for (preferences, wanted) in [
+        ([200, 100], vec!["192.168.0.1"]),
+        ([100, 200], vec!["192.168.0.2"]),
+        ([0, 200], vec!["192.168.0.2"]),
+        ([0, 50], vec!["192.168.0.1"]),
+        ([0, 0], vec!["192.168.0.1", "192.168.0.2"]),
+        ([0, 100], vec!["192.168.0.1", "192.168.0.2"]),
+        ([150, 150], vec!["192.168.0.1", "192.168.0.2"]),
+    ] {
+        let (_, one, two) = sharing(preferences);
+        for agent in [one, two] {
+            assert_eq!(agent.paths(SHARED.0, SHARED.1), wanted, "{preferences:?}");
+            let told = agent.view.interfaces.values().next().unwrap().local_preference;
+            assert!(told > 0, "a node is always told");
+        }
+    }
+}
+
+#[test]
+fn the_standby_takes_over_from_a_node_that_is_away_until_it_is_back_in_full() {
+    let (mut core, one, mut two) = sharing([200, 100]);
+    let lost = Duration::from_secs(10);
+    core.disconnect("node-1", one.id, lost);
+    core.tick(lost + STALE_TIME - Duration::from_secs(1));
+    two.poll(&mut core);
+    assert_eq!(two.paths(SHARED.0, SHARED.1), ["192.168.0.1"], "it may only be restarting");
+    core.tick(lost + STALE_TIME);
+    two.poll(&mut core);
+    assert_eq!(two.paths(SHARED.0, SHARED.1), ["192.168.0.2"]);
+
+    let again = Agent::new(&mut core, 1, &["one"]);
+    two.poll(&mut core);
+    assert_eq!(two.paths(SHARED.0, SHARED.1), ["192.168.0.2"], "it may have lost everything");
+    again.publish(&mut core, local("one", "front", "10.5.0.100", 16));
+    core.end_of_publish("node-1", again.id);
+    two.poll(&mut core);
+    assert_eq!(two.paths(SHARED.0, SHARED.1), ["192.168.0.1"]);
 }
 
 #[test]
