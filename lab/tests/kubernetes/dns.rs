@@ -68,7 +68,7 @@ impl Drop for Upstream {
 fn reply(query: &[u8]) -> Vec<u8> {
     let wire: Vec<u8> = OUTSIDE
         .split('.')
-        .flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat())
+        .flat_map(|label| [&[label.len() as u8][..], label.as_bytes()].concat())
         .chain([0])
         .collect();
     let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
@@ -97,8 +97,8 @@ pub(crate) fn check(
     cluster.apply(FRONT).unwrap();
     let since = Instant::now();
     for pod in pods {
-        let api = wait_answer(pod, &["kubernetes.default"]);
-        assert!(api.contains("10.96.0.1"), "{}: {api}", pod.name);
+        let api = wait_answer(pod, &["-type=a", "kubernetes.default.svc.cluster.local"]);
+        assert!(api.lines().any(|line| line.ends_with(" 10.96.0.1")), "{}: {api}", pod.name);
     }
     println!(
         "names are answered on every node {:.2} s after the service",
@@ -109,7 +109,7 @@ pub(crate) fn check(
     steps.done("names of services, endpoints and pods");
     outside(cluster, upstream, pods);
     hosts(cluster);
-    subnet_addresses(network, pods);
+    subnet_addresses(cluster, pods);
     steps.done("names outside, from hosts and at the subnet's own address");
     policy_does_not_cut_names_off(cluster, pods);
     steps.done("names in spite of a policy");
@@ -119,7 +119,7 @@ pub(crate) fn check(
         cluster.api().delete(&format!("{SERVICES}/{name}")).unwrap();
     }
     wait_for("the names to be gone", PATIENCE, || {
-        let gone = resolve(&pods[0], &["named.default"]);
+        let gone = resolve(&pods[0], &["-type=a", "named.default.svc.cluster.local"]);
         if gone.ok() { Err(gone.stdout) } else { Ok(()) }
     })
     .unwrap();
@@ -147,7 +147,7 @@ fn services(cluster: &Cluster, pods: &[KubePod]) {
     let since = Instant::now();
     let named = make("named", json!({"selector": {"set": "probe1"}, "ports": ports}));
     let address = named["spec"]["clusterIP"].as_str().unwrap();
-    let found = wait_answer(&pods[0], &["named.default.svc.cluster.local"]);
+    let found = wait_answer(&pods[0], &["-type=a", "named.default.svc.cluster.local"]);
     println!("a new service has a name after {:.2} s", since.elapsed().as_secs_f64());
     assert!(found.contains(address), "{found}");
     // The system's own resolver, with search list and ndots, and then a connection.
@@ -181,46 +181,46 @@ fn services(cluster: &Cluster, pods: &[KubePod]) {
     let heads = cluster.wait_pods("default", "heads=yes", NODES, PODS_READY).unwrap();
     let name = "heads.default.svc.cluster.local";
     wait_for("all endpoints to have names", PATIENCE, || {
-        let all = resolve(&pods[0], &[name]).stdout;
+        let all = resolve(&pods[0], &["-type=a", name]).stdout;
         let missing = heads.iter().find(|pod| !all.contains(&pod.address));
         missing.map_or(Ok(()), |pod| Err(format!("{} is missing: {all}", pod.address)))
     })
     .unwrap();
-    let first = wait_answer(&pods[0], &[&format!("first-0.{name}")]);
+    let first = wait_answer(&pods[0], &["-type=a", &format!("first-0.{name}")]);
     assert!(first.contains(&heads[0].address), "{first}");
     let ptr = wait_answer(&pods[0], &["-type=ptr", &heads[0].address]);
     assert!(ptr.contains(&format!("first-0.{name}")), "{ptr}");
     let srv = wait_answer(&pods[0], &["-type=srv", &format!("_http._tcp.{name}")]);
     assert_eq!(srv.matches("first-").count(), NODES, "{srv}");
     let dashed = heads[0].address.replace('.', "-");
-    let pod = wait_answer(&pods[0], &[&format!("{dashed}.default.pod.cluster.local")]);
+    let pod = wait_answer(&pods[0], &["-type=a", &format!("{dashed}.default.pod.cluster.local")]);
     assert!(pod.contains(&heads[0].address), "{pod}");
     // An endpoint that is gone is no answer any more.
     let path = format!("/api/v1/namespaces/default/pods/{}", heads[1].name);
     cluster.api().delete(&path).unwrap();
     wait_for("an endpoint to lose its name", PODS_READY, || {
-        let all = resolve(&pods[0], &[name]).stdout;
+        let all = resolve(&pods[0], &["-type=a", name]).stdout;
         if all.contains(&heads[1].address) { Err(all) } else { Ok(()) }
     })
     .unwrap();
     for head in [&heads[0], &heads[2]] {
         cluster.api().delete(&format!("/api/v1/namespaces/default/pods/{}", head.name)).unwrap();
     }
-    let nobody = resolve(&pods[0], &["nobody.default.svc.cluster.local"]);
+    let nobody = resolve(&pods[0], &["-type=a", "nobody.default.svc.cluster.local"]);
     assert!(!nobody.ok() && nobody.stdout.contains("NXDOMAIN"), "{nobody:?}");
 }
 
 fn outside(cluster: &Cluster, upstream: &Upstream, pods: &[KubePod]) {
     let address = OUTSIDE_ADDRESS.to_string();
     let before = upstream.asked.load(Ordering::Relaxed);
-    let found = wait_answer(&pods[0], &[OUTSIDE]);
+    let found = wait_answer(&pods[0], &["-type=a", OUTSIDE]);
     assert!(found.contains(&address), "{found}");
     assert!(upstream.asked.load(Ordering::Relaxed) > before);
     let alias = json!({
         "metadata": {"name": "alias"}, "spec": {"type": "ExternalName", "externalName": OUTSIDE},
     });
     cluster.api().create(SERVICES, &alias).unwrap();
-    let found = wait_answer(&pods[0], &["alias.default.svc.cluster.local"]);
+    let found = wait_answer(&pods[0], &["-type=a", "alias.default.svc.cluster.local"]);
     assert!(found.contains(OUTSIDE) && found.contains(&address), "{found}");
 }
 
@@ -228,30 +228,21 @@ fn outside(cluster: &Cluster, upstream: &Upstream, pods: &[KubePod]) {
 fn hosts(cluster: &Cluster) {
     for node in cluster.nodes() {
         let mut command = Command::new("busybox");
-        command.args(["nslookup", "named.default.svc.cluster.local", FRONT_ADDRESS]);
+        command.args(["nslookup", "-type=a", "named.default.svc.cluster.local", FRONT_ADDRESS]);
         let ran = node.host().run(&mut command).unwrap();
         assert!(ran.ok() && ran.stdout.contains("named.default"), "{}: {ran:?}", node.name());
     }
 }
 
 /// What the original's workloads ask: an address of their own subnet.
-fn subnet_addresses(network: &SkeinNetwork, pods: &[KubePod]) {
-    let shown = network.skein(&[
-        "get",
-        "virtual-network",
-        "default-domain:k8s-default:k8s-default-pod-network",
-        "-o",
-        "json",
-    ]);
-    let shown = shown.unwrap().success().unwrap();
-    let address = shown
-        .split("dns_server_address")
-        .skip(1)
-        .filter_map(|text| text.split('"').nth(2))
-        .find(|text| text.parse::<Ipv4Addr>().is_ok());
-    // Flat subnets are the IPAM's and reserve no such address.
-    let Some(address) = address else { return };
-    let found = wait_answer(&pods[0], &["named.default.svc.cluster.local", address]);
+fn subnet_addresses(cluster: &Cluster, pods: &[KubePod]) {
+    let node = cluster.nodes().iter().find(|node| node.name() == pods[0].node).unwrap();
+    let shown = node.host().http(8085, "GET", "/v1/dns", "").unwrap().body;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let own = shown["own"].as_array().unwrap().iter().filter_map(Value::as_str);
+    let address = own.clone().find(|address| address.starts_with("10.244."));
+    let address = address.unwrap_or_else(|| panic!("no address of the pods' subnet: {shown}"));
+    let found = wait_answer(&pods[0], &["-type=a", "named.default.svc.cluster.local", address]);
     assert!(found.contains("named.default"), "{found}");
 }
 
@@ -269,7 +260,7 @@ fn policy_does_not_cut_names_off(cluster: &Cluster, pods: &[KubePod]) {
         if outcomes.unwrap()[0].answered() { Err("connected") } else { Ok(()) }
     })
     .unwrap();
-    let found = resolve(pod, &["named.default.svc.cluster.local"]);
+    let found = resolve(pod, &["-type=a", "named.default.svc.cluster.local"]);
     assert!(found.ok(), "{found:?}");
     cluster.api().delete(&format!("{POLICIES}/nothing-out")).unwrap();
     wait_for("the policy to be gone", PATIENCE, || {
@@ -290,8 +281,13 @@ fn restarted(cluster: &Cluster, network: &mut SkeinNetwork, pods: &[KubePod]) {
             while !stop.load(Ordering::Relaxed) {
                 let name = "named.default.svc.cluster.local";
                 // A query that is lost is waited for as long as it takes to ask again.
-                let mut command = pod.command("/bin/busybox").unwrap();
-                command.args(["timeout", "-s", "KILL", "0.2", "nslookup", name]);
+                let mut inside = pod.command("/bin/nslookup").unwrap();
+                inside.args(["-type=a", name]);
+                let mut command = Command::new("timeout");
+                command
+                    .args(["-s", "KILL", "0.2"])
+                    .arg(inside.get_program())
+                    .args(inside.get_args());
                 if command.output().unwrap().status.success() {
                     longest = longest.max(last.elapsed());
                     last = Instant::now();

@@ -112,6 +112,7 @@ impl Bench {
                 members: members.collect(),
                 affinity: None,
                 keep_source: false,
+                open: false,
                 sources: vec![],
             };
             datapath.set_service(&service).expect("service");
