@@ -107,6 +107,7 @@ enum service_flags {
 	SERVICE_SOURCES = 2,     /* only clients in service_sources */
 	SERVICE_BY_NODE = 4,     /* at all addresses of nodes: not at those of other nodes */
 	SERVICE_LINK_LOCAL = 16, /* of the node itself, by which clients are known by their metadata address */
+	SERVICE_OPEN = 64,       /* what workloads ask it passes their policy: the node's own DNS */
 };
 
 struct service {
@@ -307,6 +308,7 @@ enum form {
 enum flow_flags {
 	FLOW_FROM_HOST = 1, /* the node's own stack opened it */
 	FLOW_FROM_OUTSIDE = 2, /* a client outside the fabric opened it, to a member of this node */
+	FLOW_OPEN = 64,     /* a workload opened it to a service with SERVICE_OPEN */
 	FLOW_TO_NODE_PORT = 4, /* a workload opened it to a service that is meant for clients outside */
 	FLOW_OWN_ADDRESS = 32, /* the node's own stack opened it to an address of its own */
 	FLOW_LINK_LOCAL = 128, /* a workload opened it to a link-local service: no policy is asked */

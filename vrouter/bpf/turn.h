@@ -289,6 +289,8 @@ __noinline int service_enter(const struct vif *vif, __u32 hash)
 	if (!(vif->flags & VIF_HOST) && !source_allowed(s, service))
 		return DROP_SERVICE_SOURCE;
 	flow_moves_to(&s->flow, vif, service->vrf);
+	if (service->flags & SERVICE_OPEN)
+		s->flow.flags |= FLOW_OPEN;
 	if (service->flags & SERVICE_LINK_LOCAL)
 		return link_local_enter(s, service, vif, hash);
 	return service_pick(s, service, hash);

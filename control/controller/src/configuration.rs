@@ -36,6 +36,8 @@ pub(crate) const FOLLOWED: &[Kind] = &[
     Kind::SERVICE_GROUP,
     Kind::ADDRESS_GROUP,
     Kind::VIRTUAL_ROUTER,
+    Kind::VIRTUAL_DNS,
+    Kind::VIRTUAL_DNS_RECORD,
 ];
 
 /// Feeds the core until the task is dropped.

@@ -32,6 +32,8 @@ pub struct NetworkOptions {
     pub service_subnets: Vec<String>,
     /// More arguments of the manager.
     pub manager_arguments: Vec<String>,
+    /// More arguments of every agent.
+    pub agent_arguments: Vec<String>,
 }
 
 impl Default for NetworkOptions {
@@ -41,6 +43,7 @@ impl Default for NetworkOptions {
             pod_subnets: vec!["10.244.0.0/16".into(), "fd00:244::/64".into()],
             service_subnets: vec![SERVICE_RANGE.into()],
             manager_arguments: Vec::new(),
+            agent_arguments: Vec::new(),
         }
     }
 }
@@ -102,7 +105,7 @@ impl SkeinNetwork {
         network.wait_manager()?;
         let join = files::read(&data.join("pki/join-token"))?;
         for node in cluster.nodes() {
-            let agent = network.start_agent(node, &skeind, &join)?;
+            let agent = network.start_agent(node, &skeind, &join, &options.agent_arguments)?;
             network.agents.push(agent);
         }
         for (agent, node) in network.agents.iter_mut().zip(cluster.nodes()) {
@@ -125,6 +128,7 @@ impl SkeinNetwork {
         node: &KubeNode,
         skeind: &Path,
         join: &str,
+        arguments: &[String],
     ) -> Result<Agent, ClusterError> {
         files::write_secret(&node.folder().join("skein/join"), join)?;
         let host = node.host();
@@ -135,7 +139,8 @@ impl SkeinNetwork {
             .flag("controller", format!("{}:{AGENT_PORT}", self.control_host.ipv4()))
             .flag("tunnel-address", host.ipv4())
             .flag("uplink", host.uplink())
-            .flag("join-file", "/var/lib/skein/join");
+            .flag("join-file", "/var/lib/skein/join")
+            .args(arguments);
         Ok(Agent { daemon: node.start_daemon("skein-agent", line)?, host: host.clone() })
     }
 

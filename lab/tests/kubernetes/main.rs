@@ -11,6 +11,7 @@
 )]
 #![allow(clippy::print_stdout, reason = "how long the steps took is for whoever reads a failure")]
 
+mod dns;
 mod networks;
 mod outside;
 mod policies;
@@ -111,8 +112,14 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
         .unwrap_or_else(|error| panic!("{error}"));
     steps.done("Kubernetes");
     assert_kubelets_joined_by_requests(&cluster);
-    let mut network = SkeinNetwork::install(&cluster, &NetworkOptions::default())
-        .unwrap_or_else(|error| panic!("{error}"));
+    let upstream = dns::Upstream::start(cluster.control_host());
+    let options = NetworkOptions {
+        manager_arguments: vec!["--dns-serve".into(), "true".into()],
+        agent_arguments: dns::Upstream::arguments(cluster.control_host()),
+        ..NetworkOptions::default()
+    };
+    let mut network =
+        SkeinNetwork::install(&cluster, &options).unwrap_or_else(|error| panic!("{error}"));
     steps.done("network");
 
     cluster.apply(&daemon_sets()).unwrap();
@@ -148,6 +155,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     steps.done("every node to every pod");
 
     services::check(&cluster, &network, &pods, &mut steps);
+    dns::check(&cluster, &mut network, &upstream, &pods, &mut steps);
     policies::check(&cluster, &mut steps);
     networks::check(&cluster, &network, &pods, &mut steps);
     outside::check(&mut cluster, &network, &pods, &mut steps);
@@ -155,6 +163,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
 
     let (state, tree) = (cluster.state(), cluster.lab().directory());
     drop(network);
+    drop(upstream);
     drop(cluster);
     steps.done("clean-up");
     assert_nothing_is_left("k8s", &[&state, &tree]);

@@ -84,6 +84,7 @@ pub(crate) fn service(key: &ServiceKey, entry: &ServiceEntry) -> datapath::Servi
         affinity: (seconds != 0).then(|| Duration::from_secs(seconds)),
         keep_source: entry.keep_source,
         link_local: entry.link_local,
+        open: entry.open,
         sources: entry.sources.iter().copied().collect(),
         by_node: entry.by_node,
     }
@@ -98,6 +99,7 @@ pub(crate) fn service_entry(service: &datapath::Service) -> (ServiceKey, Service
         affinity_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
         keep_source: service.keep_source,
         link_local: service.link_local,
+        open: service.open,
         sources: service.sources.iter().copied().collect(),
         by_node: service.by_node,
     };

@@ -116,6 +116,7 @@ impl Bench {
                 affinity: None,
                 keep_source: false,
                 link_local: false,
+                open: false,
                 sources: vec![],
                 by_node: false,
             };

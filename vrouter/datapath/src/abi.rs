@@ -55,6 +55,7 @@ pub(crate) const SERVICE_BY_NODE: u32 = 4;
 pub(crate) const SERVICES_INSIDE: u32 = 0xffff_ffff;
 pub(crate) const ADDRESS_OWN: u32 = 1;
 pub(crate) const ADDRESS_OTHER: u32 = 2;
+pub(crate) const SERVICE_OPEN: u32 = 64;
 pub(crate) const MEMBER_ELIGIBLE: u32 = 1;
 pub(crate) const MEMBER_DRAINING: u32 = 2;
 pub(crate) const NODE_IPV4: u32 = 1;
@@ -184,6 +185,7 @@ mod tests {
             ("ADDRESS_OTHER", ADDRESS_OTHER),
             ("SERVICE_SOURCES", SERVICE_SOURCES),
             ("SERVICE_LINK_LOCAL", SERVICE_LINK_LOCAL),
+            ("SERVICE_OPEN", SERVICE_OPEN),
             ("MEMBER_ELIGIBLE", MEMBER_ELIGIBLE),
             ("MEMBER_DRAINING", MEMBER_DRAINING),
             ("NODE_IPV4", NODE_IPV4),

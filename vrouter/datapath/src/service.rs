@@ -45,6 +45,8 @@ pub struct Service {
     pub keep_source: bool,
     /// It is the node's own: clients are known by [`crate::Vif::metadata`] there, and no policy keeps them away. IPv4 only.
     pub link_local: bool,
+    /// What workloads ask it passes their policy, as DNS of the node itself must.
+    pub open: bool,
     /// Only clients in one of these; empty: anyone. The node's own stack always may.
     pub sources: Vec<IpNet>,
     /// [`INSIDE`], at all addresses: not at those of other nodes, which have services of their own or are left alone.
@@ -157,6 +159,9 @@ impl Datapath {
         if service.link_local {
             raw.flags |= abi::SERVICE_LINK_LOCAL;
         }
+        if service.open {
+            raw.flags |= abi::SERVICE_OPEN;
+        }
         if !service.sources.is_empty() {
             raw.flags |= abi::SERVICE_SOURCES;
         }
@@ -268,6 +273,7 @@ impl Datapath {
                 affinity: (raw.affinity != 0).then(|| Duration::from_nanos(raw.affinity)),
                 keep_source: raw.flags & abi::SERVICE_KEEP_SOURCE != 0,
                 link_local: raw.flags & abi::SERVICE_LINK_LOCAL != 0,
+                open: raw.flags & abi::SERVICE_OPEN != 0,
                 sources: sources
                     .filter_map(|(source, _)| {
                         let address = ip_from_abi(source.family, &source.address);

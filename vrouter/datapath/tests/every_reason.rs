@@ -130,6 +130,7 @@ fn translated(bed: &mut Bed) -> Vec<(R, Hook, Vec<u8>)> {
         affinity: None,
         keep_source: false,
         link_local: false,
+        open: false,
         sources: vec![],
         by_node: false,
     };

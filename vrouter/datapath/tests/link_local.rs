@@ -48,6 +48,7 @@ fn with_node_service(member: Ipv4Addr) -> Bed {
         affinity: None,
         keep_source: false,
         link_local: true,
+        open: false,
         by_node: false,
         sources: vec![],
     };

@@ -359,6 +359,7 @@ fn a_services_address_is_asked_for_and_left_to_the_service() {
         keep_source: true,
         sources: vec![],
         link_local: false,
+        open: false,
         by_node: false,
     };
     bed.datapath.set_service(&service).unwrap();

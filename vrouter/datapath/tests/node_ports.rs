@@ -92,6 +92,7 @@ fn inside(address: IpAddr, protocol: u8, members: &[(IpAddr, u16)]) -> Service {
         sources: vec![],
         by_node: false,
         link_local: false,
+        open: false,
     }
 }
 

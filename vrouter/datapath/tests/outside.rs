@@ -212,6 +212,7 @@ fn a_member_outside_the_fabric_is_reached_by_the_nodes_address() {
         affinity: None,
         keep_source: false,
         link_local: false,
+        open: false,
         sources: vec![],
         by_node: false,
     };
@@ -276,6 +277,7 @@ fn node_port(address: IpAddr, protocol: u8, member: (IpAddr, u16)) -> Service {
         affinity: None,
         keep_source: false,
         link_local: false,
+        open: false,
         sources: vec![],
         by_node: false,
     }

@@ -170,6 +170,8 @@ pub struct ServiceEntry {
     pub keep_source: bool,
     /// Members are the node itself, or are reached from its address.
     pub link_local: bool,
+    /// What workloads ask it passes their policy.
+    pub open: bool,
     /// Clients must be in one of these; empty: anyone.
     pub sources: BTreeSet<IpNet>,
     /// At all addresses of nodes, but not of other ones.

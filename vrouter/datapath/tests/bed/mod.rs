@@ -324,6 +324,7 @@ pub fn add_translations(bed: &mut Bed) {
                 affinity: None,
                 keep_source,
                 link_local: false,
+                open: false,
                 sources: vec![],
                 by_node: false,
             };

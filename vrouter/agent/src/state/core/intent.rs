@@ -1,5 +1,6 @@
 //! Compiling intent: which ports forward, judged by which loaded policy, in which VRF.
 
+use super::dns::asks_itself;
 use super::{Core, Loaded, LocalPort, PolicyKey, PortProblem, first_prefix};
 use crate::state::compile::{self, Context, LocalPath, Reach};
 use crate::state::diff::Operation;
@@ -71,8 +72,16 @@ impl Core {
                 self.problems.insert(vrf.name.clone(), reason);
                 Vec::new()
             });
+            let mut services: Vec<_> = usable.collect();
+            if self.dns.ports.is_some()
+                && asks_itself(vrf, context.own_address)
+                && !services.iter().any(|(name, _, _)| *name == vrf.name)
+                && let Some(number) = context.vrfs.get(&vrf.name)
+            {
+                services.push((vrf.name.clone(), *number, vrf.network_id));
+            }
             let reach = Reach {
-                services: usable.collect(),
+                services,
                 outside: vrf.fabric_snat,
                 underlay: vrf.underlay,
                 closed: closed.iter().map(IpNet::trunc).collect(),
@@ -136,7 +145,12 @@ impl Core {
             let local: Vec<IpAddr> =
                 spec.addresses.iter().map(|(prefix, _)| prefix.addr()).collect();
             let mut floating = Vec::new();
-            for wanted in &spec.contexts {
+            let dns = if spec.host && self.dns.ports.is_some() {
+                self.dns_contexts(self.merged.leader(), &context.vrfs, spec)
+            } else {
+                Vec::new()
+            };
+            for wanted in spec.contexts.iter().chain(&dns) {
                 let Some(vrf) = context.vrfs.get(&wanted.vrf).copied() else {
                     let subject = format!("interface {}", spec.name);
                     let reason = format!("routing instance {} is not known", wanted.vrf);

@@ -409,9 +409,8 @@ impl Core {
             self.compile_intent(&mut touched);
         }
         self.dns.note(other, &mut touched);
-        let zones = self.zones_of_vrfs();
-        let other = other || std::mem::replace(&mut self.dns.zones, zones) != self.dns.zones;
-        let all = std::mem::take(&mut self.nodes_changed) || other;
+        let renamed = self.compile_dns(&mut touched);
+        let all = std::mem::take(&mut self.nodes_changed) || other || renamed;
         self.compile_services(all, &mut touched);
         for (subject, reason) in touched.problems {
             self.problems.insert(subject, reason);

@@ -40,7 +40,9 @@ impl Core {
         places: &mut BTreeSet<ServiceKey>,
         touched: &mut Touched,
     ) {
-        let read = self.merged.leader().service(id).map(|service| self.read_service(service));
+        let own = self.dns.services.get(id).cloned().map(Ok);
+        let read = own
+            .or_else(|| self.merged.leader().service(id).map(|service| self.read_service(service)));
         let subject = format!("service {id}");
         if self.service_problems.remove(&subject).is_some() {
             self.problems.remove(&subject);
@@ -212,6 +214,9 @@ impl Core {
             link_local: vrf != OUTSIDE
                 && vrf != INSIDE
                 && self.context.link_local.contains(&service.vrf),
+            // Whoever may not ask for names can do nothing; the original lets DNS of the gateway pass, too.
+            open: vrf != OUTSIDE
+                && service.members.iter().any(|m| self.is_own_dns(m) || self.is_link(m)),
             sources: if by_address { service.sources.clone() } else { BTreeSet::new() },
             by_node: vrf == INSIDE
                 && address.is_unspecified()
