@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// How long one request may take, before it counts as failed.
 const LIMIT: Duration = Duration::from_secs(2);
 
+/// Between two requests of a client: a port has only so many flows, and those of closed connections go after a while.
+const PAUSE: Duration = Duration::from_millis(4);
+
 /// A server that answers every request with its name and the address it was asked from, until it is dropped.
 #[derive(Debug)]
 pub struct Web(Arc<AtomicBool>);
@@ -63,8 +66,16 @@ fn answer(mut stream: TcpStream, body: &str) {
     }
 }
 
-/// Asks over a connection that is open: status and body.
-fn exchange(stream: &mut TcpStream, host: &str, path: &str) -> Result<(u16, String), String> {
+/// What came back.
+struct Answer {
+    status: u16,
+    body: String,
+    /// The server takes no further request over this connection.
+    last: bool,
+}
+
+/// Asks over a connection that is open.
+fn exchange(stream: &mut TcpStream, host: &str, path: &str) -> Result<Answer, String> {
     let ask = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
     stream.write_all(ask.as_bytes()).map_err(|error| format!("asking: {error}"))?;
     let mut said = Vec::new();
@@ -78,7 +89,8 @@ fn exchange(stream: &mut TcpStream, host: &str, path: &str) -> Result<(u16, Stri
             if body.len() >= length {
                 let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
                 let status = status.ok_or_else(|| format!("no HTTP: {head:?}"))?;
-                return Ok((status, body.to_owned()));
+                let last = head.lines().any(|line| line == "connection: close");
+                return Ok(Answer { status, body: body.to_owned(), last });
             }
         }
         match stream.read(&mut buffer) {
@@ -99,7 +111,8 @@ fn connect(address: &str, port: u16) -> Result<TcpStream, String> {
 
 /// One request over a connection of its own, from where this thread is.
 pub fn ask(address: &str, port: u16, host: &str, path: &str) -> Result<(u16, String), String> {
-    exchange(&mut connect(address, port)?, host, path)
+    let answer = exchange(&mut connect(address, port)?, host, path)?;
+    Ok((answer.status, answer.body))
 }
 
 /// One request from a pod.
@@ -162,19 +175,21 @@ fn run(address: &str, host: &str, keep: bool, stop: &AtomicBool) -> Account {
             Ok((answer, stream))
         });
         match outcome {
-            Ok(((200, _), stream)) => {
+            Ok((answer, stream)) if answer.status == 200 => {
                 account.good += 1;
                 account.silence = account.silence.max(last.elapsed());
                 last = Instant::now();
-                open = keep.then_some(stream);
+                open = Some(stream).filter(|_| keep && !answer.last);
             }
-            Ok(((status, _), _)) => account.bad.push((start.elapsed(), format!("status {status}"))),
+            Ok((answer, _)) => {
+                account.bad.push((start.elapsed(), format!("status {}", answer.status)));
+            }
             Err(why) => {
                 account.bad.push((start.elapsed(), why));
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(PAUSE);
     }
     account
 }

@@ -23,6 +23,9 @@ pub const BEAT: Duration = Duration::from_secs(20);
 pub const LIFETIME: Duration = Duration::from_secs(60);
 /// How long until a write that has not come back by watch is made again.
 const REPEAT: Duration = Duration::from_secs(2);
+/// Most flows of a node's port: each request takes one from the client and one to a member, where a workload of its own has
+/// enough with the default.
+const MAX_FLOWS: i64 = 262_144;
 /// The property of a service-appliance that changes with every beat.
 const BEAT_KEY: &str = "beat";
 
@@ -455,8 +458,9 @@ fn likeness(balancer: &Balancer, own: &Object, preference: i64) -> Value {
     }
     let properties: VirtualMachineInterfacePropertiesType =
         own.property("virtual_machine_interface_properties").unwrap_or_default();
-    if properties.local_preference != Some(preference) {
-        fields["virtual_machine_interface_properties"] = json!({"local_preference": preference});
+    if properties.local_preference != Some(preference) || properties.max_flows != Some(MAX_FLOWS) {
+        fields["virtual_machine_interface_properties"] =
+            json!({"local_preference": preference, "max_flows": MAX_FLOWS});
     }
     fields
 }
