@@ -9,7 +9,7 @@ RELEASE := target/release
 # Probe=package, for scripts/need.
 BUILD := clang=clang llvm-strip=llvm gcc=gcc make=make pkg-config=pkg-config \
 	/usr/include/gelf.h=libelf-dev /usr/include/zlib.h=zlib1g-dev
-LAB := ip=iproute2 ping=iputils-ping iperf3=iperf3 ethtool=ethtool \
+LAB := ip=iproute2 ping=iputils-ping iperf3=iperf3 ethtool=ethtool haproxy=haproxy nsenter=util-linux \
 	/usr/lib/cni/bridge=containernetworking-plugins
 # For a real Kubernetes; its own programs come by scripts/kubernetes.
 KUBERNETES := etcd=etcd-server containerd=containerd runc=runc iptables=iptables busybox=busybox-static \

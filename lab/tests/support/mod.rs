@@ -12,6 +12,7 @@ pub mod frames;
 pub mod named;
 pub mod programs;
 pub mod traffic;
+pub mod web;
 
 use serde_json::{Value, json};
 use skein_lab::{Fabric, FabricOptions, Host, LabOptions, Workload, wait_until};

@@ -48,8 +48,7 @@ pub(super) async fn start(
     let net = format!("--net={}", text(&namespace.path()));
     let program = text(&config.haproxy);
     let (pid, file) = (text(&files.pid()), text(&files.config()));
-    run("nsenter", &[net.as_str(), "--", &program, "-W", "-D", "-q", "-p", &pid, "-f", &file])
-        .await?;
+    run("nsenter", &[net.as_str(), "--", &program, "-W", "-D", "-p", &pid, "-f", &file]).await?;
     wait(|| async { statistics::worker(files).await.is_some() && master(files).is_some() })
         .await
         .then_some(())

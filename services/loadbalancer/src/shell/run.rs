@@ -82,12 +82,19 @@ pub(super) struct Page {
 /// # Errors
 /// It cannot start. Whatever fails later is tried again.
 pub async fn run(
-    config: LoadbalancerConfig,
+    mut config: LoadbalancerConfig,
     certificates: Option<Certificates>,
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), LoadbalancerError> {
     config.check().map_err(LoadbalancerError::Setting)?;
+    if let Some(wanted) = config.fit() {
+        info!(
+            wanted,
+            connections = config.connections,
+            "fewer connections: open files are limited"
+        );
+    }
     let client = Client::new(&config.api)?;
     let program = config.haproxy.display().to_string();
     let version = super::commands::run(&program, &["-v"])
