@@ -12,6 +12,7 @@ mod pki;
 mod ports;
 mod run;
 mod service;
+mod staged;
 mod status;
 
 pub use core::{Core, END_OF_RIB_LIMIT, RESTART_TIME};

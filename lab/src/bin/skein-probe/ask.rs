@@ -27,6 +27,23 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         }
         given => given.to_vec(),
     };
+    print(&all(&targets, timeout)?)
+}
+
+/// Asks batch after batch until standard input ends: a line is a timeout in milliseconds and targets, its answer a line.
+pub(crate) fn batches() -> Result<(), String> {
+    for line in std::io::stdin().lines() {
+        let line = line.map_err(|error| error.to_string())?;
+        let mut words = line.split_whitespace();
+        let timeout = words.next().and_then(|word| word.parse().ok()).ok_or("no timeout")?;
+        let targets: Vec<String> = words.map(str::to_owned).collect();
+        print(&all(&targets, Duration::from_millis(timeout))?)?;
+    }
+    Ok(())
+}
+
+/// Asks targets at one time; how each ended, in their order.
+fn all(targets: &[String], timeout: Duration) -> Result<Vec<ProbeOutcome>, String> {
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(vec![None; targets.len()]);
     std::thread::scope(|scope| {
@@ -44,7 +61,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         }
     });
     let outcomes = outcomes.into_inner().map_err(|error| error.to_string())?;
-    print(&outcomes.into_iter().flatten().collect::<Vec<_>>())
+    Ok(outcomes.into_iter().flatten().collect())
 }
 
 fn ask(target: &str, timeout: Duration) -> ProbeOutcome {
