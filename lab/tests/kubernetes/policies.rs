@@ -288,9 +288,15 @@ impl<'c> Tables<'c> {
                         format!("{from} -> {to} {:?} should be {right}: {said}", DOORS[cell.door])
                     })
                     .collect();
+                let ask = |port, path| {
+                    let answer = self.cluster.control_host().http(port, "GET", path, "");
+                    answer.map_or_else(|error| error.to_string(), |answer| answer.body)
+                };
                 panic!(
-                    "{name}: {} wrong\n{}\n{}\n{}\n{:?}\n{:?}",
+                    "{name}: {} wrong\nmanager: {}\nconfiguration: {}\n{}\n{}\n{}\n{:?}\n{:?}",
                     lines.len(),
+                    ask(8108, "/v1/status"),
+                    ask(8082, "/firewall-policys"),
                     lines.join("\n"),
                     json!(self.world.policies),
                     json!(self.world.admin),
