@@ -1,10 +1,12 @@
 //! Every Skein daemon role in one binary.
 //!
 //! `skeind all-in-one` runs the configuration API and a controller on the embedded store; `skeind
-//! vrouter` runs a node, `skeind kube-manager` translates a Kubernetes cluster. Settings come from a TOML file, then `SKEIN_*` variables, then flags.
+//! vrouter` runs a node, `skeind kube-manager` translates a Kubernetes cluster, `skeind loadbalancer` runs HAProxy on a
+//! node. Settings come from a TOML file, then `SKEIN_*` variables, then flags.
 
 mod all_in_one;
 mod kube_manager;
+mod loadbalancer;
 mod logging;
 mod notify;
 mod settings;
@@ -32,6 +34,8 @@ enum Role {
     Vrouter(vrouter::Flags),
     /// The Kubernetes manager of one cluster, in the foreground
     KubeManager(Box<kube_manager::Flags>),
+    /// HAProxy for load balancers and Ingresses on one node, beside its agent, in the foreground
+    Loadbalancer(Box<loadbalancer::Flags>),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         Role::AllInOne(flags) => all_in_one::run(flags),
         Role::Vrouter(flags) => vrouter::run(flags),
         Role::KubeManager(flags) => kube_manager::run(*flags),
+        Role::Loadbalancer(flags) => loadbalancer::run(*flags),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -129,7 +129,7 @@ pub(crate) fn addresses(port: &Interface) -> Vec<PortAddress> {
 }
 
 /// Annotation `index`, "2/3": which of how many interfaces (spec/kubernetes.md section 6).
-fn position(object: &Object) -> Option<(u32, u32)> {
+pub(crate) fn position(object: &Object) -> Option<(u32, u32)> {
     let text = annotation(object, "index")?;
     let (index, count) = text.split_once('/')?;
     Some((index.parse().ok()?, count.parse().ok()?))

@@ -136,6 +136,12 @@ impl Names {
         format!("application={}", self.aps)
     }
 
+    /// The zone of the cluster's names.
+    #[must_use]
+    pub fn cluster_dns(&self) -> FqName {
+        self.domain().child(&self.of("cluster-dns"))
+    }
+
     /// A uuid that is always the same for the same thing of this cluster.
     #[must_use]
     pub fn uuid(&self, parts: &[&str]) -> Uuid {

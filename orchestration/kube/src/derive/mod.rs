@@ -3,6 +3,7 @@
 mod admin;
 mod annotations;
 mod cluster;
+mod dns;
 mod firewall;
 mod ingress;
 mod nad;

@@ -7,4 +7,5 @@ mod report;
 mod run;
 mod status;
 
+pub(crate) use run::kubernetes;
 pub use run::{ManagerError, run};
