@@ -36,8 +36,8 @@ const ON_SERVICES: [Bad; 2] = [
     ("opencontrail.org/fip-pool", "default-domain:nobody:nothing:pool", "UnknownPool"),
 ];
 const ON_DEFINITIONS: [Bad; 3] = [
-    ("opencontrail.org/cidr", "10.9.0.0/40", "BadAnnotation"),
-    (NETWORK, "a:b", "BadAnnotation"),
+    ("opencontrail.org/cidr", "10.9.0.0/40", "BadDefinition"),
+    (NETWORK, "a:b", "BadDefinition"),
     ("opencontrail.org/ip_fabric_snat", "no", "BadAnnotation"),
 ];
 

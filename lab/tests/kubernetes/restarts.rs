@@ -122,13 +122,11 @@ fn missed_deletes(cluster: &Cluster, network: &mut SkeinNetwork) {
     .unwrap();
     network.manager.kill().unwrap();
     let pods = "/api/v1/namespaces/default/pods/missed";
-    for path in [
-        &format!("{services}/missed"),
-        &format!("{policies}/missed"),
-        pods,
-        "/api/v1/namespaces/missed",
-    ] {
-        api.delete(path).unwrap();
+    let namespace = "/api/v1/namespaces/missed".to_owned();
+    let paths =
+        [format!("{services}/missed"), format!("{policies}/missed"), pods.into(), namespace];
+    for path in paths {
+        api.delete(&path).unwrap();
     }
     wait_for("the pod to go", PODS_READY, || match api.find(pods).unwrap() {
         None => Ok(()),

@@ -283,9 +283,10 @@ impl Core {
             self.wrote.remove(&subject);
             return;
         }
-        let again = self.wrote.get(&subject).is_some_and(|(last, at)| {
-            *last == writes && now < *at + REPEAT
-        });
+        let again = self
+            .wrote
+            .get(&subject)
+            .is_some_and(|(last, at)| *last == writes && now < *at + REPEAT);
         if again || !self.writing.insert(subject) {
             return;
         }

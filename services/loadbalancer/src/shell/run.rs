@@ -209,8 +209,10 @@ impl Loop {
         for (uuid, assignment) in &work.assignments {
             let own = assignment.balancer.certificates();
             let found = found.borrow();
-            let certificates: Found =
-                own.iter().filter_map(|name| Some((name.clone(), found.get(name)?.clone()))).collect();
+            let certificates: Found = own
+                .iter()
+                .filter_map(|name| Some((name.clone(), found.get(name)?.clone())))
+                .collect();
             names.extend(own);
             let wanted = Wanted { balancer: assignment.balancer.clone(), certificates };
             self.want(*uuid, Some(wanted));
@@ -244,8 +246,7 @@ impl Loop {
         }
         let mut page = self.shared.page.lock();
         page.synced = true;
-        page.nodes =
-            self.core.nodes(self.start.elapsed()).into_iter().map(str::to_owned).collect();
+        page.nodes = self.core.nodes(self.start.elapsed()).into_iter().map(str::to_owned).collect();
         page.assignments = work.assignments;
         page.incomplete = work.incomplete;
     }
@@ -277,9 +278,7 @@ impl Loop {
 async fn write(client: &Client, writes: &[Write]) -> Result<(), ClientError> {
     for one in writes {
         let outcome = match one {
-            Write::Create { kind, fields } => {
-                client.create(*kind, fields.clone()).await.map(drop)
-            }
+            Write::Create { kind, fields } => client.create(*kind, fields.clone()).await.map(drop),
             Write::Update { kind, uuid, fields } => {
                 client.update(*kind, *uuid, fields.clone()).await
             }
