@@ -67,6 +67,12 @@ pub(crate) struct Flags {
     /// Pool of external addresses, as DOMAIN:PROJECT:NETWORK:POOL
     #[arg(long, value_name = "NAME", env = "KUBERNETES_PUBLIC_FIP_POOL")]
     public_fip_pool: Option<String>,
+    /// The nodes are machines of an outer fabric: true or false [default: false]
+    #[arg(long, value_name = "BOOL", env = "KUBEMANAGER_NESTED_MODE", value_parser = truth)]
+    nested_mode: Option<bool>,
+    /// In nested mode: the nodes' network, as DOMAIN:PROJECT:NETWORK
+    #[arg(long, value_name = "NAME", env = "KUBERNETES_CLUSTER_NETWORK")]
+    cluster_network: Option<String>,
     /// Nodes answer for the names of services and pods, instead of DNS pods: true or false [default: false]
     #[arg(long, value_name = "BOOL", env = "SKEIN_DNS_SERVE", value_parser = truth)]
     dns_serve: Option<bool>,
@@ -122,6 +128,8 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
     cluster.cluster_name = flags.cluster_name.unwrap_or(std::mem::take(&mut cluster.cluster_name));
     cluster.cluster_project = flags.cluster_project.or(cluster.cluster_project.take());
     cluster.public_fip_pool = flags.public_fip_pool.or(cluster.public_fip_pool.take());
+    cluster.nested_mode = flags.nested_mode.unwrap_or(cluster.nested_mode);
+    cluster.cluster_network = flags.cluster_network.or(cluster.cluster_network.take());
     cluster.ip_fabric_forwarding =
         flags.ip_fabric_forwarding.unwrap_or(cluster.ip_fabric_forwarding);
     cluster.ip_fabric_snat = flags.ip_fabric_snat.unwrap_or(cluster.ip_fabric_snat);

@@ -5,7 +5,7 @@ use crate::firewall::{self, Subject};
 use crate::intent::{Global, Interface, PolicySet, Vrf};
 use crate::query::{Answer, Query, Read};
 use crate::service::{self, ServiceSet};
-use crate::{interface, network, network_policy, security_group};
+use crate::{interface, network, network_policy, node, security_group};
 use skein_model::{Change, FqName, Graph, Kind, Object};
 use skein_policy::Policy;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -344,7 +344,7 @@ impl Engine {
             Kind::VIRTUAL_DNS_RECORD | Kind::FLOATING_IP => {
                 dirty.insert(Query::DnsRecords(any.uuid));
             }
-            Kind::LOADBALANCER_LISTENER => {
+            Kind::LOADBALANCER_LISTENER | Kind::GLOBAL_VROUTER_CONFIG => {
                 dirty.insert(Query::Services(any.uuid));
             }
             _ => {}
@@ -355,6 +355,8 @@ impl Engine {
         self.frames.push(HashSet::new());
         let answer = match query {
             Query::Network(uuid) => network::facts(self, uuid),
+            Query::Node(uuid) => node::facts(self, uuid),
+            Query::Nodes => node::all(self),
             Query::Mentions(uuid) => network_policy::mentions(self, uuid),
             Query::Tags(uuid) => interface::own_tags(self, uuid),
             Query::GroupId(uuid) => security_group::id(self, uuid),
@@ -512,6 +514,12 @@ impl Engine {
             self.record(Read::Object(source.uuid));
         }
         all
+    }
+
+    /// Whether an object is of a kind, which never changes.
+    pub(crate) fn is_a(&mut self, kind: Kind, uuid: Uuid) -> bool {
+        self.record(Read::Object(uuid));
+        self.graph.get_kind(kind, uuid).is_some()
     }
 
     /// Whether any services live in a network.

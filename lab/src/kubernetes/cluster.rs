@@ -4,7 +4,7 @@ use super::control_plane::{API_PORT, BootstrapToken, Plan};
 use super::node::{self, KubeNode, Prepared};
 use super::{Api, Authority, ClusterError, ControlPlane, KubePod, Programs, cgroups, files, image};
 use crate::command::run;
-use crate::{Host, Lab, LabError, LabOptions, Ran, wait_for};
+use crate::{Host, Lab, LabError, LabOptions, Outside, Ran, wait_for};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -263,6 +263,14 @@ impl Cluster {
     #[must_use]
     pub fn lab(&self) -> &Lab {
         &self.lab
+    }
+
+    /// Adds a router at the edge of the underlay and a host beyond it.
+    ///
+    /// # Errors
+    /// A command that failed.
+    pub fn outside(&mut self) -> Result<Outside, ClusterError> {
+        Ok(Outside::new(&mut self.lab)?)
     }
 
     /// The host of the control plane.

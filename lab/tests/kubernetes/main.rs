@@ -16,6 +16,7 @@ mod networks;
 #[allow(dead_code, unreachable_pub, reason = "shared with the manager's own tests")]
 #[path = "../../../orchestration/kube/tests/support/oracle.rs"]
 mod oracle;
+mod outside;
 mod policies;
 mod policy_cases;
 #[allow(unreachable_pub, reason = "shared with the manager's own tests")]
@@ -163,6 +164,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     networks::check(&cluster, &network, &pods, &mut steps);
     lifecycle::check(&cluster, &network, &pods, &mut steps);
     refused.check(&cluster, &mut steps);
+    outside::check(&mut cluster, &network, &pods, &mut steps);
     restarts::check(&mut cluster, &mut network, &pods, &mut steps);
 
     let (state, tree) = (cluster.state(), cluster.lab().directory());

@@ -5,6 +5,7 @@
 //! its own: everything is marked once, and what is right already costs a comparison.
 
 mod impact;
+mod nested;
 
 use crate::cache::{Cache, Place};
 use crate::derive::{Context, TagTable};
@@ -284,8 +285,11 @@ impl Core {
     pub fn config_put(&mut self, mut object: Object, revision: u64) {
         let owner = self.ownership.owner_of(&object);
         if owner.is_none() && !kept_anyway(object.kind) && !is_host_port(&object) {
-            self.config_delete(object.uuid);
-            return;
+            if !self.is_of_machines(&object) {
+                self.config_delete(object.uuid);
+                return;
+            }
+            nested::strip(&mut object);
         }
         object.revision = revision;
         if object.kind == Kind::FIREWALL_RULE && owner.is_none() {
@@ -311,6 +315,9 @@ impl Core {
         let (kind, name) = (object.kind, object.fq_name.clone());
         let object = Arc::new(object);
         let before = self.graph.apply(&Change::Put(object.clone()));
+        if owner.is_none() {
+            self.machine_changed(before.as_deref(), &object);
+        }
         if let Some(key) = owner {
             self.mark(key);
         }

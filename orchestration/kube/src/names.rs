@@ -34,6 +34,8 @@ pub struct Names {
     pod_network: Option<String>,
     service_network: Option<String>,
     aps: String,
+    nodes: Option<FqName>,
+    nested: bool,
 }
 
 impl Names {
@@ -46,6 +48,8 @@ impl Names {
             shared: settings.shared_project(),
             pod_network: settings.cluster_pod_network.clone(),
             service_network: settings.cluster_service_network.clone(),
+            nodes: settings.nodes_network(),
+            nested: settings.nested_mode,
             aps: settings.aps_name.clone().unwrap_or_else(|| settings.cluster_name.clone()),
         }
     }
@@ -110,6 +114,19 @@ impl Names {
     pub fn service_network(&self) -> FqName {
         let own = self.service_network.clone();
         self.cluster_project().child(&own.unwrap_or_else(|| self.of("default-service-network")))
+    }
+
+    /// The network of the nodes, when they are machines of an outer fabric.
+    #[must_use]
+    pub fn nodes_network(&self) -> Option<FqName> {
+        let usual = || self.cluster_project().child("cluster-network");
+        self.nested.then(|| self.nodes.clone().unwrap_or_else(usual))
+    }
+
+    /// The policy that joins the cluster's networks to that of the nodes.
+    #[must_use]
+    pub fn nested_policy(&self) -> Option<FqName> {
+        self.nested.then(|| self.shared_object("nested-underlay-np"))
     }
 
     /// The underlay.

@@ -32,6 +32,11 @@ pub struct Settings {
     pub ip_fabric_snat: bool,
     /// Pool of external addresses: `domain:project:network:pool`, or a dictionary.
     pub public_fip_pool: Option<String>,
+    /// The cluster's nodes are machines of an outer fabric: pods are VLAN sub-interfaces of their ports.
+    pub nested_mode: bool,
+    /// In nested mode: the network that the nodes are in, `domain:project:network`, or a dictionary. Without it the network
+    /// `cluster-network` of the cluster's project.
+    pub cluster_network: Option<String>,
     /// Name of the application-policy-set, instead of the cluster's.
     pub aps_name: Option<String>,
     /// The first rule that fits decides for both ends of a flow, as the original does; otherwise each end is
@@ -99,6 +104,8 @@ impl Default for Settings {
             ip_fabric_forwarding: false,
             ip_fabric_snat: false,
             public_fip_pool: None,
+            nested_mode: false,
+            cluster_network: None,
             aps_name: None,
             cluster_wide_policy_action: false,
             isolated_reach_default: true,
@@ -141,6 +148,10 @@ impl Settings {
             crate::names::parse_fq_name(project, &["domain", "project"])
                 .map_err(|reason| BadSetting { name: "cluster_project", reason })?;
         }
+        if let Some(network) = self.cluster_network.as_deref().filter(|text| !is_blank(text)) {
+            crate::names::parse_fq_name(network, &["domain", "project", "name"])
+                .map_err(|reason| BadSetting { name: "cluster_network", reason })?;
+        }
         if let Some(pool) = self.public_fip_pool.as_deref().filter(|text| !is_blank(text)) {
             crate::names::parse_fq_name(pool, &["domain", "project", "network", "name"])
                 .map_err(|reason| BadSetting { name: "public_fip_pool", reason })?;
@@ -153,6 +164,13 @@ impl Settings {
     pub fn shared_project(&self) -> Option<FqName> {
         let text = self.cluster_project.as_deref().filter(|text| !is_blank(text))?;
         crate::names::parse_fq_name(text, &["domain", "project"]).ok()
+    }
+
+    /// The network of the nodes, when they are machines of an outer fabric and it has a name of its own.
+    #[must_use]
+    pub fn nodes_network(&self) -> Option<FqName> {
+        let text = self.cluster_network.as_deref().filter(|text| !is_blank(text))?;
+        crate::names::parse_fq_name(text, &["domain", "project", "name"]).ok()
     }
 
     /// The pool of external addresses that holds where no annotation says otherwise.

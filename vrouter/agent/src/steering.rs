@@ -6,6 +6,7 @@ use crate::state::{
     ServiceKey,
 };
 use skein_datapath as datapath;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -82,7 +83,9 @@ pub(crate) fn service(key: &ServiceKey, entry: &ServiceEntry) -> datapath::Servi
             .collect(),
         affinity: (seconds != 0).then(|| Duration::from_secs(seconds)),
         keep_source: entry.keep_source,
+        link_local: entry.link_local,
         sources: entry.sources.iter().copied().collect(),
+        by_node: entry.by_node,
     }
 }
 
@@ -94,7 +97,9 @@ pub(crate) fn service_entry(service: &datapath::Service) -> (ServiceKey, Service
         members: service.members.iter().map(|m| (m.address, m.port, m.draining)).collect(),
         affinity_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
         keep_source: service.keep_source,
+        link_local: service.link_local,
         sources: service.sources.iter().copied().collect(),
+        by_node: service.by_node,
     };
     ((at.vrf, at.address, at.protocol, at.port), entry)
 }
@@ -109,6 +114,16 @@ pub(crate) fn node_address(entry: &NodeEntry) -> datapath::NodeAddress {
             datapath::NodeAddress { address6: Some(address), next_hop6: entry.next_hop, ..base }
         }
     }
+}
+
+pub(crate) fn node_addresses(
+    addresses: &BTreeMap<IpAddr, bool>,
+) -> BTreeMap<IpAddr, datapath::AddressOwner> {
+    let owner = |own: &bool| match own {
+        true => datapath::AddressOwner::This,
+        false => datapath::AddressOwner::Other,
+    };
+    addresses.iter().map(|(address, own)| (*address, owner(own))).collect()
 }
 
 pub(crate) fn node_entry(node: &datapath::NodeAddress) -> Option<NodeEntry> {

@@ -43,7 +43,9 @@ fn service(at: ServiceKey, members: Vec<ServiceMember>) -> Service {
         members,
         affinity: None,
         keep_source: false,
+        link_local: false,
         sources: vec![],
+        by_node: false,
     }
 }
 

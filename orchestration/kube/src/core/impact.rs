@@ -56,7 +56,8 @@ impl Core {
                 self.mark(Key::new(Sort::Admin, kind, &policy.meta.name));
             }
             KubeObject::Node(node) => {
-                // Zones and addresses: of backends and of policies about nodes.
+                // Zones and addresses: of the node itself, of backends and of policies about nodes.
+                self.mark_cluster();
                 let name = node.meta.name.clone();
                 let services: BTreeSet<Key> = self
                     .cache
@@ -166,6 +167,7 @@ impl Core {
         let pods = self.cache.pods.values().filter(here).map(|pod| place(Sort::Pod, &pod.meta));
         let pods: Vec<Key> = pods.collect();
         self.marked.extend(pods);
+        self.mark_cluster();
     }
 
     /// Something that others name is gone.

@@ -1,12 +1,18 @@
 //! The core itself: events in, operations out.
 
+mod choice;
 mod dns;
 mod intent;
+mod natives;
+mod nested;
+mod node;
 mod order;
 mod routes;
 mod services;
 
 pub use self::dns::{DnsChanges, DnsPorts, DnsView};
+pub use node::HealthCheck;
+
 use crate::state::compile::Context;
 use crate::state::diff::Operation;
 use crate::state::merge::Merged;
@@ -31,6 +37,8 @@ pub struct LocalPort {
     pub ifindex: u32,
     /// MTU of the workload's end in bytes; 0: not known.
     pub mtu: u32,
+    /// It has no device, but a VLAN on another port's: host end and tag.
+    pub vlan: Option<(u32, u16)>,
 }
 
 /// Why a port does not forward.
@@ -87,6 +95,8 @@ pub struct Core {
     merged: Merged,
     leading: usize,
     ports: BTreeMap<Uuid, LocalPort>,
+    /// Ports on VLANs of those.
+    nested: BTreeMap<Uuid, LocalPort>,
     numbers: Numbers,
     default_max_flows: u32,
     context: Context,
@@ -103,12 +113,20 @@ pub struct Core {
     next_hop_users: BTreeMap<u32, u32>,
     /// Name of this node: which members are here.
     node: String,
+    /// Addresses of this node, as its kernel has them.
+    own_addresses: BTreeSet<IpAddr>,
+    /// All nodes, by name.
+    nodes: BTreeMap<String, node::NodeSpec>,
+    /// They changed since services were compiled.
+    nodes_changed: bool,
     /// Host end of the interface of the node's own stack.
     host_interface: Option<u32>,
     context_labels: BTreeSet<u32>,
     services: BTreeMap<String, ServiceSpec>,
     /// VRF numbers that services were compiled with.
     service_numbers: BTreeMap<String, u32>,
+    /// And VRFs of the node's own services.
+    services_of_node: BTreeSet<String>,
     /// Services by the place they want; the first one has it.
     claims: BTreeMap<ServiceKey, BTreeSet<String>>,
     claimed: BTreeMap<String, BTreeSet<ServiceKey>>,
@@ -138,6 +156,7 @@ impl Core {
             merged: Merged::new(controllers),
             leading: 0,
             ports: BTreeMap::new(),
+            nested: BTreeMap::new(),
             numbers,
             default_max_flows,
             context: Context { own_address, ..Context::default() },
@@ -153,10 +172,14 @@ impl Core {
             next_hops: Pool::default(),
             next_hop_users: BTreeMap::new(),
             node: String::new(),
+            own_addresses: own_address.into_iter().collect(),
+            nodes: BTreeMap::new(),
+            nodes_changed: false,
             host_interface: None,
             context_labels: BTreeSet::new(),
             services: BTreeMap::new(),
             service_numbers: BTreeMap::new(),
+            services_of_node: BTreeSet::new(),
             claims: BTreeMap::new(),
             claimed: BTreeMap::new(),
             service_problems: BTreeMap::new(),
@@ -223,8 +246,8 @@ impl Core {
 
     /// A port's host end exists.
     pub fn bind(&mut self, port: LocalPort) {
-        self.ports.insert(port.uuid, port);
-        self.touched.intent = true;
+        let known = self.ports.insert(port.uuid, port.clone());
+        self.touched.intent |= known != Some(port);
     }
 
     /// A port's host end is gone, or its workload is. The label is freed by [`Core::forget`].
@@ -235,7 +258,7 @@ impl Core {
     /// A port will not come back: its label may go to another, later.
     pub fn forget(&mut self, uuid: Uuid) {
         self.unbind(uuid);
-        self.numbers.labels.free(&uuid);
+        self.numbers.forget(&uuid);
     }
 
     /// Why a port does not forward; `None` when it does, with its policy in force.
@@ -244,7 +267,7 @@ impl Core {
         if let Some(problem) = self.port_problems.get(&uuid) {
             return Some(problem.clone());
         }
-        let Some(LocalPort { ifindex, .. }) = self.ports.get(&uuid) else {
+        let Some(LocalPort { ifindex, .. }) = self.local_port(uuid) else {
             return Some(PortProblem::NotBound);
         };
         let wanted = self.wanted.interfaces.get(ifindex);
@@ -261,7 +284,7 @@ impl Core {
     #[must_use]
     pub fn local_routes(&self) -> Vec<wire::LocalRoute> {
         let mut routes = Vec::new();
-        for (uuid, LocalPort { ifindex, .. }) in &self.ports {
+        for (uuid, LocalPort { ifindex, .. }) in self.ports.iter().chain(&self.nested) {
             let (Some(spec), Some(entry)) =
                 (self.interfaces.get(uuid), self.applied.interfaces.get(ifindex))
             else {
@@ -393,7 +416,8 @@ impl Core {
         self.dns.note(other, &mut touched);
         let zones = self.zones_of_vrfs();
         let other = other || std::mem::replace(&mut self.dns.zones, zones) != self.dns.zones;
-        self.compile_services(other, &mut touched);
+        let all = std::mem::take(&mut self.nodes_changed) || other;
+        self.compile_services(all, &mut touched);
         for (subject, reason) in touched.problems {
             self.problems.insert(subject, reason);
         }
@@ -404,6 +428,7 @@ impl Core {
                 self.compile_route(&vrf, prefix);
             }
         }
+        self.compile_natives();
         self.compile_node();
     }
 
