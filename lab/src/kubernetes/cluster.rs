@@ -502,6 +502,19 @@ impl Cluster {
         node.kubelet.wait_ready(READY, || api.text(&path).map(|_| ()))
     }
 
+    /// Kills a node's container runtime and starts it again, and waits until it answers. Containers live on.
+    ///
+    /// # Errors
+    /// The end of its log.
+    pub fn restart_runtime(&mut self, number: usize) -> Result<(), ClusterError> {
+        let node = &mut self.nodes[number];
+        node.containerd.kill()?;
+        node.containerd.start_again()?;
+        let mut ask = node.command(&self.programs.ctr);
+        ask.args(["--address", node::CONTAINERD_SOCKET, "version"]);
+        node.containerd.wait_ready(READY, || run(None, &mut ask, None)?.success().map(|_| ()))
+    }
+
     /// Lets everything live on after this value is dropped.
     pub fn detach(self) {
         for node in self.nodes {

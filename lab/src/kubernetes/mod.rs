@@ -9,6 +9,7 @@
 //! and clusters of different names can stand side by side.
 
 mod api;
+mod asker;
 mod cgroups;
 mod cluster;
 mod control_plane;
@@ -24,6 +25,7 @@ mod pod;
 mod programs;
 
 pub use api::Api;
+pub use asker::Asker;
 pub use cluster::{Cluster, ClusterOptions};
 pub use control_plane::ControlPlane;
 pub use daemon::Daemon;

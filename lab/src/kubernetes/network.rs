@@ -99,7 +99,7 @@ impl SkeinNetwork {
         let mut controller =
             Daemon::start("skein-controller", log, Place::Host(control_host.clone()), line)?;
         controller.wait_ready(READY, || answers(&control_host, 8083))?;
-        let manager = start_manager(cluster, &skeind, options)?;
+        let manager = start_manager(cluster, &skeind, options, None)?;
         let mut network =
             SkeinNetwork { agents: Vec::new(), manager, controller, control_host, skein };
         network.wait_manager()?;
@@ -116,6 +116,22 @@ impl SkeinNetwork {
         }
         cluster.wait_nodes_ready()?;
         Ok(network)
+    }
+
+    /// Starts one more Kubernetes manager, which waits for its turn. `port`: where its status is.
+    ///
+    /// # Errors
+    /// It did not start; the error quotes its log.
+    pub fn standby_manager(
+        cluster: &Cluster,
+        options: &NetworkOptions,
+        port: u16,
+    ) -> Result<Daemon, ClusterError> {
+        let skeind = program(&cluster.options().programs, "skeind")?;
+        let mut manager = start_manager(cluster, &skeind, options, Some(port))?;
+        let host = cluster.control_host().clone();
+        manager.wait_ready(READY, || answers(&host, port))?;
+        Ok(manager)
     }
 
     fn wait_manager(&mut self) -> Result<(), ClusterError> {
@@ -208,23 +224,26 @@ fn start_manager(
     cluster: &Cluster,
     skeind: &Path,
     options: &NetworkOptions,
+    standby: Option<u16>,
 ) -> Result<Daemon, ClusterError> {
     cluster.apply(RIGHTS)?;
     let kubeconfig = cluster.state().join("kube-manager.kubeconfig");
     cluster.authority().kubeconfig(&kubeconfig, ACCOUNT, &[])?;
+    let name = standby.map_or(String::new(), |port| format!("-{port}"));
     let line = Line::new(skeind)
         .arg("kube-manager")
         .flag("api", format!("http://127.0.0.1:{API_PORT}"))
         .file("kubeconfig", &kubeconfig)
         .flag("cluster-name", &options.cluster)
         // As the name of a pod that is started again: it need not wait for its own lease to end.
-        .flag("identity", cluster.control_host().name())
+        .flag("identity", format!("{}{name}", cluster.control_host().name()))
+        .flag("status", format!("127.0.0.1:{}", standby.unwrap_or(8108)))
         .flag("pod-subnets", options.pod_subnets.join(","))
         .flag("service-subnets", options.service_subnets.join(","))
         .args(&options.manager_arguments);
-    let log = cluster.logs().join("ctl/skein-kube-manager.log");
+    let log = cluster.logs().join(format!("ctl/skein-kube-manager{name}.log"));
     let place = Place::Host(cluster.control_host().clone());
-    Daemon::start("skein-kube-manager", log, place, line)
+    Daemon::start(&format!("skein-kube-manager{name}"), log, place, line)
 }
 
 /// Gives containerd the network's configuration: written aside and renamed, as the runtime watches the folder.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Where a node sees its own folder.
 const INSIDE: &str = "/run/node";
-const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+pub(crate) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// The address of the cluster's DNS, by convention the tenth Service address.
 const DNS: &str = "10.96.0.10";
 /// For a step of a node's start that takes well under a second on an idle machine.

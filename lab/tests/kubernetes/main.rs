@@ -12,11 +12,21 @@
 #![allow(clippy::print_stdout, reason = "how long the steps took is for whoever reads a failure")]
 
 mod dns;
+mod lifecycle;
 mod networks;
+#[allow(dead_code, unreachable_pub, reason = "shared with the manager's own tests")]
+#[path = "../../../orchestration/kube/tests/support/oracle.rs"]
+mod oracle;
 mod outside;
 mod policies;
+mod policy_cases;
+#[allow(unreachable_pub, reason = "shared with the manager's own tests")]
+#[path = "../../../orchestration/kube/tests/support/random_policies.rs"]
+mod random_policies;
+mod refusals;
 mod restarts;
 mod services;
+mod staged;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -157,7 +167,11 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     services::check(&cluster, &network, &pods, &mut steps);
     dns::check(&cluster, &mut network, &upstream, &pods, &mut steps);
     policies::check(&cluster, &mut steps);
+    staged::check(&cluster, &network, &pods, &mut steps);
+    let refused = refusals::start(&cluster);
     networks::check(&cluster, &network, &pods, &mut steps);
+    lifecycle::check(&cluster, &network, &pods, &mut steps);
+    refused.check(&cluster, &mut steps);
     outside::check(&mut cluster, &network, &pods, &mut steps);
     restarts::check(&mut cluster, &mut network, &pods, &mut steps);
 

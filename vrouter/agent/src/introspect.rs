@@ -29,6 +29,7 @@ pub(crate) fn router(node: NodeHandle) -> Router {
         .route("/v1/dns", get(|node| answer(node, dns)))
         .route("/v1/drops", get(|node| answer(node, drops)))
         .route("/v1/events", get(|node| answer(node, events)))
+        .route("/v1/staged", get(|node| answer(node, crate::staged::shown)))
         .route("/v1/routes", get(routes))
         .route("/v1/flows", get(flows))
         .route("/v1/trace", get(crate::trace::trace))
@@ -483,6 +484,7 @@ fn metrics_text(node: &mut Node) -> String {
     for (name, help, value) in gauges {
         let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} gauge\n{name} {value}");
     }
+    text.push_str(&crate::staged::metrics(node));
     let name = "skein_agent_drop_events_total";
     let _ = writeln!(text, "# HELP {name} Sampled drop events.\n# TYPE {name} counter");
     let _ = writeln!(text, "{name} {}", node.events_seen);

@@ -21,6 +21,7 @@ mod ports;
 mod run;
 pub mod saved;
 mod session;
+mod staged;
 pub mod state;
 mod steering;
 mod tls;

@@ -98,6 +98,7 @@ pub(crate) struct Node {
     pub(crate) events: VecDeque<SeenEvent>,
     pub(crate) events_seen: u64,
     pub(crate) flows_live: u64,
+    pub(crate) staged: crate::state::Staged,
     pub(crate) apply_failure: Option<String>,
     pub(crate) host: Option<crate::host::HostPort>,
     pub(crate) host_failure: Option<String>,
@@ -153,6 +154,7 @@ impl Node {
             events: VecDeque::new(),
             events_seen: 0,
             flows_live: 0,
+            staged: crate::state::Staged::default(),
             apply_failure: None,
             host: None,
             host_failure: None,
@@ -439,10 +441,13 @@ impl Node {
                 .unwrap_or(u32::MAX),
             flows: u32::try_from(self.flows_live).unwrap_or(u32::MAX),
             problems,
+            staged: crate::staged::changes(&self.staged),
         }));
     }
 
     fn every_second(&mut self) {
+        // Before the sweep: what has ended meanwhile is still there.
+        crate::staged::look(self);
         match self.kernel.datapath.sweep(&self.timeouts) {
             Ok(swept) => self.flows_live = swept.live,
             Err(error) => tracing::warn!(%error, "flows are not swept: idle ones stay"),
@@ -462,6 +467,7 @@ impl Node {
         for event in new {
             self.events_seen += 1;
             let decision = self.core.decision(event.rule).cloned();
+            self.staged.refused(&self.core, &event, std::time::SystemTime::now());
             tracing::debug!(
                 reason = event.reason.name(),
                 vif = event.vif,

@@ -16,10 +16,12 @@ mod pod;
 mod policy;
 mod service;
 mod shared;
+mod staged;
 mod tags;
 mod underlay;
 
 pub use annotations::{NetworkChoice, network_choices};
+pub use staged::STAGED;
 pub(crate) use tags::service_id;
 pub use tags::{Candidate, Shift, TagTable};
 

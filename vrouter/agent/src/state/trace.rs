@@ -214,13 +214,13 @@ impl Core {
         verdict.pass.then_some(())
     }
 
-    fn attributes(&self, route: &RouteEntry) -> Attributes {
+    pub(super) fn attributes(&self, route: &RouteEntry) -> Attributes {
         self.identity(route.identity)
             .map(|identity| identity.attributes.clone())
             .unwrap_or_default()
     }
 
-    fn lookup(&self, vrf: u32, address: IpAddr) -> Option<(IpNet, RouteEntry)> {
+    pub(super) fn lookup(&self, vrf: u32, address: IpAddr) -> Option<(IpNet, RouteEntry)> {
         let routes = &self.in_force().routes;
         std::iter::successors(Some(IpNet::from(address)), IpNet::supernet)
             .find_map(|prefix| Some((prefix, *routes.get(&(vrf, prefix))?)))

@@ -221,6 +221,16 @@ pub(crate) fn drops(list: &[Value], _wide: bool) -> Table {
     table
 }
 
+/// What staged policies would change.
+pub(crate) fn staged(list: &[Value], _wide: bool) -> Table {
+    let mut table = Table::new(&["WOULD", "DIRECTION", "CONNECTIONS", "LAST", "RULE"]);
+    for item in list {
+        let row = ["would", "direction", "connections", "last", "rule"];
+        table.row(row.iter().map(|field| Cell::from(text(item, field))).collect());
+    }
+    table
+}
+
 /// Sampled drops.
 pub(crate) fn events(list: &[Value], wide: bool) -> Table {
     let mut head = vec!["TIME", "REASON", "PROTOCOL", "LOCAL", "", "REMOTE", "RULE"];

@@ -369,6 +369,11 @@ impl Core {
         self.judging.get(&uuid).map(AsRef::as_ref)
     }
 
+    /// The policies that judge bound ports' connections.
+    pub(crate) fn judging(&self) -> impl Iterator<Item = (Uuid, &Arc<Policy>)> {
+        self.judging.iter().map(|(uuid, policy)| (*uuid, policy))
+    }
+
     /// Who an identity is.
     #[must_use]
     pub fn identity(&self, number: u32) -> Option<&Identity> {
