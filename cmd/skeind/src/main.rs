@@ -4,6 +4,7 @@
 //! vrouter` runs a node, `skeind kube-manager` translates a Kubernetes cluster. Settings come from a TOML file, then `SKEIN_*` variables, then flags.
 
 mod all_in_one;
+mod install_cni;
 mod kube_manager;
 mod logging;
 mod notify;
@@ -32,6 +33,8 @@ enum Role {
     Vrouter(vrouter::Flags),
     /// The Kubernetes manager of one cluster, in the foreground
     KubeManager(Box<kube_manager::Flags>),
+    /// Put the CNI plugin and its configuration onto this node, and end
+    InstallCni(install_cni::Flags),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Role::AllInOne(flags) => all_in_one::run(flags),
         Role::Vrouter(flags) => vrouter::run(flags),
         Role::KubeManager(flags) => kube_manager::run(*flags),
+        Role::InstallCni(flags) => install_cni::run(&flags),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

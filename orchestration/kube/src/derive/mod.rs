@@ -13,9 +13,11 @@ mod policy;
 mod service;
 mod shared;
 mod tags;
+mod virtual_network;
 
 pub use annotations::{NetworkChoice, network_choices};
 pub(crate) use tags::service_id;
+pub use virtual_network::FINALIZER;
 pub use tags::{Candidate, Shift, TagTable};
 
 use crate::cache::Cache;
@@ -55,6 +57,7 @@ impl<'a> Context<'a> {
             Sort::AddressGroup => shared::address_group(self, key),
             Sort::Namespace => namespace::derive(self, key),
             Sort::Nad => nad::derive(self, key),
+            Sort::VirtualNetwork => virtual_network::derive(self, key),
             Sort::Service => service::derive(self, key),
             Sort::Policy => policy::derive(self, key),
             Sort::Admin => admin::derive(self, key),

@@ -3,8 +3,10 @@
 mod discovery;
 mod election;
 mod informers;
+mod publish;
 mod report;
 mod run;
 mod status;
 
+pub use publish::{Publication, publish};
 pub use run::{ManagerError, run};

@@ -52,7 +52,7 @@ pub(super) struct Shared {
     pub(super) leading: watch::Receiver<bool>,
 }
 
-async fn kubernetes(settings: &Kubernetes) -> Result<kube::Client, ManagerError> {
+pub(super) async fn kubernetes(settings: &Kubernetes) -> Result<kube::Client, ManagerError> {
     let wrong = |error: &dyn std::error::Error| ManagerError::Kubernetes(error.to_string());
     let options = KubeConfigOptions { context: settings.context.clone(), ..Default::default() };
     let config = match &settings.kubeconfig {
