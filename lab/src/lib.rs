@@ -25,6 +25,7 @@ mod topology;
 mod transfer;
 mod wait;
 
+pub mod chart;
 pub mod kubernetes;
 
 pub use bridge::{BridgeOverVxlan, LocalBridge};

@@ -241,8 +241,7 @@ fn a_service_is_reached_from_pods_nodes_and_outside() {
     for host in &hosts {
         let address = host.ipv4().to_string();
         let ask = || from_host(&outside, &address, 30080);
-        soon("the node port", || ask().is_ok());
-        assert_eq!(answering(ask), both);
+        soon("both members at the node port", || answering(ask) == both);
     }
 
     // A pod may use that of its own node, too.
@@ -272,8 +271,11 @@ fn a_service_is_reached_from_pods_nodes_and_outside() {
     remove(&bed, "loadbalancer-member", &near_member);
     soon("connections to be refused", || vip().is_err_and(|error| error.contains("refused")));
     // skein0 is there once, with a route to each network.
-    let routes = hosts[0].run(Command::new("ip").args(["route", "show", "dev", "skein0"])).unwrap();
-    assert_eq!(routes.stdout.lines().count(), 2, "{}", routes.stdout);
+    soon("a route to each network", || {
+        let mut show = Command::new("ip");
+        let routes = hosts[0].run(show.args(["route", "show", "dev", "skein0"])).unwrap();
+        routes.stdout.lines().count() == 2
+    });
 }
 
 #[test]
@@ -292,9 +294,8 @@ fn traffic_policies_keep_to_the_node_and_keep_the_client() {
     );
     member(&bed, 0, &near, json!({}));
     member(&bed, 1, &far, json!({}));
-    soon("the service", || from_pod(&client.pod, VIP, 80).is_ok());
     let only = |name: &str| BTreeSet::from([name.to_owned()]);
-    assert_eq!(answering(|| from_pod(&client.pod, VIP, 80)), only("near"));
+    soon("the service", || answering(|| from_pod(&client.pod, VIP, 80)) == only("near"));
     let outside = bed.fabric.control_host().clone();
     for (node, name) in [(0, "near"), (1, "far")] {
         let address = bed.fabric.node(node).host().ipv4().to_string();
@@ -331,8 +332,9 @@ fn floating_ips_and_the_way_outside() {
     );
     soon("the floating IP", || from_pod(&there.pod, "10.3.0.77", 8080).is_ok());
     // And the other way it is the source.
-    let seen = from_pod(&inside.pod, there.ipv4(), 8080).unwrap().1;
-    assert_eq!(seen, "10.3.0.77");
+    soon("the floating IP as source", || {
+        from_pod(&inside.pod, there.ipv4(), 8080).is_ok_and(|(_, seen)| seen == "10.3.0.77")
+    });
 
     // Out of the fabric: the controller's host is no node.
     let outside = bed.fabric.control_host().clone();

@@ -107,6 +107,8 @@ pub(crate) enum RoleError {
     Manager(#[from] skein_kube::ManagerError),
     #[error(transparent)]
     Pki(#[from] skein_controller::PkiError),
+    #[error(transparent)]
+    Loadbalancer(#[from] skein_loadbalancer::LoadbalancerError),
     #[error("{name}: {reason}")]
     Flag { name: &'static str, reason: String },
 }

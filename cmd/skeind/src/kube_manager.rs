@@ -67,6 +67,9 @@ pub(crate) struct Flags {
     /// Pool of external addresses, as DOMAIN:PROJECT:NETWORK:POOL
     #[arg(long, value_name = "NAME", env = "KUBERNETES_PUBLIC_FIP_POOL")]
     public_fip_pool: Option<String>,
+    /// Nodes answer for the names of services and pods, instead of DNS pods: true or false [default: false]
+    #[arg(long, value_name = "BOOL", env = "SKEIN_DNS_SERVE", value_parser = truth)]
+    dns_serve: Option<bool>,
 }
 
 /// The original's deployments write booleans in many ways.
@@ -114,6 +117,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
         // Two managers on one host are two candidates.
         config.election.identity = format!("{}-{}", host.trim(), std::process::id());
     }
+    config.dns.serve = flags.dns_serve.unwrap_or(config.dns.serve);
     let cluster = &mut config.cluster;
     cluster.cluster_name = flags.cluster_name.unwrap_or(std::mem::take(&mut cluster.cluster_name));
     cluster.cluster_project = flags.cluster_project.or(cluster.cluster_project.take());

@@ -1,11 +1,13 @@
 //! Every Skein daemon role in one binary.
 //!
 //! `skeind all-in-one` runs the configuration API and a controller on the embedded store; `skeind
-//! vrouter` runs a node, `skeind kube-manager` translates a Kubernetes cluster. Settings come from a TOML file, then `SKEIN_*` variables, then flags.
+//! vrouter` runs a node, `skeind kube-manager` translates a Kubernetes cluster, `skeind loadbalancer` runs HAProxy on a
+//! node. Settings come from a TOML file, then `SKEIN_*` variables, then flags.
 
 mod all_in_one;
 mod install_cni;
 mod kube_manager;
+mod loadbalancer;
 mod logging;
 mod notify;
 mod settings;
@@ -35,6 +37,8 @@ enum Role {
     KubeManager(Box<kube_manager::Flags>),
     /// Put the CNI plugin and its configuration onto this node, and end
     InstallCni(install_cni::Flags),
+    /// HAProxy for load balancers and Ingresses on one node, beside its agent, in the foreground
+    Loadbalancer(Box<loadbalancer::Flags>),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         Role::Vrouter(flags) => vrouter::run(flags),
         Role::KubeManager(flags) => kube_manager::run(*flags),
         Role::InstallCni(flags) => install_cni::run(&flags),
+        Role::Loadbalancer(flags) => loadbalancer::run(*flags),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

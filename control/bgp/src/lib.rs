@@ -10,7 +10,7 @@ mod route_distinguisher;
 mod route_target;
 mod tunnel;
 
-pub use path::{Path, PathKey, Source};
+pub use path::{DEFAULT_LOCAL_PREFERENCE, Path, PathKey, STALE_LOCAL_PREFERENCE, Source};
 pub use rib::Rib;
 pub use route_distinguisher::RouteDistinguisher;
 pub use route_target::{BadRouteTarget, RouteTarget};

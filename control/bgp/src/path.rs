@@ -23,6 +23,13 @@ pub struct PathKey {
     pub id: u32,
 }
 
+/// LOCAL_PREF of a path whose origin wants nothing else (RFC 4271 section 9.1.1 leaves it to the speaker).
+pub const DEFAULT_LOCAL_PREFERENCE: u32 = 100;
+
+/// LOCAL_PREF of a path whose announcer is away: any other way to the prefix is better, but it is better than none
+/// (RFC 9494 calls such paths stale).
+pub const STALE_LOCAL_PREFERENCE: u32 = 0;
+
 /// A path: RFC 4364 route attributes as far as forwarding and policy need them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {

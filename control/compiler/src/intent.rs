@@ -30,6 +30,8 @@ pub struct Vrf {
     pub service_vrfs: Vec<(String, Uuid)>,
     /// What no route matches leaves from the node's own address.
     pub fabric_snat: bool,
+    /// The virtual-DNS that its workloads ask.
+    pub dns: Option<Uuid>,
 }
 
 /// A subnet of a virtual network.
@@ -64,6 +66,8 @@ pub struct Interface {
     pub attributes: Attributes,
     /// Largest number of flows; 0 for the node's default.
     pub max_flows: u32,
+    /// LOCAL_PREF of its routes: of several ports that share an address, the highest is used.
+    pub local_preference: u32,
     /// Administratively up.
     pub enabled: bool,
     /// The node it is bound to (`host_id` of its bindings); `None` when any node may have it.

@@ -9,6 +9,7 @@ use crate::network::{NetworkFacts, flow_limit};
 use crate::query::{Answer, Query, Stamped, content_id};
 use crate::rule::Rules;
 use ipnet::IpNet;
+use skein_bgp::{DEFAULT_LOCAL_PREFERENCE, STALE_LOCAL_PREFERENCE};
 use skein_model::values::{KeyValuePairs, MacAddressesType, VirtualMachineInterfacePropertiesType};
 use skein_model::views::{InstanceIp, Tag, VirtualMachineInterface};
 use skein_model::{Kind, Object};
@@ -64,6 +65,7 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
             tags: tags.into_iter().map(|(id, _)| id).collect(),
         },
         max_flows: if own_limit > 0 { own_limit } else { facts.max_flows },
+        local_preference: local_preference(properties.local_preference),
         enabled: object.enabled(),
         host: bound_to(&view.virtual_machine_interface_bindings().unwrap_or_default()),
         contexts,
@@ -71,6 +73,12 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
         host_prefixes: Vec::new(),
     };
     Answer::Interface(Arc::new(host::complete(engine, &object, port)))
+}
+
+/// What the port wants; nothing, or what is no preference, is the default. The lowest is for paths of nodes that are away.
+fn local_preference(wanted: Option<i64>) -> u32 {
+    let wanted = wanted.and_then(|wanted| u32::try_from(wanted).ok());
+    wanted.filter(|wanted| *wanted > STALE_LOCAL_PREFERENCE).unwrap_or(DEFAULT_LOCAL_PREFERENCE)
 }
 
 /// The node that a port is bound to, as Nova and the port service write it.

@@ -8,6 +8,7 @@
 //! agree; `tests/incremental.rs` holds that for random histories.
 
 mod context;
+mod dns;
 mod engine;
 mod firewall;
 mod host;
@@ -21,6 +22,7 @@ mod security_group;
 mod service;
 
 pub use context::{Context, Floating, FloatingDirection, PortMapping};
+pub use dns::{DnsNext, DnsOrder, DnsRecord, DnsRecordSet, DnsZone};
 pub use engine::{Delta, Engine};
 pub use intent::{Address, Global, Interface, PolicySet, Subnet, Vrf};
 pub use network_policy::{OTHER_NETWORKS, OWN_NETWORK};

@@ -161,6 +161,10 @@ pub(crate) fn vrf(engine: &mut Engine, uuid: Uuid) -> Answer {
             import.extend(&theirs.export);
         }
     }
+    let dns = match engine.ask(Query::NetworkDns(uuid)) {
+        Answer::DnsServer(server) => Some(server),
+        _ => None,
+    };
     Answer::Vrf(Arc::new(Vrf {
         name: network.vrf.clone(),
         network: network.name.to_string(),
@@ -171,6 +175,7 @@ pub(crate) fn vrf(engine: &mut Engine, uuid: Uuid) -> Answer {
         export: own.export.clone(),
         service_vrfs: service::usable(engine, uuid, &peers),
         fabric_snat: network.fabric_snat,
+        dns,
     }))
 }
 

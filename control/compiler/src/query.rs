@@ -1,5 +1,6 @@
 //! The questions the compiler asks, and their answers.
 
+use crate::dns::{DnsRecordSet, DnsZone};
 use crate::firewall::{Firewall, FirewallPolicy, FirewallRule, RuleSet};
 use crate::intent::{Global, Interface, Vrf};
 use crate::network::{NetworkFacts, RouteTargets};
@@ -46,6 +47,12 @@ pub(crate) enum Query {
     Peers(Uuid),
     /// Where a load balancer's listener answers: [`Frontend`].
     Frontend(Uuid),
+    /// The virtual-DNS of a network.
+    NetworkDns(Uuid),
+    /// Output: a virtual-DNS as a [`DnsZone`].
+    DnsZone(Uuid),
+    /// Output: the [`DnsRecordSet`] of a virtual-DNS-record, a port or a floating IP.
+    DnsRecords(Uuid),
     /// Output: a listener's [`ServiceSet`].
     Services(Uuid),
     /// Output: a network's [`Vrf`].
@@ -59,13 +66,25 @@ pub(crate) enum Query {
 impl Query {
     /// Outputs are asked for their own sake, the others only while something reads them.
     pub(crate) fn is_output(self) -> bool {
-        matches!(self, Query::Services(_) | Query::Vrf(_) | Query::Interface(_) | Query::Global)
+        matches!(
+            self,
+            Query::Services(_)
+                | Query::Vrf(_)
+                | Query::Interface(_)
+                | Query::Global
+                | Query::DnsZone(_)
+                | Query::DnsRecords(_)
+        )
     }
 
     /// The object that an output stands for.
     pub(crate) fn object(self) -> Option<Uuid> {
         match self {
-            Query::Services(uuid) | Query::Vrf(uuid) | Query::Interface(uuid) => Some(uuid),
+            Query::Services(uuid)
+            | Query::Vrf(uuid)
+            | Query::Interface(uuid)
+            | Query::DnsZone(uuid)
+            | Query::DnsRecords(uuid) => Some(uuid),
             _ => None,
         }
     }
@@ -91,6 +110,9 @@ pub(crate) enum Answer {
     RouteTargets(Arc<RouteTargets>),
     Peers(Arc<Vec<Uuid>>),
     Frontend(Arc<Frontend>),
+    DnsServer(Uuid),
+    DnsZone(Arc<DnsZone>),
+    DnsRecords(Arc<DnsRecordSet>),
     Services(Arc<ServiceSet>),
     Vrf(Arc<Vrf>),
     Interface(Arc<Interface>),

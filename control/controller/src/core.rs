@@ -8,7 +8,9 @@
 use crate::message;
 use crate::node::{LocalRoute, Node, SessionId};
 use ipnet::IpNet;
-use skein_bgp::{Path, PathKey, Rib, RouteDistinguisher, RouteTarget, Source};
+use skein_bgp::{
+    Path, PathKey, Rib, RouteDistinguisher, RouteTarget, STALE_LOCAL_PREFERENCE, Source,
+};
 use skein_compiler::{Engine, Interface};
 use skein_model::{Change, Kind};
 use skein_proto::session;
@@ -25,6 +27,11 @@ pub const END_OF_RIB_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long routes of a node without a session stay (graceful restart, RFC 4724).
 pub const RESTART_TIME: Duration = Duration::from_secs(300);
+
+/// How long a node may be without a session before its routes stand back behind every other way to the same address. An
+/// agent that restarts is back sooner, so its workloads keep their traffic; where a node has died, a standby elsewhere
+/// takes over after this time.
+pub const STALE_TIME: Duration = Duration::from_secs(3);
 
 /// The controller's state.
 #[derive(Debug, Default)]
@@ -86,6 +93,13 @@ impl Core {
                     node.pending.services.insert(listener);
                 }
             }
+        }
+        for (zone, _) in delta.dns_zones {
+            self.nodes.values_mut().for_each(|node| node.zone_changed(zone));
+        }
+        for (object, set) in delta.dns_records {
+            let zone = set.map(|set| set.zone);
+            self.nodes.values_mut().for_each(|node| node.records_changed(object, zone));
         }
         for (uuid, port) in delta.interfaces {
             refresh.insert(uuid);
@@ -254,7 +268,11 @@ impl Core {
             node.published.remove(key);
         }
         node.published_all = true;
-        for (uuid, _, _) in gone {
+        let mut concerned: BTreeSet<Uuid> = gone.into_iter().map(|(uuid, _, _)| uuid).collect();
+        if std::mem::take(&mut node.stale) {
+            concerned.extend(&node.interest);
+        }
+        for uuid in concerned {
             self.refresh_routes(uuid);
         }
         self.check_rib_complete(None);
@@ -268,9 +286,19 @@ impl Core {
         }
     }
 
-    /// Time passes: gives up on nodes that stay away.
+    /// Time passes: prefers others to nodes that are away, and gives up on those that stay away.
     pub fn tick(&mut self, now: Duration) {
         self.started.get_or_insert(now);
+        let mut concerned = BTreeSet::new();
+        for node in self.nodes.values_mut() {
+            if !node.stale && node.gone_since.is_some_and(|t| now >= t + STALE_TIME) {
+                node.stale = true;
+                concerned.extend(node.interest.iter().copied());
+            }
+        }
+        for uuid in concerned {
+            self.refresh_routes(uuid);
+        }
         let expired: Vec<String> = self
             .nodes
             .iter()
@@ -370,7 +398,11 @@ impl Core {
             network,
             security_groups: port.attributes.security_groups.clone(),
             tags: port.attributes.tags.clone(),
-            local_preference: 100,
+            local_preference: if node.stale {
+                STALE_LOCAL_PREFERENCE
+            } else {
+                port.local_preference
+            },
         };
         Some((key, path))
     }

@@ -6,6 +6,7 @@
 mod certificates;
 mod configuration;
 mod core;
+mod dns;
 mod explain;
 mod find;
 mod message;
@@ -17,7 +18,7 @@ mod service;
 mod status;
 
 pub use certificates::{CLIENT_ORGANIZATION, Issued};
-pub use core::{Core, END_OF_RIB_LIMIT, RESTART_TIME};
+pub use core::{Core, END_OF_RIB_LIMIT, RESTART_TIME, STALE_TIME};
 pub use node::{Node, SessionId};
 pub use pki::{Authority, PkiError, SERVER_NAME};
 pub use run::{Controller, ControllerConfig, ControllerError};

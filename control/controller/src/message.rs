@@ -36,7 +36,7 @@ fn encapsulations(tunnels: &[TunnelType]) -> Vec<i32> {
 }
 
 pub(crate) fn intent(delta: &IntentDelta) -> session::ToAgent {
-    let message = session::Intent {
+    let mut message = session::Intent {
         revision: delta.revision,
         global: delta.global.as_ref().map(|global| session::Global {
             encapsulation_priorities: encapsulations(&global.encapsulations),
@@ -50,7 +50,9 @@ pub(crate) fn intent(delta: &IntentDelta) -> session::ToAgent {
         end_of_snapshot: delta.end_of_snapshot,
         services: delta.services.iter().map(service).collect(),
         services_removed: delta.services_removed.clone(),
+        ..session::Intent::default()
     };
+    delta.dns.write(&mut message);
     session::ToAgent { message: Some(to_agent::Message::Intent(message)) }
 }
 
@@ -75,6 +77,7 @@ fn vrf(vrf: &Vrf) -> session::Vrf {
             .collect(),
         service_vrfs: vrf.service_vrfs.iter().map(|(name, _)| name.clone()).collect(),
         fabric_snat: vrf.fabric_snat,
+        dns_zone: vrf.dns.map_or_else(String::new, |zone| zone.to_string()),
     }
 }
 
@@ -95,6 +98,7 @@ fn interface(port: &Interface) -> session::Interface {
         security_groups: port.attributes.security_groups.clone(),
         tags: port.attributes.tags.clone(),
         max_flows: port.max_flows,
+        local_preference: port.local_preference,
         admin_down: !port.enabled,
         contexts: port.contexts.iter().map(context).collect(),
         host: port.is_host,

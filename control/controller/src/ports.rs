@@ -303,10 +303,29 @@ impl PortService {
         let calls = addresses
             .iter()
             .filter(|a| InstanceIp::of(a).is_some())
-            .map(|address| self.delete_once(Kind::INSTANCE_IP, address.uuid));
+            .map(|address| self.remove_address(address, uuid));
         futures_util::future::try_join_all(calls).await?;
         self.delete_once(Kind::VIRTUAL_MACHINE_INTERFACE, uuid).await?;
         Ok(true)
+    }
+
+    /// Removes an address that goes with a port; one that other ports share loses this port only.
+    async fn remove_address(&self, address: &Object, port: Uuid) -> Result<(), Status> {
+        let mut ports = address.references_to(Kind::VIRTUAL_MACHINE_INTERFACE);
+        if ports.all(|reference| reference.uuid == port) {
+            return self.delete_once(Kind::INSTANCE_IP, address.uuid).await;
+        }
+        let change = skein_client::ReferenceChange {
+            kind: Kind::INSTANCE_IP,
+            uuid: address.uuid,
+            target_kind: Kind::VIRTUAL_MACHINE_INTERFACE,
+            target: port,
+            attr: Value::Null,
+        };
+        match self.client.reference_delete(&change).await {
+            Err(error) if !error.is_not_found() => Err(status(&error)),
+            _ => Ok(()),
+        }
     }
 
     /// A node may only remove ports that it made. The API is asked: what the watch has not brought yet counts.

@@ -20,8 +20,9 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tracing::{error, info};
 
-/// How often a silent connection is tested, and how long the answer may take.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
+/// How often a silent connection is tested, and how long the answer may take. A node that lost its power is noticed by
+/// nothing else, and standbys elsewhere wait for it.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
 
 /// How a controller runs.
 #[derive(Debug, Clone)]

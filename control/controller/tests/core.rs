@@ -5,13 +5,14 @@
 mod world;
 
 use proptest::prelude::*;
-use skein_controller::{Core, END_OF_RIB_LIMIT, RESTART_TIME, SessionId};
+use skein_controller::{Core, END_OF_RIB_LIMIT, RESTART_TIME, STALE_TIME, SessionId};
 use skein_model::{Change, Kind};
 use skein_proto::session::{self, to_agent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use world::dns::{ipam, record, server};
 use world::services::{balancer, floating_ip, member, node};
-use world::{group, id, network, policy, port};
+use world::{Build, group, id, network, policy, port};
 
 const START: Duration = Duration::ZERO;
 
@@ -22,6 +23,8 @@ struct Follower {
     policies: BTreeMap<String, session::PolicySet>,
     interfaces: BTreeMap<String, session::Interface>,
     services: BTreeMap<String, session::Service>,
+    dns_zones: BTreeMap<String, session::DnsZone>,
+    dns_records: BTreeMap<String, session::DnsRecordSet>,
     routes: BTreeMap<(String, String), session::Route>,
     complete: BTreeSet<String>,
     snapshots: usize,
@@ -56,6 +59,20 @@ impl Follower {
         self.services.extend(intent.services.into_iter().map(|s| (s.id.clone(), s)));
         for id in intent.services_removed {
             assert!(self.services.remove(&id).is_some(), "removed what was not there");
+        }
+        self.dns_zones.extend(intent.dns_zones.into_iter().map(|z| (z.id.clone(), z)));
+        for id in intent.dns_zones_removed {
+            assert!(self.dns_zones.remove(&id).is_some(), "removed what was not there");
+        }
+        self.dns_records.extend(intent.dns_records.into_iter().map(|s| (s.id.clone(), s)));
+        for id in intent.dns_records_removed {
+            assert!(self.dns_records.remove(&id).is_some(), "removed what was not there");
+        }
+        for set in self.dns_records.values() {
+            assert!(
+                self.dns_zones.contains_key(&set.zone),
+                "records of a zone the node does not have"
+            );
         }
         self.snapshots += usize::from(intent.end_of_snapshot);
         // A node never holds an interface without what it needs.
@@ -245,6 +262,81 @@ fn a_node_that_comes_back_keeps_what_it_repeats() {
     assert!(one.paths("front", "10.6.0.7").is_empty(), "not repeated, so gone");
 }
 
+/// Two ports, each on its node, that share an address, preferred as given; 0: nothing is said.
+fn sharing(preferences: [i64; 2]) -> (Core, Agent, Agent) {
+    let mut core = Core::default();
+    let mut changes = network("front", 5, &[]);
+    let mut shared = Build::new(Kind::INSTANCE_IP, "shared")
+        .with("instance_ip_address", serde_json::json!("10.5.0.100"))
+        .with("instance_ip_mode", serde_json::json!("active-standby"))
+        .refer(Kind::VIRTUAL_NETWORK, "front");
+    for (name, own, preference) in [("one", "10.5.0.7", 0), ("two", "10.5.0.8", 1)] {
+        let mut made = port(name, "front", own, &[]);
+        shared = shared.refer(Kind::VIRTUAL_MACHINE_INTERFACE, name);
+        let Change::Put(object) = made.remove(0) else { panic!("a port is put") };
+        let wanted = serde_json::json!({"local_preference": preferences[preference]});
+        let build = Build((*object).clone());
+        changes.push(build.with("virtual_machine_interface_properties", wanted).put());
+        changes.extend(made);
+    }
+    changes.push(shared.put());
+    core.configure(&changes, 7, true);
+    let mut agents = ["one", "two"].iter().zip(1..).map(|(name, node)| {
+        let agent = Agent::new(&mut core, node, &[name]);
+        agent.publish(&mut core, local(name, "front", "10.5.0.100", 15 + u32::from(node)));
+        core.end_of_publish(&agent.name, agent.id);
+        agent
+    });
+    let (mut one, mut two) = (agents.next().unwrap(), agents.next().unwrap());
+    drop(agents);
+    one.poll(&mut core);
+    two.poll(&mut core);
+    (core, one, two)
+}
+
+const SHARED: (&str, &str) = ("front", "10.5.0.100");
+
+#[test]
+fn of_ports_that_share_an_address_the_preferred_one_is_used_and_equal_ones_share() {
+    for (preferences, wanted) in [
+        ([200, 100], vec!["192.168.0.1"]),
+        ([100, 200], vec!["192.168.0.2"]),
+        ([0, 200], vec!["192.168.0.2"]),
+        ([0, 50], vec!["192.168.0.1"]),
+        ([0, 0], vec!["192.168.0.1", "192.168.0.2"]),
+        ([0, 100], vec!["192.168.0.1", "192.168.0.2"]),
+        ([150, 150], vec!["192.168.0.1", "192.168.0.2"]),
+    ] {
+        let (_, one, two) = sharing(preferences);
+        for agent in [one, two] {
+            assert_eq!(agent.paths(SHARED.0, SHARED.1), wanted, "{preferences:?}");
+            let told = agent.view.interfaces.values().next().unwrap().local_preference;
+            assert!(told > 0, "a node is always told");
+        }
+    }
+}
+
+#[test]
+fn the_standby_takes_over_from_a_node_that_is_away_until_it_is_back_in_full() {
+    let (mut core, one, mut two) = sharing([200, 100]);
+    let lost = Duration::from_secs(10);
+    core.disconnect("node-1", one.id, lost);
+    core.tick(lost + STALE_TIME - Duration::from_secs(1));
+    two.poll(&mut core);
+    assert_eq!(two.paths(SHARED.0, SHARED.1), ["192.168.0.1"], "it may only be restarting");
+    core.tick(lost + STALE_TIME);
+    two.poll(&mut core);
+    assert_eq!(two.paths(SHARED.0, SHARED.1), ["192.168.0.2"]);
+
+    let again = Agent::new(&mut core, 1, &["one"]);
+    two.poll(&mut core);
+    assert_eq!(two.paths(SHARED.0, SHARED.1), ["192.168.0.2"], "it may have lost everything");
+    again.publish(&mut core, local("one", "front", "10.5.0.100", 16));
+    core.end_of_publish("node-1", again.id);
+    two.poll(&mut core);
+    assert_eq!(two.paths(SHARED.0, SHARED.1), ["192.168.0.1"]);
+}
+
 #[test]
 fn a_fresh_controller_does_not_call_a_table_complete_before_all_nodes_spoke() {
     let mut core = Core::default();
@@ -364,6 +456,32 @@ fn a_node_has_the_port_of_its_own_stack_without_asking() {
     assert_eq!(again.paths("front", "192.168.0.1"), ["192.168.0.1"]);
 }
 
+#[test]
+fn one_name_of_a_thousand_that_changes_is_one_small_message() {
+    let (mut core, mut one, mut two) = two_nodes(&[]);
+    let mut zone =
+        vec![server("shop", serde_json::json!({"domain_name": "shop.example"})), ipam("shop")];
+    zone.extend((0..1000).map(|n| record("shop", &format!("s{n}"), "A", "10.0.0.1")));
+    core.configure(&zone, 8, false);
+    one.poll(&mut core);
+    two.poll(&mut core);
+    assert_eq!((one.view.dns_zones.len(), one.view.dns_records.len()), (1, 1000));
+    core.configure(&[record("shop", "s7", "A", "10.0.0.7")], 9, false);
+    let messages = core.take("node-1", one.id);
+    let [session::ToAgent { message: Some(to_agent::Message::Intent(intent)) }] =
+        messages.as_slice()
+    else {
+        panic!("{messages:?}")
+    };
+    assert_eq!((intent.dns_records.len(), intent.dns_zones.len()), (1, 0));
+    assert_eq!(intent.dns_records[0].records[0].data, "10.0.0.7");
+    assert!(intent.vrfs.is_empty() && intent.interfaces.is_empty());
+    // A node without the network has nothing of it any more.
+    core.configure(&[ipam("")], 10, false);
+    two.poll(&mut core);
+    assert!(two.view.dns_zones.is_empty() && two.view.dns_records.is_empty());
+}
+
 const NETWORKS: [&str; 3] = ["front", "back", "side"];
 const PORTS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -435,6 +553,26 @@ fn step() -> impl Strategy<Value = Step> {
                 all = vec![Change::Delete(id(Kind::VIRTUAL_MACHINE_INTERFACE, &format!("{name}:vhost0")))];
             }
             Step::Configure(all)
+        }),
+        2 => (0u8..3, any::<bool>()).prop_map(|(next, there)| {
+            let next = ["", "default-domain:shop", "default-domain:bank"][usize::from(next)];
+            Step::Configure(if there {
+                vec![server("shop", serde_json::json!({"domain_name": "shop.example", "next_virtual_DNS": next}))]
+            } else {
+                vec![Change::Delete(id(Kind::VIRTUAL_DNS, "shop"))]
+            })
+        }),
+        1 => any::<bool>().prop_map(|shop| {
+            let bank = server("bank", serde_json::json!({"domain_name": "bank.example"}));
+            Step::Configure(vec![bank, ipam(if shop { "shop" } else { "bank" })])
+        }),
+        3 => (any::<bool>(), 0u8..3, any::<bool>()).prop_map(|(shop, name, there)| {
+            let (of, name) = (if shop { "shop" } else { "bank" }, format!("n{name}"));
+            Step::Configure(vec![if there {
+                record(of, &name, "A", "10.0.0.1")
+            } else {
+                Change::Delete(id(Kind::VIRTUAL_DNS_RECORD, &format!("{of}:{name}:A")))
+            }])
         }),
         1 => (1u8..3).prop_map(Step::Reconnect),
         2 => (1u8..3).prop_map(Step::Poll),

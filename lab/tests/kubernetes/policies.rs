@@ -1,8 +1,10 @@
 //! Network policies: for each one the table of all pods x all pods x ports must be the one that Kubernetes means.
 
-use crate::{PATIENCE, PODS_READY, Steps, ask_from_node, create_namespace, create_pod};
+use crate::{
+    PATIENCE, PODS_READY, Steps, all_answered, ask_from_node, create_namespace, create_pod,
+};
 use serde_json::{Value, json};
-use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, ProbeOutcome};
+use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE};
 use skein_lab::wait_for;
 use std::time::{Duration, Instant};
 
@@ -199,8 +201,10 @@ fn hold(cluster: &Cluster, pods: &[(Place, KubePod)], case: &Case<'_>) {
     for (number, node) in cluster.nodes().iter().enumerate() {
         let own = pods.iter().filter(|(at, pod)| at.0 == "x" && pod.node == node.name());
         let targets: Vec<String> = own.map(|(_, pod)| target(pod, "tcp:80")).collect();
-        let outcomes = ask_from_node(cluster, number, &targets, ANSWER);
-        assert!(outcomes.iter().all(ProbeOutcome::answered), "{}: {outcomes:?}", case.name);
+        let all = wait_for("a node's own pods", PATIENCE, || {
+            all_answered(ask_from_node(cluster, number, &targets, ANSWER))
+        });
+        all.unwrap_or_else(|error| panic!("{}: {error}", case.name));
     }
     for policy in &case.policies {
         let name = policy["metadata"]["name"].as_str().unwrap();

@@ -1,6 +1,6 @@
 //! Settings of the daemon.
 
-use crate::settings::Settings;
+use crate::settings::{Dns, Settings};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,6 +31,8 @@ pub struct ManagerConfig {
     pub election: Election,
     /// What the core must know about its cluster.
     pub cluster: Settings,
+    /// Names of the cluster.
+    pub dns: Dns,
 }
 
 /// How to reach Kubernetes. Nothing: the file of `KUBECONFIG`, else the pod's own service account.
@@ -71,6 +73,7 @@ impl Default for ManagerConfig {
             concurrency: 32,
             election: Election::default(),
             cluster: Settings::default(),
+            dns: Dns::default(),
         }
     }
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// Types of the configuration that are followed.
-pub const FOLLOWED: [Kind; 25] = [
+pub const FOLLOWED: [Kind; 27] = [
     Kind::DOMAIN,
     Kind::PROJECT,
     Kind::GLOBAL_SYSTEM_CONFIG,
@@ -48,6 +48,8 @@ pub const FOLLOWED: [Kind; 25] = [
     Kind::FLOATING_IP_POOL,
     Kind::FLOATING_IP,
     Kind::GLOBAL_VROUTER_CONFIG,
+    Kind::VIRTUAL_DNS,
+    Kind::VIRTUAL_DNS_RECORD,
 ];
 
 /// How long a write may take to come back by the watch.
@@ -281,7 +283,7 @@ impl Core {
     /// A configuration object is new or changed.
     pub fn config_put(&mut self, mut object: Object, revision: u64) {
         let owner = self.ownership.owner_of(&object);
-        if owner.is_none() && !kept_anyway(object.kind) {
+        if owner.is_none() && !kept_anyway(object.kind) && !is_host_port(&object) {
             self.config_delete(object.uuid);
             return;
         }
@@ -318,6 +320,9 @@ impl Core {
             // A blocker may have let go.
             self.wake_gone(uuid);
         }
+        if is_host_port(&object) {
+            self.mark_dns();
+        }
         if kind == Kind::VIRTUAL_ROUTER {
             let address = |o: &Object| o.properties.get("virtual_router_ip_address").cloned();
             if before.is_none_or(|before| address(&before) != address(&object)) {
@@ -336,6 +341,9 @@ impl Core {
         self.wake_gone(uuid);
         if object.kind == Kind::VIRTUAL_ROUTER {
             self.router_changed(&object);
+        }
+        if is_host_port(&object) {
+            self.mark_dns();
         }
         // Whoever refers to it by name may want it back, or say that it is missing.
         if matches!(object.kind, Kind::VIRTUAL_NETWORK | Kind::FLOATING_IP_POOL | Kind::TAG) {
@@ -662,7 +670,14 @@ fn kept_anyway(kind: Kind) -> bool {
             | Kind::LOADBALANCER_MEMBER
             | Kind::FLOATING_IP
             | Kind::SECURITY_GROUP
+            | Kind::VIRTUAL_DNS_RECORD
     )
+}
+
+/// Whether an object is the port of a node's own stack.
+fn is_host_port(object: &Object) -> bool {
+    object.kind == Kind::VIRTUAL_MACHINE_INTERFACE
+        && object.parent.is_some_and(|(kind, _)| kind == Kind::VIRTUAL_ROUTER)
 }
 
 fn backoff(failures: u32) -> Duration {

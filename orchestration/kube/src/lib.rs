@@ -4,7 +4,8 @@
 //! the configuration objects it should have, and names the writes that are missing. [`run`] is the shell around it:
 //! informers, the configuration watch, a writer, leader election, status.
 //!
-//! It only translates. What the objects do is the business of the compiler and the nodes.
+//! It only translates. What the objects do is the business of the compiler and the nodes. [`secrets`] is for those nodes:
+//! the one thing of Kubernetes that load balancers need and no configuration object may hold.
 
 pub mod cache;
 mod config;
@@ -16,6 +17,7 @@ pub mod names;
 pub mod objects;
 pub mod packed;
 pub mod plan;
+pub mod secrets;
 pub mod settings;
 mod shell;
 pub mod writer;

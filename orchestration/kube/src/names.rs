@@ -136,6 +136,12 @@ impl Names {
         format!("application={}", self.aps)
     }
 
+    /// The zone of the cluster's names.
+    #[must_use]
+    pub fn cluster_dns(&self) -> FqName {
+        self.domain().child(&self.of("cluster-dns"))
+    }
+
     /// A uuid that is always the same for the same thing of this cluster.
     #[must_use]
     pub fn uuid(&self, parts: &[&str]) -> Uuid {
@@ -154,10 +160,12 @@ pub fn namespace_tag(namespace: &str) -> String {
     format!("namespace={namespace}")
 }
 
-/// The tag of a label; none if tags cannot say it, as their types know no capitals.
+/// The tag of a label; none if tags cannot say it: their types know no capitals, their values are never empty, and some
+/// types are the manager's own.
 #[must_use]
 pub fn label_tag(key: &str, value: &str) -> Option<String> {
-    if key.chars().any(char::is_uppercase) {
+    let own = ["selector-", "port-"].iter().any(|prefix| key.starts_with(prefix));
+    if key.chars().any(char::is_uppercase) || value.is_empty() || own || key.contains("__slash__") {
         return None;
     }
     let prefix =

@@ -47,6 +47,38 @@ pub struct Settings {
     pub policy_on_secondary: bool,
     /// Pods get the address they already have, if it is in their network: for taking over a running cluster.
     pub keep_pod_addresses: bool,
+    /// Names of the cluster. A section of its own in the file: `[dns]`.
+    #[serde(skip)]
+    pub dns: Dns,
+}
+
+/// DNS that the nodes serve instead of pods.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// Nodes answer for the cluster's names. Off: somebody else does, as CoreDNS.
+    pub serve: bool,
+    /// The cluster's domain: kubelets' `clusterDomain`.
+    pub domain: String,
+    /// The service whose address pods ask (kubelets' `clusterDNS`), as `namespace/name`: its port 53 leads to the client's node.
+    pub service: String,
+    /// What the agents call their DNS port (`dns.port` there).
+    pub port: u16,
+    /// Seconds for which answers, and that there are none, may be remembered.
+    pub ttl: u32,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            serve: false,
+            domain: "cluster.local".into(),
+            service: "kube-system/kube-dns".into(),
+            port: 8053,
+            // As CoreDNS: longer, and clients would go on asking for endpoints that are gone.
+            ttl: 5,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -74,6 +106,7 @@ impl Default for Settings {
             write_external_ips: false,
             policy_on_secondary: false,
             keep_pod_addresses: true,
+            dns: Dns::default(),
         }
     }
 }
@@ -100,6 +133,9 @@ impl Settings {
         }
         if self.pod_subnets.is_empty() || self.service_subnets.is_empty() {
             return bad("pod_subnets", "pod_subnets and service_subnets must be given");
+        }
+        if self.dns.serve && self.dns.front().is_none() {
+            return bad("dns.service", "write NAMESPACE/NAME, as kube-system/kube-dns");
         }
         if let Some(project) = self.cluster_project.as_deref().filter(|text| !is_blank(text)) {
             crate::names::parse_fq_name(project, &["domain", "project"])

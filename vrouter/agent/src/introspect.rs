@@ -25,6 +25,7 @@ pub(crate) fn router(node: NodeHandle) -> Router {
         .route("/v1/interfaces", get(|node| answer(node, interfaces)))
         .route("/v1/nexthops", get(|node| answer(node, next_hops)))
         .route("/v1/services", get(|node| answer(node, services)))
+        .route("/v1/dns", get(|node| answer(node, dns)))
         .route("/v1/drops", get(|node| answer(node, drops)))
         .route("/v1/events", get(|node| answer(node, events)))
         .route("/v1/routes", get(routes))
@@ -101,6 +102,25 @@ fn status(node: &mut Node) -> Result<Value, skein_datapath::Error> {
         "problems": node.core.problems(),
         "kernel": node.apply_failure,
     }))
+}
+
+fn dns(node: &mut Node) -> Result<Value, skein_datapath::Error> {
+    let zones: Vec<Value> = node
+        .dns
+        .shared
+        .zones
+        .read()
+        .summary()
+        .into_iter()
+        .map(|(id, domain, records)| json!({"id": id, "domain": domain, "records": records}))
+        .collect();
+    let views: Vec<Value> = node
+        .core
+        .dns_views()
+        .into_iter()
+        .map(|(vrf, view)| json!({"vrf": vrf, "zone": view.zone, "port": view.port}))
+        .collect();
+    Ok(json!({"zones": zones, "views": views, "own": *node.dns.shared.own.read()}))
 }
 
 fn interfaces(node: &mut Node) -> Result<Value, skein_datapath::Error> {
@@ -412,5 +432,6 @@ fn metrics_text(node: &mut Node) -> String {
     for (reason, packets) in node.kernel.datapath.drops().unwrap_or_default() {
         let _ = writeln!(text, "{name}{{reason=\"{}\"}} {packets}", reason.name());
     }
+    text.push_str(&node.dns.shared.metrics.text());
     text
 }

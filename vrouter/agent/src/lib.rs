@@ -5,6 +5,7 @@
 //! the datapath (`kernel`). Everything else - sessions, servers, watchers - only sends that thread messages.
 
 mod config;
+mod dns;
 mod enroll;
 mod error;
 mod files;
@@ -24,7 +25,7 @@ mod tls;
 mod trace;
 mod underlay;
 
-pub use config::{AgentConfig, Certificates};
+pub use config::{AgentConfig, Certificates, DnsConfig};
 pub use enroll::JoinString;
 pub use error::AgentError;
 pub use ports::{NodeState, PendingRelease, PodPlace, PortRecord};

@@ -101,6 +101,7 @@ pub(crate) struct Node {
     pub(crate) apply_failure: Option<String>,
     pub(crate) host: Option<crate::host::HostPort>,
     pub(crate) host_failure: Option<String>,
+    pub(crate) dns: crate::dns::Dns,
     name: String,
     directory: PathBuf,
     controllers: Vec<Controller>,
@@ -122,6 +123,7 @@ pub(crate) struct NodeSetup {
     pub(crate) kernel: Kernel,
     pub(crate) underlay: Underlay,
     pub(crate) state: NodeState,
+    pub(crate) dns: crate::dns::Dns,
     pub(crate) timeouts: Timeouts,
 }
 
@@ -149,6 +151,7 @@ impl Node {
             apply_failure: None,
             host: None,
             host_failure: None,
+            dns: setup.dns,
             name: setup.name,
             saver: Saver::start(setup.directory.clone()),
             directory: setup.directory,
@@ -325,6 +328,11 @@ impl Node {
             self.apply_failure = failure;
             if self.apply_failure.is_some() {
                 break;
+            }
+        }
+        if let Some(changes) = self.core.take_dns() {
+            for (subject, reason) in self.dns.apply(changes) {
+                tracing::warn!(subject, reason, "left out of DNS");
             }
         }
         // Labels are on disk before anyone is told of them.

@@ -6,7 +6,7 @@ use crate::port_service::PortService;
 use crate::ports::NodeState;
 use crate::session::Channels;
 use crate::state::Core;
-use crate::{AgentConfig, AgentError, Underlay, enroll, introspect, saved, session, tls};
+use crate::{AgentConfig, AgentError, Underlay, dns, enroll, introspect, saved, session, tls};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use skein_cni::links::LinkWatch;
 use skein_datapath::Timeouts;
@@ -43,7 +43,8 @@ pub async fn run(
     ensure_bpffs(&config.pin_dir)?;
     let controllers: Vec<String> =
         config.controllers.iter().take(CONTROLLERS_USED).cloned().collect();
-    let (node, thread) = start_node(&config, underlay, controllers.clone())?;
+    let (dns, dns_sockets) = dns::new(&config, underlay.tunnel_address);
+    let (node, thread) = start_node(&config, underlay, controllers.clone(), dns)?;
 
     let channels = Channels::new(controllers.len());
     let service = PortService::new(node.clone(), channels.clone());
@@ -64,6 +65,7 @@ pub async fn run(
             tracing::error!(%error, "the introspection API ended");
         }
     });
+    tasks.spawn(dns_sockets.serve());
     tasks.spawn(service.keep_releasing(config.socket.clone()));
     tasks.spawn(keep_connected(config.clone(), controllers, node.clone(), channels));
     let watching = watch_links(node.clone())?;
@@ -89,6 +91,9 @@ fn check(config: &AgentConfig) -> Result<(), AgentError> {
     if config.controllers.iter().any(|address| !address.contains(':')) {
         return wrong("controllers", "write each as `host:port`");
     }
+    if config.dns.port == 0 || config.dns.first_view_port < 1024 {
+        return wrong("dns", "port must not be 0, first_view_port not below 1024");
+    }
     if config.flow_idle_seconds == 0 {
         return wrong("flow_idle_seconds", "0 would end every connection at once");
     }
@@ -99,6 +104,7 @@ fn start_node(
     config: &AgentConfig,
     underlay: Underlay,
     controllers: Vec<String>,
+    dns: dns::Dns,
 ) -> Result<(NodeHandle, std::thread::JoinHandle<()>), AgentError> {
     let state = NodeState::load(&config.data_dir)?;
     let mut kernel = Kernel::open(
@@ -113,7 +119,8 @@ fn start_node(
         state.numbers.clone(),
         config.max_flows_per_port,
     )
-    .named(&config.node);
+    .named(&config.node)
+    .with_dns(dns::ports(config));
     core.adopt(tables, policies);
     if let Some((intent, routes)) = saved::load(&config.data_dir)? {
         core.load(intent, &routes);
@@ -127,6 +134,7 @@ fn start_node(
         kernel,
         underlay,
         state,
+        dns,
         timeouts: Timeouts { idle, ..Timeouts::default() },
     })
 }

@@ -4,6 +4,7 @@
 //! Prints a table and writes `target/bench/summary.json`. A figure that falls short is said so; the
 //! exit code says whether the measurements could be made, not whether they please.
 
+mod awake;
 mod figure;
 mod measure;
 mod network;

@@ -155,7 +155,17 @@ impl Core {
         self.marked.extend(keys);
     }
 
+    /// The nodes are the members of the service by which pods ask for names.
+    pub(super) fn mark_dns(&mut self) {
+        if self.settings.dns.serve
+            && let Some(front) = self.settings.dns.front()
+        {
+            self.mark(front);
+        }
+    }
+
     pub(super) fn router_changed(&mut self, router: &Object) {
+        self.mark_dns();
         let address = router.properties.get("virtual_router_ip_address").and_then(Value::as_str);
         let name = router.name();
         let here = |pod: &&Pod| {

@@ -142,8 +142,9 @@ fn add(
                     match (way, &mut other) {
                         ("ingress", _) => own.push(tag.clone()),
                         (_, End::Tags(tags)) => tags.push(tag.clone()),
+                        (_, End::Any) => other = End::Tags(vec![tag.clone()]),
                         // Addresses call no port anything.
-                        _ => continue,
+                        (_, End::Prefix(_)) => continue,
                     }
                 }
                 let own = End::Tags(own);

@@ -1,6 +1,7 @@
 //! What every cluster has: spec section 1.1.
 
 use super::Context;
+use super::dns;
 use super::networks::attached;
 use crate::desired::{Derived, Desired, Link, Ref};
 use crate::key::Key;
@@ -16,6 +17,7 @@ const ALLOW_PLACE: &str = "99999.0";
 pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let mut out = Derived::default();
     projects(cx, key, &mut out);
+    out.objects.extend(dns::server(cx, key));
     ipams(cx, key, &mut out);
     firewall(cx, key, &mut out);
     networks(cx, key, &mut out);
@@ -56,7 +58,7 @@ fn ipams(cx: &Context<'_>, key: &Key, out: &mut Derived) {
             .owned(key, Kind::NETWORK_IPAM, Some(Kind::PROJECT), cx.names.shared_object(name), &[])
             .set("ipam_subnet_method", "flat-subnet")
             .set("ipam_subnets", json!({ "subnets": subnets }));
-        out.objects.push(ipam);
+        out.objects.push(dns::link(cx, ipam));
     }
 }
 

@@ -3,6 +3,7 @@
 mod admin;
 mod annotations;
 mod cluster;
+mod dns;
 mod firewall;
 mod ingress;
 mod nad;
@@ -17,8 +18,8 @@ mod virtual_network;
 
 pub use annotations::{NetworkChoice, network_choices};
 pub(crate) use tags::service_id;
-pub use virtual_network::FINALIZER;
 pub use tags::{Candidate, Shift, TagTable};
+pub use virtual_network::FINALIZER;
 
 use crate::cache::Cache;
 use crate::desired::{Derived, Desired};

@@ -139,10 +139,12 @@ impl Making<'_, '_> {
         };
         let protocol = port.protocol.to_uppercase();
         self.out.demands.push(Demand::PortName(protocol.clone(), word.clone()));
-        // Addresses call no port anything.
-        if way == Way::Egress && !matches!(peer, End::Tags(_)) {
-            return;
-        }
+        let peer = match (way, peer) {
+            // Whoever it is: only pods call a port anything, and the tag of the name finds them.
+            (Way::Egress, End::Any) => End::Tags(Vec::new()),
+            (Way::Egress, End::Prefix(_)) => return,
+            (_, peer) => peer,
+        };
         for number in self.cx.cache.port_numbers(&protocol, word) {
             let tag = (
                 format!("port-{}-{word}={number}", port.protocol),

@@ -1,6 +1,6 @@
 //! Services as load-balancer objects: spec section 1.4 and docs/adr/0009.
 
-use super::{Context, cluster, networks, pod};
+use super::{Context, cluster, dns, networks, pod};
 use crate::desired::{Derived, Desired, Patch};
 use crate::key::Key;
 use crate::names;
@@ -20,18 +20,23 @@ const CLASSES: [&str; 2] = ["opencontrail.org/native", "skein.io/native"];
 pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let place = (key.namespace.clone(), key.name.clone());
     let Some(service) = cx.cache.services.get(&place) else { return Derived::default() };
+    let mut out = Derived::default();
+    dns::records(cx, key, service, &mut out);
     // Headless ones and names of outside things are for DNS alone.
     if service.kind == ServiceType::ExternalName || service.headless || service.addresses.is_empty()
     {
-        return Derived::default();
+        return out;
     }
-    let mut out = Derived::default();
     let project = cx.names.project(&key.namespace);
     let base = format!("{}__{}", key.name, service.meta.uid);
     let port = vip(cx, key, service, &mut out);
     let external = external(cx, key, service, &base, &port, &mut out);
     let balancer = project.child(&base);
-    let facts = facts(service, &external, &mut out);
+    let mut facts = facts(service, &external, &mut out);
+    if dns::is_front(cx, key) {
+        // A node asks itself.
+        facts["internal_traffic_policy"] = json!("Local");
+    }
     let vip_address = service.addresses.first().map(IpAddr::to_string).unwrap_or_default();
     out.objects.push(
         cx.owned(key, Kind::LOADBALANCER, Some(Kind::PROJECT), balancer.clone(), &[])
@@ -176,7 +181,11 @@ fn listener(
             )
             .refer(Kind::LOADBALANCER_LISTENER, [name.clone()]),
     );
-    members(cx, key, service, port, &name, pool_uuid, out);
+    if dns::is_front(cx, key) {
+        dns::members(cx, key, port, &name, pool_uuid, out);
+    } else {
+        members(cx, key, service, port, &name, pool_uuid, out);
+    }
 }
 
 /// One member for each address and port that endpoints have, ready or not.

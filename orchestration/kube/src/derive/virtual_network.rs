@@ -25,7 +25,11 @@ const NAMED: usize = 5;
 /// The name of what a definition makes.
 pub(super) fn network_name(cx: &Context<'_>, namespace: &str, name: &str) -> FqName {
     let project = cx.names.project(namespace);
-    if cx.names.is_shared() { project.child(&format!("{namespace}-{name}")) } else { project.child(name) }
+    if cx.names.is_shared() {
+        project.child(&format!("{namespace}-{name}"))
+    } else {
+        project.child(name)
+    }
 }
 
 /// Reads a network's name as users write it: `NAME`, `NAMESPACE/NAME`, or a name of the configuration in full.
@@ -36,7 +40,8 @@ pub(super) fn named(cx: &Context<'_>, namespace: &str, text: &str) -> Result<FqN
     }
     let (namespace, name) = text.split_once('/').unwrap_or((namespace, text));
     let good = |part: &str| {
-        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+        let inner =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
         !part.is_empty() && part.chars().all(inner)
     };
     if !good(namespace) || !good(name) {
@@ -108,9 +113,8 @@ fn users(cx: &Context<'_>, network: &FqName) -> Vec<String> {
             let machine = cx.graph.get_kind(Kind::VIRTUAL_MACHINE, pod.meta.uid)?;
             let ports =
                 cx.graph.back_references_from(machine.uuid, Kind::VIRTUAL_MACHINE_INTERFACE);
-            let mut networks = ports.filter_map(|port| {
-                cx.graph.get(port.reference_to(Kind::VIRTUAL_NETWORK)?.uuid)
-            });
+            let mut networks = ports
+                .filter_map(|port| cx.graph.get(port.reference_to(Kind::VIRTUAL_NETWORK)?.uuid));
             networks.find(|found| found.fq_name == *network).map(drop)
         };
         if chosen || has().is_some() {
@@ -138,8 +142,11 @@ fn status(
             {"type": "Ready", "status": ready, "reason": reason, "message": message},
         ],
     });
-    (wish.status != wanted)
-        .then(|| Patch { key: key.clone(), status: true, body: json!({ "status": wanted }) })
+    (wish.status != wanted).then(|| Patch {
+        key: key.clone(),
+        status: true,
+        body: json!({ "status": wanted }),
+    })
 }
 
 fn objects(
@@ -165,9 +172,8 @@ fn objects(
         }
         let mut entry = json!({"subnet": cluster::subnet(&net)});
         if let Some(text) = &subnet.gateway {
-            let gateway: IpAddr = text
-                .parse()
-                .map_err(|_| format!("gateway {text:?} of {net} is not an address"))?;
+            let gateway: IpAddr =
+                text.parse().map_err(|_| format!("gateway {text:?} of {net} is not an address"))?;
             if !net.contains(&gateway) {
                 return Err(format!("gateway {gateway} is not in {net}"));
             }
@@ -179,7 +185,8 @@ fn objects(
     if subnets.is_empty() {
         return Err("it has no subnet; give spec.subnets".into());
     }
-    let ipam = name.parent().unwrap_or_else(|| name.clone()).child(&format!("{}-ipam", name.name()));
+    let ipam =
+        name.parent().unwrap_or_else(|| name.clone()).child(&format!("{}-ipam", name.name()));
     out.objects.push(
         cx.owned(key, Kind::NETWORK_IPAM, Some(Kind::PROJECT), ipam.clone(), &[])
             .set("ipam_subnet_method", "user-defined-subnet"),
@@ -203,7 +210,13 @@ fn objects(
     out.objects.push(network);
     if spec.external {
         let pool = name.child(POOL);
-        out.objects.push(cx.owned(key, Kind::FLOATING_IP_POOL, Some(Kind::VIRTUAL_NETWORK), pool, &[]));
+        out.objects.push(cx.owned(
+            key,
+            Kind::FLOATING_IP_POOL,
+            Some(Kind::VIRTUAL_NETWORK),
+            pool,
+            &[],
+        ));
     }
     Ok(out)
 }

@@ -88,6 +88,9 @@ impl Resource {
     ];
 }
 
+/// The label by which every namespace has its name.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
 /// One Kubernetes object, compact.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // their names say it
@@ -137,7 +140,12 @@ impl KubeObject {
             reason,
         };
         let result = match resource {
-            Resource::Namespace => Ok(Self::Namespace(Namespace { meta: meta.clone() })),
+            Resource::Namespace => {
+                let mut meta = meta.clone();
+                // API servers since 1.22 set it; selectors may rely on it everywhere.
+                meta.labels.insert(NAMESPACE_NAME.into(), (*meta.name).into());
+                Ok(Self::Namespace(Namespace { meta }))
+            }
             Resource::Node => body(data).map(|raw| Self::Node(Node::new(meta.clone(), raw))),
             Resource::Pod => body(data).map(|raw| Self::Pod(Pod::new(meta.clone(), raw))),
             Resource::Service => {

@@ -49,6 +49,8 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// `spec.trafficDistribution`.
     pub distribution: Option<String>,
+    /// `spec.externalName`.
+    pub external_name: Option<String>,
     /// `status.loadBalancer.ingress[].ip`.
     pub ingress: Vec<String>,
 }
@@ -100,6 +102,7 @@ struct RawSpec {
     health_check_node_port: Option<u16>,
     publish_not_ready_addresses: Option<bool>,
     traffic_distribution: Option<String>,
+    external_name: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -203,6 +206,7 @@ impl Service {
             health_port: spec.health_check_node_port.filter(|p| *p != 0),
             publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
             distribution: spec.traffic_distribution,
+            external_name: spec.external_name,
             ingress: status.load_balancer.addresses(),
         }
     }

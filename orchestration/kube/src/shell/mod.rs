@@ -9,4 +9,5 @@ mod run;
 mod status;
 
 pub use publish::{Publication, publish};
+pub(crate) use run::kubernetes;
 pub use run::{ManagerError, run};

@@ -52,7 +52,8 @@ pub(super) struct Shared {
     pub(super) leading: watch::Receiver<bool>,
 }
 
-pub(super) async fn kubernetes(settings: &Kubernetes) -> Result<kube::Client, ManagerError> {
+/// A client, as the settings say.
+pub(crate) async fn kubernetes(settings: &Kubernetes) -> Result<kube::Client, ManagerError> {
     let wrong = |error: &dyn std::error::Error| ManagerError::Kubernetes(error.to_string());
     let options = KubeConfigOptions { context: settings.context.clone(), ..Default::default() };
     let config = match &settings.kubeconfig {
@@ -73,10 +74,11 @@ pub(super) async fn kubernetes(settings: &Kubernetes) -> Result<kube::Client, Ma
 /// # Errors
 /// It cannot start. Whatever fails later is tried again.
 pub async fn run(
-    config: ManagerConfig,
+    mut config: ManagerConfig,
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ManagerError> {
+    config.cluster.dns = config.dns.clone();
     config.cluster.check()?;
     let tls = Tls {
         ca: config.ca.clone(),

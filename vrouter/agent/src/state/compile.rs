@@ -25,6 +25,8 @@ pub(crate) struct LocalPath {
     /// Number of the port's context in that VRF; 0: it is the port's own.
     pub(crate) context: u32,
     pub(crate) attributes: Attributes,
+    /// Higher is better.
+    pub(crate) local_preference: u32,
 }
 
 /// What a route compiles to before numbers are given.
@@ -149,11 +151,11 @@ impl Context {
         }
         let mut members = Vec::new();
         let mut attributes = None;
-        for local in self.local.get(vrf).and_then(|table| table.get(prefix)).into_iter().flatten() {
+        let mut paths = merged.paths(vrf, prefix);
+        for local in self.preferred_locals(vrf, prefix, &mut paths) {
             members.push(NextHop::Local { ifindex: local.ifindex, context: local.context });
             attributes.get_or_insert_with(|| local.attributes.clone());
         }
-        let mut paths = merged.paths(vrf, prefix);
         paths.sort_by_key(|path| std::cmp::Reverse(path.local_preference));
         let best = paths.first().map(|path| path.local_preference);
         for path in paths.iter().filter(|path| Some(path.local_preference) == best) {
@@ -177,6 +179,36 @@ impl Context {
             return Some(outside());
         }
         Some((members, attributes?))
+    }
+
+    /// Local workloads with an address, but for those that stand back behind another one of the same network that is
+    /// preferred, here or elsewhere: active and standby share an address. Paths that stand back behind a local one go.
+    fn preferred_locals(
+        &self,
+        vrf: &str,
+        prefix: &IpNet,
+        paths: &mut Vec<PathSpec>,
+    ) -> Vec<&LocalPath> {
+        let locals = self.local.get(vrf).and_then(|table| table.get(prefix));
+        let locals: Vec<&LocalPath> = locals.into_iter().flatten().collect();
+        let best = |network: u32| {
+            let local = locals.iter().filter(|local| local.attributes.network == network);
+            local.map(|local| local.local_preference).max()
+        };
+        paths.retain(|path| {
+            // Our own, back from a controller, may be older than what is known here.
+            Some(path.next_hop) == self.own_address
+                || best(path.attributes.network) <= Some(path.local_preference)
+        });
+        let better = |local: &LocalPath| {
+            let elsewhere = paths.iter().any(|path| {
+                path.attributes.network == local.attributes.network
+                    && path.local_preference > local.local_preference
+                    && Some(path.next_hop) != self.own_address
+            });
+            elsewhere || best(local.attributes.network) > Some(local.local_preference)
+        };
+        locals.iter().copied().filter(|local| !better(local)).collect()
     }
 
     fn member(&self, path: &PathSpec) -> Option<NextHop> {

@@ -21,7 +21,7 @@ mod tests;
 mod trace;
 mod view;
 
-pub use self::core::{Core, LocalPort, PortProblem};
+pub use self::core::{Core, DnsChanges, DnsPorts, DnsView, LocalPort, PortProblem};
 pub use diff::Operation;
 pub use numbers::Numbers;
 pub use spec::{ContextSpec, InterfaceSpec, MemberSpec, PathSpec, ServiceSpec};

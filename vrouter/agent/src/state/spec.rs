@@ -12,6 +12,9 @@ use uuid::Uuid;
 /// IP protocol number that stands for all of them on the wire.
 const ANY_PROTOCOL: u32 = 256;
 
+/// What a port's routes have unless it wants otherwise.
+const DEFAULT_LOCAL_PREFERENCE: u32 = 100;
+
 /// One way to reach a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PathSpec {
@@ -92,6 +95,8 @@ pub struct InterfaceSpec {
     pub attributes: Attributes,
     /// Flow quota, 0 for the default.
     pub max_flows: u32,
+    /// Higher is better, of several ports with one address.
+    pub local_preference: u32,
     /// Switched off by its owner.
     pub admin_down: bool,
     /// Further VRFs in which it can be reached.
@@ -285,6 +290,11 @@ impl InterfaceSpec {
                 tags: sorted(&interface.tags),
             },
             max_flows: interface.max_flows,
+            // A controller older than this agent says nothing.
+            local_preference: match interface.local_preference {
+                0 => DEFAULT_LOCAL_PREFERENCE,
+                wanted => wanted,
+            },
             admin_down: interface.admin_down,
             contexts: interface
                 .contexts

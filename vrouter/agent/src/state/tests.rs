@@ -116,6 +116,7 @@ fn interface(port: u8, vrf: u8, policy: u8, contexts: u8) -> wire::Interface {
             .map(|other| context(other, policy % 3, contexts))
             .collect(),
         host: port == 5,
+        local_preference: [0, 100, 200][usize::from(contexts % 3)],
         ..wire::Interface::default()
     }
 }
@@ -126,7 +127,7 @@ fn route(vrf: u8, host: u8, length: u8, next_hop: u8, label: u8) -> wire::Route 
         label: 16 + u32::from(label),
         encapsulations: vec![wire::Encapsulation::Vxlan as i32],
         network_id: u32::from(label % 2),
-        local_preference: 100,
+        local_preference: [100, 100, 200][usize::from(label % 3)],
         ..wire::Path::default()
     };
     // Two paths now and then: an ECMP group.

@@ -150,6 +150,7 @@ impl Core {
                         ifindex: *ifindex,
                         context: id,
                         attributes,
+                        local_preference: spec.local_preference,
                     });
                 }
                 let policy = wanted.policy.as_deref().and_then(|id| policies.get(id)).cloned();
@@ -206,6 +207,7 @@ impl Core {
                     ifindex: *ifindex,
                     context: 0,
                     attributes: spec.attributes.clone(),
+                    local_preference: spec.local_preference,
                 });
             }
             let policy = policy.filter(|_| !spec.policy_disabled);

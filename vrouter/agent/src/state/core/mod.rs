@@ -1,10 +1,12 @@
 //! The core itself: events in, operations out.
 
+mod dns;
 mod intent;
 mod order;
 mod routes;
 mod services;
 
+pub use self::dns::{DnsChanges, DnsPorts, DnsView};
 use crate::state::compile::Context;
 use crate::state::diff::Operation;
 use crate::state::merge::Merged;
@@ -112,6 +114,7 @@ pub struct Core {
     claimed: BTreeMap<String, BTreeSet<ServiceKey>>,
     service_problems: BTreeMap<String, String>,
     unsettled_services: BTreeSet<ServiceKey>,
+    dns: dns::DnsState,
     wanted: Tables,
     applied: Tables,
     applied_policies: BTreeSet<u32>,
@@ -158,6 +161,7 @@ impl Core {
             claimed: BTreeMap::new(),
             service_problems: BTreeMap::new(),
             unsettled_services: BTreeSet::new(),
+            dns: dns::DnsState::default(),
             wanted: Tables::default(),
             applied: Tables::default(),
             applied_policies: BTreeSet::new(),
@@ -381,6 +385,9 @@ impl Core {
         if touched.intent {
             self.compile_intent(&mut touched);
         }
+        self.dns.note(other, &mut touched);
+        let zones = self.zones_of_vrfs();
+        let other = other || std::mem::replace(&mut self.dns.zones, zones) != self.dns.zones;
         self.compile_services(other, &mut touched);
         for (subject, reason) in touched.problems {
             self.problems.insert(subject, reason);
