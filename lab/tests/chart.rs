@@ -21,7 +21,9 @@ fn deploy() -> PathBuf {
 
 fn documents(text: &str) -> Vec<Value> {
     let parts = text.split("\n---\n");
-    parts.map(|part| serde_saphyr::from_str(part).unwrap_or_else(|e| panic!("{e}\n{part}"))).collect()
+    parts
+        .map(|part| serde_saphyr::from_str(part).unwrap_or_else(|e| panic!("{e}\n{part}")))
+        .collect()
 }
 
 fn render(change: impl FnOnce(&mut Value)) -> String {
@@ -50,14 +52,20 @@ fn every_object_is_said_once_and_in_a_usable_order() {
     for object in &all {
         let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
         let (kind, name) = (text("/kind"), text("/metadata/name"));
-        assert!(!text("/apiVersion").is_empty() && !kind.is_empty() && !name.is_empty(), "{object}");
+        assert!(
+            !text("/apiVersion").is_empty() && !kind.is_empty() && !name.is_empty(),
+            "{object}"
+        );
         let namespace = text("/metadata/namespace");
         assert!(seen.insert((kind, namespace, name)), "{kind} {name} is there twice");
         if kind == "Namespace" {
             namespaces.insert(name);
         }
         let built_in = namespace.is_empty() || namespace == "kube-system";
-        assert!(built_in || namespaces.contains(namespace), "{kind} {name} comes before {namespace}");
+        assert!(
+            built_in || namespaces.contains(namespace),
+            "{kind} {name} comes before {namespace}"
+        );
     }
     for (kind, name) in [
         ("CustomResourceDefinition", "virtualnetworks.skein.io"),

@@ -13,9 +13,9 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 /// The Secret that agents read: `join` (the join string) and `controllers`.
-pub const JOIN_SECRET: &str = "skein-join";
+pub(super) const JOIN_SECRET: &str = "skein-join";
 /// The Secret that clients of the configuration API read: `api`, `ca.pem`, `client.pem` and `client.key`.
-pub const CLIENT_SECRET: &str = "skein-client";
+pub(super) const CLIENT_SECRET: &str = "skein-client";
 
 /// How often the Secrets are put right, should someone have changed them or a certificate be new.
 const AGAIN: Duration = Duration::from_secs(300);
