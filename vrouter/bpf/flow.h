@@ -186,7 +186,7 @@ __noinline int flow_resolve(const struct vif *vif, const struct origin *from, __
 	if (!out)
 		f->peer = from->peer;
 	f->rule = 0;
-	if (policy == POLICY_NONE || (f->flags & FLOW_FROM_HOST && (f->direction & ~FLOW_OF_REMOTE) == INGRESS))
+	if (policy == POLICY_NONE || f->flags & FLOW_LINK_LOCAL || (f->flags & FLOW_FROM_HOST && (f->direction & ~FLOW_OF_REMOTE) == INGRESS))
 		return 0;
 	q.policy = policy;
 	q.identity = f->identity;

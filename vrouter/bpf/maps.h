@@ -19,6 +19,7 @@
 /* Sizes marked (set) are replaced at load time by the configuration. */
 TABLE(meta, ARRAY, 1, __u32, struct meta, );
 TABLE(vifs, HASH, 4096 /* set */, __u32, struct vif, );
+TABLE(vlans, HASH, 4096 /* set */, struct vlan_key, __u32, NO_PREALLOC);
 TABLE(vif_states, HASH, 4096 /* set */, __u32, struct vif_state, );
 TABLE(vif_stats, PERCPU_HASH, 4096 /* set */, __u32, struct vif_counters, );
 TABLE(vif_drops, PERCPU_HASH, 65536, struct vif_drop_key, __u64, NO_PREALLOC);

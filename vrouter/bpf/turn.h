@@ -76,7 +76,9 @@ __noinline int floating_leave(const struct vif *vif)
 	const struct packet *p = &s->packet;
 	struct flow *f = &s->flow;
 	struct route *route = route_find(vif->vrf, p->family, &s->key.remote);
-	__s32 best = route ? (__s32)route->length : -1;
+	struct next_hop *nh = route ? next_hop_get(route->next_hop) : 0;
+	/* Any of its own addresses is better than the node's. */
+	__s32 best = nh && nh->type != NEXT_HOP_OUTSIDE ? (__s32)route->length : -1;
 	__u32 i, id, port;
 	struct context *c;
 
@@ -208,6 +210,27 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 	return 0;
 }
 
+/*
+ * To a service of the node itself. Addresses of workloads say nothing there: those of one network are another's, too. The metadata
+ * address is the node's own word about who asks. (Where the member is another machine, the node's address replaces it: outside_leave.)
+ */
+static __always_inline int link_local_enter(struct scratch *s, const struct service *service, const struct vif *vif,
+					    __u32 hash)
+{
+	int reason;
+
+	if (s->packet.family != 4 || !vif->metadata)
+		return DROP_SERVICE_PORT;
+	reason = service_pick(s, service, hash);
+	if (reason)
+		return reason;
+	if (s->flow.form != FORM_WORKLOAD)
+		return DROP_TRANSLATION_COLLISION;
+	s->flow.mate.local.w[0] = vif->metadata;
+	s->flow.flags |= FLOW_LINK_LOCAL;
+	return 0;
+}
+
 /* Out of a workload to a service of the VRF s->via. */
 __noinline int service_enter(const struct vif *vif, __u32 hash)
 {
@@ -227,6 +250,8 @@ __noinline int service_enter(const struct vif *vif, __u32 hash)
 	if (!service)
 		return DROP_SERVICE_PORT;
 	flow_moves_to(&s->flow, vif, service->vrf);
+	if (service->flags & SERVICE_LINK_LOCAL)
+		return link_local_enter(s, service, vif, hash);
 	return service_pick(s, service, hash);
 }
 
@@ -276,11 +301,16 @@ __noinline int node_port_enter(const struct vif *vif, __u32 hash)
 {
 	struct scratch *s = scratch_get();
 	struct service *service;
+	struct route *route;
+	struct next_hop *nh;
 
 	if (!s || !vif)
 		return DROP_NO_INTERFACE;
 	service = service_outside(s);
-	if (!service || !route_find(vif->vrf, s->packet.family, &s->key.remote))
+	route = service ? route_find(vif->vrf, s->packet.family, &s->key.remote) : 0;
+	nh = route ? next_hop_get(route->next_hop) : 0;
+	/* Who may use the service within the fabric does: it has members of all nodes there. */
+	if (!nh || nh->type == NEXT_HOP_SERVICE)
 		return 0;
 	flow_moves_to(&s->flow, vif, service->vrf);
 	s->flow.flags |= FLOW_TO_NODE_PORT;

@@ -34,6 +34,8 @@ int from_fabric(struct __sk_buff *skb)
 	if (reason == NOT_OURS)
 		reason = outside_packet(skb);
 	/* From here, not from there: a chain of calls has 512 bytes of stack. */
+	if (reason == FOR_NATIVE)
+		reason = native_deliver(skb);
 	if (reason == FOR_SERVICE)
 		reason = outside_service(skb);
 	if (reason == NOT_OURS)

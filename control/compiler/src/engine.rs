@@ -344,7 +344,7 @@ impl Engine {
             Kind::VIRTUAL_DNS_RECORD | Kind::FLOATING_IP => {
                 dirty.insert(Query::DnsRecords(any.uuid));
             }
-            Kind::LOADBALANCER_LISTENER => {
+            Kind::LOADBALANCER_LISTENER | Kind::GLOBAL_VROUTER_CONFIG => {
                 dirty.insert(Query::Services(any.uuid));
             }
             _ => {}
@@ -512,6 +512,12 @@ impl Engine {
             self.record(Read::Object(source.uuid));
         }
         all
+    }
+
+    /// Whether an object is of a kind, which never changes.
+    pub(crate) fn is_a(&mut self, kind: Kind, uuid: Uuid) -> bool {
+        self.record(Read::Object(uuid));
+        self.graph.get_kind(kind, uuid).is_some()
     }
 
     /// Whether any services live in a network.

@@ -14,12 +14,15 @@ mod firewall;
 mod host;
 mod intent;
 mod interface;
+mod link_local;
 mod network;
 mod network_policy;
 mod query;
 mod rule;
 mod security_group;
 mod service;
+mod sub_interface;
+mod underlay;
 
 pub use context::{Context, Floating, FloatingDirection, PortMapping};
 pub use dns::{DnsNext, DnsOrder, DnsRecord, DnsRecordSet, DnsZone};

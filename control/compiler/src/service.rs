@@ -5,7 +5,7 @@
 
 use crate::engine::Engine;
 use crate::query::{Answer, Query};
-use crate::rule;
+use crate::{link_local, rule};
 use ipnet::IpNet;
 use serde::Deserialize;
 use skein_model::values::{
@@ -51,6 +51,8 @@ pub struct Service {
     pub external_local: bool,
     /// Clients outside the fabric reach the address, too, when it is routed to a node.
     pub external: bool,
+    /// The address is one of the underlay: a node that has members answers for it there.
+    pub announced: bool,
     /// Clients from outside must be in one of these; empty: anyone.
     pub source_prefixes: Vec<IpNet>,
 }
@@ -105,6 +107,7 @@ struct Place {
     address: IpAddr,
     /// Answers on the node port, too: the cluster's own addresses do.
     cluster: bool,
+    announced: bool,
     source_prefixes: Vec<IpNet>,
 }
 
@@ -262,12 +265,21 @@ fn places(
     let mut guarded = addresses(&extension.ingress_addresses);
     guarded.extend(floating.iter().map(|(_, address)| *address));
     let open = addresses(&extension.external_addresses);
+    let mut announced = BTreeSet::new();
+    for (network, address) in floating {
+        if let Answer::Network(facts) = engine.ask(Query::Network(*network))
+            && facts.underlay
+        {
+            announced.insert(*address);
+        }
+    }
     let mut out: BTreeMap<IpAddr, Place> = BTreeMap::new();
     let mut add = |list: Vec<IpAddr>, cluster: bool, sources: &[IpNet]| {
         for address in list.into_iter().filter(|address| !address.is_unspecified()) {
             out.entry(address).or_insert_with(|| Place {
                 address,
                 cluster,
+                announced: announced.contains(&address),
                 source_prefixes: sources.to_vec(),
             });
         }
@@ -334,6 +346,9 @@ fn candidates(engine: &mut Engine, listener: Uuid, publish_not_ready: bool) -> V
 }
 
 pub(crate) fn services(engine: &mut Engine, listener: Uuid) -> Answer {
+    if engine.is_a(Kind::GLOBAL_VROUTER_CONFIG, listener) {
+        return link_local::services(engine, listener);
+    }
     let Answer::Frontend(front) = engine.ask(Query::Frontend(listener)) else {
         return Answer::Nothing;
     };
@@ -363,6 +378,7 @@ pub(crate) fn services(engine: &mut Engine, listener: Uuid) -> Answer {
         node_port: if place.cluster { front.node_port } else { 0 },
         external_local: front.external_local,
         external: !place.cluster,
+        announced: place.announced && !place.cluster,
         source_prefixes: place.source_prefixes.clone(),
     });
     Answer::Services(Arc::new(ServiceSet {
@@ -382,6 +398,12 @@ pub(crate) fn usable(engine: &mut Engine, network: Uuid, peers: &[Uuid]) -> Vec<
         if let Answer::Network(facts) = engine.ask(Query::Network(candidate)) {
             out.push((facts.vrf.clone(), candidate));
         }
+    }
+    // Whoever they are, workloads reach what is link-local.
+    if let Some(link_local) = link_local::network(engine)
+        && let Answer::Network(facts) = engine.ask(Query::Network(link_local))
+    {
+        out.push((facts.vrf.clone(), link_local));
     }
     out.sort_unstable();
     out.dedup();

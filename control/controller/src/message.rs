@@ -77,7 +77,10 @@ fn vrf(vrf: &Vrf) -> session::Vrf {
             .collect(),
         service_vrfs: vrf.service_vrfs.iter().map(|(name, _)| name.clone()).collect(),
         fabric_snat: vrf.fabric_snat,
+        underlay: vrf.underlay,
+        closed_prefixes: vrf.closed.iter().map(ToString::to_string).collect(),
         dns_zone: vrf.dns.map_or_else(String::new, |zone| zone.to_string()),
+        link_local: vrf.link_local,
     }
 }
 
@@ -103,6 +106,10 @@ fn interface(port: &Interface) -> session::Interface {
         contexts: port.contexts.iter().map(context).collect(),
         host: port.is_host,
         host_prefixes: port.host_prefixes.iter().map(ToString::to_string).collect(),
+        parent: port.parent.map_or_else(String::new, |(parent, _)| parent.to_string()),
+        vlan: port.parent.map_or(0, |(_, tag)| tag.into()),
+        sub_interfaces: port.sub_interfaces.iter().map(ToString::to_string).collect(),
+        underlay_prefixes: port.underlay_prefixes.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -126,6 +133,7 @@ fn context(context: &Context) -> session::Context {
         fixed_address: address(floating.map(|floating| floating.fixed)),
         port_mappings: floating.into_iter().flat_map(|f| &f.mappings).map(mapping).collect(),
         direction: direction.into(),
+        underlay: context.underlay,
     }
 }
 
@@ -142,6 +150,7 @@ fn service(service: &Service) -> session::Service {
         node_port: service.node_port.into(),
         external_local: service.external_local,
         external: service.external,
+        announced: service.announced,
         name: service.name.clone(),
         source_prefixes: service.source_prefixes.iter().map(ToString::to_string).collect(),
     }
@@ -219,6 +228,7 @@ pub(crate) fn route(vrf: &str, prefix: &IpNet, best: &[(&PathKey, &Arc<Path>)]) 
         node: key.source.0.to_string(),
         label: path.label,
         encapsulations: encapsulations(&path.tunnels),
+        native: path.native,
         network_id: path.network,
         security_groups: path.security_groups.clone(),
         tags: path.tags.clone(),

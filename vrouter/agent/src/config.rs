@@ -25,6 +25,9 @@ pub struct AgentConfig {
     pub socket: PathBuf,
     /// Address of the introspection API.
     pub introspection: SocketAddr,
+    /// Port, at the tunnel address, where machines of this node ask about workloads inside them, by way of a link-local service;
+    /// 0: nowhere.
+    pub machine_port: u16,
     /// Certificates made elsewhere; absent: enrol with `join`.
     pub certificates: Option<Certificates>,
     /// Join string `skein1.<secret>.<sha256 of the CA certificate>`.
@@ -67,6 +70,8 @@ impl Default for AgentConfig {
             pin_dir: "/sys/fs/bpf/skein".into(),
             socket: "/run/skein/agent.sock".into(),
             introspection: SocketAddr::from(([127, 0, 0, 1], 8085)),
+            // The original's.
+            machine_port: 9091,
             certificates: None,
             join: None,
             join_file: None,

@@ -1,8 +1,9 @@
 //! The node as a person sees it: JSON over HTTP, and metrics for Prometheus.
 
+use crate::PortRecord;
 use crate::node::{Node, NodeHandle};
 use crate::port_service::not_ready;
-use crate::state::NextHop;
+use crate::state::{LocalPort, NextHop};
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
@@ -164,7 +165,61 @@ fn interfaces(node: &mut Node) -> Result<Value, skein_datapath::Error> {
             })),
         }));
     }
+    let nested: Vec<LocalPort> = node.core.nested().values().cloned().collect();
+    for port in nested {
+        list.push(nested_interface(node, &vrfs, &port)?);
+    }
     Ok(json!(list))
+}
+
+/// A workload inside a workload: its parent's device and its tag stand for a device of its own.
+fn nested_interface(
+    node: &mut Node,
+    vrfs: &BTreeMap<u32, String>,
+    port: &LocalPort,
+) -> Result<Value, skein_datapath::Error> {
+    let spec = node.core.interface(port.uuid);
+    let problem = node.core.port_problem(port.uuid).map(|problem| problem.to_string());
+    let entry = node.core.in_force().interfaces.get(&port.ifindex);
+    let counters = match entry {
+        Some(entry) => Some(node.kernel.datapath.vif_counters(entry.label)?),
+        None => None,
+    };
+    let parent = spec.and_then(|spec| spec.parent);
+    let above = parent.and_then(|(parent, _)| node.ports.values().find(|r| r.uuid == parent));
+    let tag = port.vlan.map(|(_, tag)| tag);
+    let device = above.map(PortRecord::host_interface).zip(tag);
+    let mac = spec.map(|spec| spec.mac.map(|byte| format!("{byte:02x}")).join(":"));
+    let addresses = spec.into_iter().flat_map(|spec| &spec.addresses);
+    Ok(json!({
+        "uuid": port.uuid,
+        "name": spec.map(|spec| spec.name.clone()),
+        "container": above.map(|record| record.key.container.clone()),
+        "workload": spec.and_then(|spec| spec.name.rsplit(':').next().map(str::to_owned)),
+        "network": spec.and_then(|spec| spec.vrf.rsplit_once(':').map(|(name, _)| name.to_owned())),
+        "host_interface": device.map(|(name, tag)| format!("{name}.{tag}")),
+        "parent": parent.map(|(parent, _)| parent),
+        "vlan": tag,
+        "ifindex": port.vlan.map(|(device, _)| device),
+        "mac": mac,
+        "addresses": addresses.map(|(prefix, _)| prefix.to_string()).collect::<Vec<_>>(),
+        "vrf": entry.and_then(|entry| vrfs.get(&entry.vrf)),
+        "label": entry.map(|entry| entry.label),
+        "policy": entry.map(|entry| json!(entry.policy)),
+        "active": problem.is_none(),
+        "problem": problem,
+        "counters": counters.map(|counters| json!({
+            "packets_out": counters.packets_out,
+            "bytes_out": counters.bytes_out,
+            "packets_in": counters.packets_in,
+            "bytes_in": counters.bytes_in,
+            "flows": counters.flows,
+            "flow_quota": entry.map(|entry| entry.max_flows),
+            "drops": counters.drops.iter()
+                .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
+                .collect::<serde_json::Map<_, _>>(),
+        })),
+    }))
 }
 
 #[derive(Deserialize)]
@@ -209,7 +264,9 @@ async fn routes(State(node): State<NodeHandle>, Query(query): Query<RouteQuery>)
 
 fn via(next_hops: &BTreeMap<u32, NextHop>, number: u32) -> Value {
     match next_hops.get(&number) {
-        None => Value::Null,
+        None if number == 0 => json!({"type": "discard"}),
+        None | Some(NextHop::Discard) => Value::Null,
+        Some(NextHop::Native { node }) => json!({"type": "native", "node": node}),
         Some(NextHop::Ecmp { members }) => {
             members.iter().map(|member| via(next_hops, *member)).collect()
         }

@@ -4,6 +4,7 @@
 //! the port API and the kernel say into the core without I/O ([`state`]) and carries the core's operations into
 //! the datapath (`kernel`). Everything else - sessions, servers, watchers - only sends that thread messages.
 
+mod announce;
 mod config;
 mod dns;
 mod enroll;
@@ -24,6 +25,7 @@ mod steering;
 mod tls;
 mod trace;
 mod underlay;
+mod vm_service;
 
 pub use config::{AgentConfig, Certificates, DnsConfig};
 pub use enroll::JoinString;

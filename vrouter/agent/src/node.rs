@@ -106,6 +106,8 @@ pub(crate) struct Node {
     directory: PathBuf,
     controllers: Vec<Controller>,
     waiting: Vec<(Uuid, oneshot::Sender<()>)>,
+    /// Sub-interfaces that controllers were asked for.
+    nested_interest: BTreeSet<Uuid>,
     published: BTreeMap<(String, String, String), wire::LocalRoute>,
     saver: Saver,
     unsaved_since: Option<Instant>,
@@ -157,6 +159,7 @@ impl Node {
             directory: setup.directory,
             controllers: setup.controllers.into_iter().map(controller).collect(),
             waiting: Vec::new(),
+            nested_interest: BTreeSet::new(),
             published: BTreeMap::new(),
             unsaved_since: None,
             saved_state: setup.state,
@@ -260,6 +263,7 @@ impl Node {
                 .values()
                 .map(|record| record.uuid)
                 .chain(self.host.as_ref().map(|host| host.uuid))
+                .chain(self.nested_interest.iter().copied())
                 .map(|uuid| uuid.to_string())
                 .collect(),
             remove: Vec::new(),
@@ -330,11 +334,14 @@ impl Node {
                 break;
             }
         }
+        // What the host reaches by its pair depends on which workloads are here.
+        self.keep_host();
         if let Some(changes) = self.core.take_dns() {
             for (subject, reason) in self.dns.apply(changes) {
                 tracing::warn!(subject, reason, "left out of DNS");
             }
         }
+        self.ask_for_nested();
         // Labels are on disk before anyone is told of them.
         self.save_state();
         self.publish();
@@ -348,6 +355,24 @@ impl Node {
             self.told_revision = self.core.revision();
             self.send_status();
         }
+    }
+
+    /// Asks the controllers for ports that share local ports' devices, as their configuration names them.
+    fn ask_for_nested(&mut self) {
+        let wanted = self.core.sub_interfaces();
+        if wanted == self.nested_interest {
+            return;
+        }
+        let names = |uuids: std::collections::btree_set::Difference<'_, Uuid>| {
+            uuids.map(ToString::to_string).collect()
+        };
+        let interest = wire::Interest {
+            add: names(wanted.difference(&self.nested_interest)),
+            remove: names(self.nested_interest.difference(&wanted)),
+            replace: false,
+        };
+        self.nested_interest = wanted;
+        self.tell(&from_agent::Message::Interest(interest));
     }
 
     fn publish(&mut self) {
@@ -409,6 +434,7 @@ impl Node {
             Ok(swept) => self.flows_live = swept.live,
             Err(error) => tracing::warn!(%error, "flows are not swept: idle ones stay"),
         }
+        self.kernel.announcer.repeat(&self.kernel.datapath);
         if self.apply_failure.is_some() || self.host_failure.is_some() {
             self.settle();
         }
@@ -530,10 +556,17 @@ impl Node {
         if let Err(error) = self.kernel.attach(ifindex) {
             return Some(Err(error.to_string()));
         }
-        self.core.bind(LocalPort { uuid, ifindex, mtu });
+        self.core.bind(LocalPort { uuid, ifindex, mtu, vlan: None });
         let (reply, receiver) = oneshot::channel();
         self.waiting.push((uuid, reply));
         Some(Ok((uuid, receiver)))
+    }
+
+    /// The receiver fires once a port forwards with its policy in force.
+    pub(crate) fn in_force(&mut self, uuid: Uuid) -> oneshot::Receiver<()> {
+        let (reply, receiver) = oneshot::channel();
+        self.waiting.push((uuid, reply));
+        receiver
     }
 
     /// Forgets a port here and queues its release at a controller.
@@ -583,7 +616,11 @@ impl Node {
     /// What workloads' interfaces are given.
     pub(crate) fn link_limits(&self) -> LinkLimits {
         let super_packet = self.kernel.super_packet;
-        LinkLimits { mtu: self.underlay.workload_mtu(), super_packet }
+        LinkLimits {
+            mtu: self.underlay.workload_mtu(),
+            underlay_mtu: self.underlay.mtu(),
+            super_packet,
+        }
     }
 
     /// Why a port does not forward.
@@ -602,5 +639,5 @@ impl Node {
 
 fn local_port(record: &PortRecord) -> Option<(u32, LocalPort)> {
     let ifindex = record.ifindex?;
-    Some((ifindex, LocalPort { uuid: record.uuid, ifindex, mtu: record.mtu }))
+    Some((ifindex, LocalPort { uuid: record.uuid, ifindex, mtu: record.mtu, vlan: None }))
 }

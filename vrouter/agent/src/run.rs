@@ -6,7 +6,9 @@ use crate::port_service::PortService;
 use crate::ports::NodeState;
 use crate::session::Channels;
 use crate::state::Core;
-use crate::{AgentConfig, AgentError, Underlay, dns, enroll, introspect, saved, session, tls};
+use crate::{
+    AgentConfig, AgentError, Underlay, dns, enroll, introspect, saved, session, tls, vm_service,
+};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use skein_cni::links::LinkWatch;
 use skein_datapath::Timeouts;
@@ -44,6 +46,9 @@ pub async fn run(
     let controllers: Vec<String> =
         config.controllers.iter().take(CONTROLLERS_USED).cloned().collect();
     let (dns, dns_sockets) = dns::new(&config, underlay.tunnel_address);
+    let machine_address = Some(underlay.tunnel_address)
+        .filter(std::net::IpAddr::is_ipv4)
+        .map(|own| std::net::SocketAddr::from((own, config.machine_port)));
     let (node, thread) = start_node(&config, underlay, controllers.clone(), dns)?;
 
     let channels = Channels::new(controllers.len());
@@ -59,6 +64,18 @@ pub async fn run(
             tracing::error!(%error, "the port API ended");
         }
     });
+    if let Some(address) = machine_address.filter(|address| address.port() != 0) {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| AgentError::Listen { address: address.to_string(), source })?;
+        let router = vm_service::router(&service);
+        tasks.spawn(async move {
+            let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
+            if let Err(error) = axum::serve(listener, service).await {
+                tracing::error!(%error, "the machines' API ended");
+            }
+        });
+    }
     let router = introspect::router(node.clone());
     tasks.spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {

@@ -82,6 +82,7 @@ pub(crate) fn service(key: &ServiceKey, entry: &ServiceEntry) -> datapath::Servi
             .collect(),
         affinity: (seconds != 0).then(|| Duration::from_secs(seconds)),
         keep_source: entry.keep_source,
+        link_local: entry.link_local,
         sources: entry.sources.iter().copied().collect(),
     }
 }
@@ -94,6 +95,7 @@ pub(crate) fn service_entry(service: &datapath::Service) -> (ServiceKey, Service
         members: service.members.iter().map(|m| (m.address, m.port, m.draining)).collect(),
         affinity_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
         keep_source: service.keep_source,
+        link_local: service.link_local,
         sources: service.sources.iter().copied().collect(),
     };
     ((at.vrf, at.address, at.protocol, at.port), entry)

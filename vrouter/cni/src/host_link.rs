@@ -22,12 +22,12 @@ pub const HOST_LINK_PEER: &str = "skein0-fabric";
 const GATEWAY4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x5e00, 0x0100);
 /// Our routes are told from others by this number (rtnetlink.h: above 4 there are user protocols).
-const PROTOCOL: u8 = 0x5e;
+pub(crate) const PROTOCOL: u8 = 0x5e;
 const ONLINK: u32 = 4;
 const NUD_PERMANENT: u16 = 0x80;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
-const RTA_PREFSRC: u16 = 7;
+pub(crate) const RTA_PREFSRC: u16 = 7;
 
 /// What the pair shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,8 +192,12 @@ impl HostLink {
     }
 }
 
-/// Routes of ours by the pair.
-fn installed(links: &mut Links, family: u8, index: u32) -> Result<BTreeSet<IpNet>, Error> {
+/// Routes of ours by an interface.
+pub(crate) fn installed(
+    links: &mut Links,
+    family: u8,
+    index: u32,
+) -> Result<BTreeSet<IpNet>, Error> {
     let mut batch = Batch::default();
     let mut header = [0; 12];
     header[0] = family;

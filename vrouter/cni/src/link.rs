@@ -25,7 +25,7 @@ pub(crate) const IFLA_IFNAME: u16 = 3;
 pub(crate) const IFLA_MTU: u16 = 4;
 pub(crate) const IFLA_LINKINFO: u16 = 18;
 pub(crate) const IFLA_AF_SPEC: u16 = 26;
-const IFLA_NET_NS_FD: u16 = 28;
+pub(crate) const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
 pub(crate) const IFLA_INFO_KIND: u16 = 1;
 pub(crate) const IFLA_INFO_DATA: u16 = 2;
@@ -41,7 +41,7 @@ pub(crate) const RTA_DST: u16 = 1;
 pub(crate) const RTA_OIF: u16 = 4;
 pub(crate) const RTA_GATEWAY: u16 = 5;
 const IFF_UP: u32 = 1;
-const AF_INET: u8 = 2;
+pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
 pub(crate) const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
@@ -95,7 +95,7 @@ pub(crate) struct Wanted<'a> {
 
 /// The container's network namespace, locked against other calls about the same container.
 pub(crate) struct ContainerNamespace {
-    file: Flock<File>,
+    pub(crate) file: Flock<File>,
 }
 
 impl ContainerNamespace {

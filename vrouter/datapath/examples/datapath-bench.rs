@@ -112,6 +112,7 @@ impl Bench {
                 members: members.collect(),
                 affinity: None,
                 keep_source: false,
+                link_local: false,
                 sources: vec![],
             };
             datapath.set_service(&service).expect("service");

@@ -12,6 +12,7 @@ use std::path::Path;
 /// One node's datapath. See the crate's documentation for the order of calls.
 pub struct Datapath {
     pub(crate) vifs: Table<u32, types::vif>,
+    pub(crate) vlans: Table<types::vlan_key, u32>,
     pub(crate) vif_states: Table<u32, types::vif_state>,
     pub(crate) vif_stats: Table<u32, types::vif_counters>,
     pub(crate) vif_drops: Table<types::vif_drop_key, u64>,
@@ -77,6 +78,7 @@ impl Datapath {
         let Maps {
             meta: _,
             vifs,
+            vlans,
             vif_states,
             vif_stats,
             vif_drops,
@@ -107,6 +109,7 @@ impl Datapath {
         } = maps;
         let mut datapath = Self {
             vifs: Table::new(vifs, "vifs"),
+            vlans: Table::new(vlans, "vlans"),
             vif_states: Table::new(vif_states, "vif_states"),
             vif_stats: Table::new(vif_stats, "vif_stats"),
             vif_drops: Table::new(vif_drops, "vif_drops"),

@@ -40,14 +40,14 @@ macro_rules! maps {
 }
 
 maps! {
-    meta, vifs, vif_states, vif_stats, vif_drops, drops, generations, host_routes, prefix_routes, next_hops, labels,
+    meta, vifs, vlans, vif_states, vif_stats, vif_drops, drops, generations, host_routes, prefix_routes, next_hops, labels,
     contexts, port_mappings, services, members, member_set, affinities, service_sources, node, peers, tunnel_addresses, policies, policy_sources, flows, fragments, events,
 }
 
 /// Size the configuration gives to a table; `None`: the one in maps.h.
 fn configured(name: &str, config: &Config) -> Option<u32> {
     Some(match name {
-        "vifs" | "vif_states" | "vif_stats" => config.vif_table_size,
+        "vifs" | "vlans" | "vif_states" | "vif_stats" => config.vif_table_size,
         "host_routes" => config.host_route_table_size,
         "prefix_routes" => config.prefix_route_table_size,
         "next_hops" => config.next_hop_table_size,

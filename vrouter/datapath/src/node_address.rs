@@ -72,6 +72,9 @@ impl Datapath {
             sctp: range(&node.sctp),
             icmp: range(&node.icmp),
             services: old.services,
+            natives: old.natives,
+            uplink: old.uplink,
+            uplink_mac: old.uplink_mac,
             ..types::node::default()
         };
         if let Some(address) = node.address4 {

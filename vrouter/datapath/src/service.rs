@@ -38,6 +38,8 @@ pub struct Service {
     pub affinity: Option<Duration>,
     /// From outside: `members` are all on this node and see the client's address; otherwise they see the node's.
     pub keep_source: bool,
+    /// It is the node's own: clients are known by [`crate::Vif::metadata`] there, and no policy keeps them away. IPv4 only.
+    pub link_local: bool,
     /// From outside: only clients in one of these; empty: anyone.
     pub sources: Vec<IpNet>,
 }
@@ -144,6 +146,9 @@ impl Datapath {
         };
         if service.keep_source {
             raw.flags |= abi::SERVICE_KEEP_SOURCE;
+        }
+        if service.link_local {
+            raw.flags |= abi::SERVICE_LINK_LOCAL;
         }
         if !service.sources.is_empty() {
             raw.flags |= abi::SERVICE_SOURCES;
@@ -252,6 +257,7 @@ impl Datapath {
                 members,
                 affinity: (raw.affinity != 0).then(|| Duration::from_nanos(raw.affinity)),
                 keep_source: raw.flags & abi::SERVICE_KEEP_SOURCE != 0,
+                link_local: raw.flags & abi::SERVICE_LINK_LOCAL != 0,
                 sources: sources
                     .filter_map(|(source, _)| {
                         let address = ip_from_abi(source.family, &source.address);

@@ -152,6 +152,14 @@ impl Datapath {
     ) -> Result<Option<(ContextId, types::route)>> {
         let (family, local) = ip_to_abi(q.local);
         let mut best = None;
+        // Any of its own addresses is better than the node's.
+        let own = match own {
+            Some(route) => match self.next_hop(route.next_hop)? {
+                NextHop::Outside { .. } => None,
+                _ => Some(route),
+            },
+            None => None,
+        };
         let mut length = own.map(|route| route.length);
         for id in &record.floating {
             let Some(context) = self.contexts.get(id)? else { continue };

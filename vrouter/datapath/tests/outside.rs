@@ -211,6 +211,7 @@ fn a_member_outside_the_fabric_is_reached_by_the_nodes_address() {
         members,
         affinity: None,
         keep_source: false,
+        link_local: false,
         sources: vec![],
     };
     bed.datapath.set_service(&service).unwrap();
@@ -273,6 +274,7 @@ fn node_port(address: IpAddr, protocol: u8, member: (IpAddr, u16)) -> Service {
         members: vec![ServiceMember { address: member.0, port: member.1, draining: false }],
         affinity: None,
         keep_source: false,
+        link_local: false,
         sources: vec![],
     }
 }

@@ -43,6 +43,7 @@ fn service(at: ServiceKey, members: Vec<ServiceMember>) -> Service {
         members,
         affinity: None,
         keep_source: false,
+        link_local: false,
         sources: vec![],
     }
 }

@@ -97,6 +97,7 @@ fn set_service(node: &mut Node, vrf: VrfId, at: &str, members: &[(&str, u16)], k
         members: members.collect(),
         affinity: None,
         keep_source,
+        link_local: false,
         sources: vec![],
     };
     node.datapath.set_service(&service).unwrap();

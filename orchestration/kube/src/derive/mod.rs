@@ -14,6 +14,7 @@ mod policy;
 mod service;
 mod shared;
 mod tags;
+mod underlay;
 mod virtual_network;
 
 pub use annotations::{NetworkChoice, network_choices};

@@ -20,6 +20,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     if let Err(problem) = super::networks::chosen(cx, &namespace.meta) {
         out.problem("BadAnnotation", problem);
     }
+    cx.tell_about_underlay(name, &wishes, &mut out);
     let isolated = cx.isolated(name);
     let cluster_makes_it = matches!(name, "default" | "kube-system") || cx.names.is_shared();
     if !cluster_makes_it {

@@ -112,14 +112,10 @@ impl Context<'_> {
         snat: bool,
         policies: Vec<FqName>,
     ) -> Desired {
+        let forwarding = self.underlay(&name, forwarding, true).is_in();
         let ipam = if forwarding { "ip-fabric-ipam" } else { "pod-ipam" };
         let network = self.flat_network(key, name, ipam, policies);
-        // Once in the underlay, a network stays there: its addresses are.
-        if forwarding {
-            network.refer(Kind::VIRTUAL_NETWORK, [self.names.ip_fabric()])
-        } else {
-            network.set("fabric_snat", snat)
-        }
+        self.reaches_outside(network, forwarding, snat)
     }
 
     /// A service network of the cluster's own.

@@ -22,8 +22,15 @@ pub enum NextHop {
         /// Number of the VRF.
         vrf: u32,
     },
+    /// Nowhere: a prefix in which only what is routed is reached.
+    Discard,
     /// Out of the fabric, from the node's own address.
     Outside,
+    /// By the underlay without a tunnel, as both ends have addresses there.
+    Native {
+        /// The node that has the address; `None`: whoever has it.
+        node: Option<IpAddr>,
+    },
     /// A workload of another node.
     Tunnel {
         /// That node's tunnel address.
@@ -101,6 +108,10 @@ pub struct InterfaceEntry {
     pub mtu: u32,
     /// It is the node's own stack.
     pub host: bool,
+    /// It is a VLAN on another port's device: host end and tag.
+    pub vlan: Option<(u32, u16)>,
+    /// By which the node's own services know it.
+    pub metadata: Option<Ipv4Addr>,
     /// Contexts whose floating addresses it may open connections from.
     pub floating: Vec<u32>,
 }
@@ -157,6 +168,8 @@ pub struct ServiceEntry {
     pub affinity_seconds: u32,
     /// Members see the client's address.
     pub keep_source: bool,
+    /// Members are the node itself, or are reached from its address.
+    pub link_local: bool,
     /// Clients must be in one of these; empty: anyone.
     pub sources: BTreeSet<IpNet>,
 }
@@ -187,4 +200,6 @@ pub struct Tables {
     pub services: BTreeMap<ServiceKey, ServiceEntry>,
     /// `None`: nothing leaves the fabric here.
     pub node: Option<NodeEntry>,
+    /// Addresses in the underlay that are here, each with the number of the next hop to its workload; 0: of services.
+    pub natives: BTreeMap<IpAddr, u32>,
 }

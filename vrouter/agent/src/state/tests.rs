@@ -8,6 +8,7 @@ use super::tables::{NextHop, PolicyState, Tables};
 use proptest::prelude::*;
 use skein_proto::session as wire;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use uuid::Uuid;
 
 const OWN: &str = "172.31.0.1";
@@ -36,6 +37,9 @@ fn vrf(number: u8, uses: u8) -> wire::Vrf {
         network_id: u32::from(number),
         service_vrfs: usable.map(|other| format!("vrf{other}")).collect(),
         fabric_snat: uses & 8 != 0,
+        link_local: uses & 16 != 0,
+        underlay: uses & 64 != 0,
+        closed_prefixes: if uses & 32 != 0 { vec!["10.0.0.0/29".into()] } else { vec![] },
         ..wire::Vrf::default()
     }
 }
@@ -60,6 +64,7 @@ fn service(number: u8, vrf: u8, member: u8, kind: u8) -> wire::Service {
         internal_local: kind & 4 != 0,
         node_port: if kind & 8 != 0 { 30_080 } else { 0 },
         external: kind & 16 != 0,
+        announced: kind & 32 != 0,
         ..wire::Service::default()
     }
 }
@@ -70,6 +75,7 @@ fn context(vrf: u8, policy: u8, floating: u8) -> wire::Context {
         policy: format!("policy{policy}"),
         network_id: u32::from(vrf),
         floating_address: if floating < 3 { String::new() } else { format!("10.0.0.{floating}") },
+        underlay: floating & 1 != 0,
         fixed_address: if floating < 3 { String::new() } else { "10.0.0.1".into() },
         ..wire::Context::default()
     }
@@ -100,6 +106,8 @@ fn policy(number: u8, version: u8) -> wire::PolicySet {
 }
 
 fn interface(port: u8, vrf: u8, policy: u8, contexts: u8) -> wire::Interface {
+    // Now and then a port is a VLAN on another one's device.
+    let is_nested = port == 4 && contexts >= 4;
     wire::Interface {
         uuid: uuid(port).to_string(),
         name: format!("port{port}"),
@@ -117,6 +125,8 @@ fn interface(port: u8, vrf: u8, policy: u8, contexts: u8) -> wire::Interface {
             .collect(),
         host: port == 5,
         local_preference: [0, 100, 200][usize::from(contexts % 3)],
+        parent: if is_nested { uuid(1).to_string() } else { String::new() },
+        vlan: if is_nested { 100 } else { 0 },
         ..wire::Interface::default()
     }
 }
@@ -128,6 +138,7 @@ fn route(vrf: u8, host: u8, length: u8, next_hop: u8, label: u8) -> wire::Route 
         encapsulations: vec![wire::Encapsulation::Vxlan as i32],
         network_id: u32::from(label % 2),
         local_preference: [100, 100, 200][usize::from(label % 3)],
+        native: label > 2,
         ..wire::Path::default()
     };
     // Two paths now and then: an ECMP group.
@@ -139,11 +150,11 @@ fn route(vrf: u8, host: u8, length: u8, next_hop: u8, label: u8) -> wire::Route 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let controller = 0..2usize;
     let intent = (
-        prop::collection::vec((0..3u8, 0..16u8), 0..3),
+        prop::collection::vec((0..3u8, 0..128u8), 0..3),
         prop::collection::vec((0..3u8, 0..4u8), 0..3),
         prop::collection::vec((1..6u8, 0..3u8, 0..4u8, 0..8u8), 0..4),
         prop::collection::vec((0..3u8, 0..3u8, 1..6u8, 0..4u8), 0..2),
-        prop::collection::vec((0..4u8, 0..3u8, 1..6u8, 0..32u8), 0..3),
+        prop::collection::vec((0..4u8, 0..3u8, 1..6u8, 0..64u8), 0..3),
         any::<bool>(),
         0..50u64,
     )
@@ -242,8 +253,9 @@ impl Kernel {
                 self.tables.contexts.remove(&id);
             }
             Operation::PutRoute(vrf, prefix, entry) => {
-                assert!(self.tables.next_hops.contains_key(&entry.next_hop), "route to nowhere");
-                if let NextHop::Service { vrf } = self.tables.next_hops[&entry.next_hop] {
+                let hop = self.tables.next_hops.get(&entry.next_hop);
+                assert!(hop.is_some() || entry.next_hop == 0, "route to nowhere");
+                if let Some(NextHop::Service { vrf }) = hop.cloned() {
                     let key = (vrf, prefix.addr());
                     let mut services = self.tables.services.keys();
                     assert!(services.any(|(v, a, ..)| (*v, *a) == key), "a service without one");
@@ -254,6 +266,20 @@ impl Kernel {
                 self.assert_loaded(entry.policy);
                 assert!(entry.floating.iter().all(|id| self.tables.contexts.contains_key(id)));
                 self.tables.interfaces.insert(ifindex, entry);
+            }
+            Operation::PutNative(address, number) => {
+                let hop = self.tables.next_hops.get(&number);
+                let place = match hop {
+                    Some(NextHop::Local { ifindex, .. }) => Some(*ifindex),
+                    _ => None,
+                };
+                let there =
+                    place.is_some_and(|ifindex| self.tables.interfaces.contains_key(&ifindex));
+                assert!(there || number == 0, "an address of nobody's");
+                self.tables.natives.insert(address, number);
+            }
+            Operation::RemoveNative(address) => {
+                self.tables.natives.remove(&address);
             }
             Operation::RemoveInterface(ifindex, _) => {
                 self.tables.interfaces.remove(&ifindex);
@@ -267,6 +293,7 @@ impl Kernel {
             }
             Operation::RemoveNextHop(number, _) => {
                 assert!(self.tables.routes.values().all(|route| route.next_hop != number));
+                assert!(self.tables.natives.values().all(|native| *native != number));
                 self.tables.next_hops.remove(&number);
             }
         }
@@ -300,7 +327,12 @@ fn feed(core: &mut Core, event: &Event) {
         Event::Intent(controller, intent) => core.intent(*controller, intent.clone()),
         Event::Routes(controller, routes) => core.routes(*controller, routes),
         Event::Bind(port) => {
-            core.bind(LocalPort { uuid: uuid(*port), ifindex: u32::from(*port), mtu: 1450 });
+            core.bind(LocalPort {
+                uuid: uuid(*port),
+                ifindex: u32::from(*port),
+                mtu: 1450,
+                vlan: None,
+            });
         }
         Event::Unbind(port) => core.unbind(uuid(*port)),
         Event::Apply(_) => {}
@@ -313,14 +345,23 @@ type Resolved = (
     BTreeMap<u32, (Uuid, String, bool)>,
     BTreeMap<u32, (String, Option<super::FloatingEntry>, bool)>,
     BTreeMap<super::ServiceKey, super::ServiceEntry>,
+    BTreeMap<std::net::IpAddr, Vec<NextHop>>,
 );
 
 fn resolve(core: &Core, tables: &Tables) -> Resolved {
     let names = core.vrf_names();
-    let members = |number: &u32| match &tables.next_hops[number] {
-        NextHop::Ecmp { members } => members.iter().map(|m| tables.next_hops[m].clone()).collect(),
-        one => vec![one.clone()],
+    let members = |number: &u32| match tables.next_hops.get(number) {
+        Some(NextHop::Ecmp { members }) => {
+            members.iter().map(|m| tables.next_hops[m].clone()).collect()
+        }
+        Some(one) => vec![one.clone()],
+        None => {
+            assert_eq!(*number, 0);
+            vec![NextHop::Discard]
+        }
     };
+    let natives = tables.natives.iter().map(|(address, number)| (*address, members(number)));
+    let natives: BTreeMap<_, _> = natives.collect();
     let routes = tables.routes.iter().map(|((vrf, prefix), entry)| {
         let identity = core.identity(entry.identity).unwrap().clone();
         ((names[vrf].to_owned(), prefix.to_string()), (members(&entry.next_hop), identity))
@@ -333,7 +374,7 @@ fn resolve(core: &Core, tables: &Tables) -> Resolved {
         let loaded = matches!(entry.policy, PolicyState::Loaded { .. });
         (*id, (names[&entry.vrf].to_owned(), entry.floating.clone(), loaded))
     });
-    (routes.collect(), interfaces.collect(), contexts.collect(), tables.services.clone())
+    (routes.collect(), interfaces.collect(), contexts.collect(), tables.services.clone(), natives)
 }
 
 proptest! {
@@ -415,4 +456,78 @@ proptest! {
         }
         prop_assert_eq!(&kernel.tables, after.wanted());
     }
+}
+
+#[test]
+fn a_sub_interface_comes_and_goes_with_its_parent() {
+    let nested = || wire::Interface { sub_interfaces: vec![], ..interface(4, 2, 0, 4) };
+    let parent =
+        wire::Interface { sub_interfaces: vec![uuid(4).to_string()], ..interface(1, 1, 0, 0) };
+    let rival = wire::Interface { vlan: 100, parent: uuid(1).to_string(), ..interface(3, 2, 0, 0) };
+    let mut core = core();
+    core.connected(0);
+    let local = wire::Vrf { link_local: true, ..vrf(0, 0) };
+    let intent = wire::Intent {
+        revision: 1,
+        vrfs: vec![local, vrf(1, 1), vrf(2, 1)],
+        policies: vec![policy(0, 0)],
+        interfaces: vec![parent, nested(), rival, interface(5, 1, 0, 0)],
+        services: vec![wire::Service {
+            id: "agent".into(),
+            vrf: "vrf0".into(),
+            address: "10.10.10.2".into(),
+            protocol: 6,
+            port: 9091,
+            members: vec![wire::Member {
+                address: "127.0.0.1".into(),
+                port: 9091,
+                ..wire::Member::default()
+            }],
+            ..wire::Service::default()
+        }],
+        end_of_snapshot: true,
+        ..wire::Intent::default()
+    };
+    feed(&mut core, &Event::Intent(0, intent));
+    let settle = |core: &mut Core| {
+        for operation in core.operations() {
+            core.applied(&operation);
+        }
+    };
+    settle(&mut core);
+    assert_eq!(core.in_force().interfaces.len(), 0, "no device, no workload in it");
+    feed(&mut core, &Event::Bind(1));
+    feed(&mut core, &Event::Bind(5));
+    settle(&mut core);
+    assert!(core.sub_interfaces().contains(&uuid(4)));
+    // Of two that claim a tag, one has it, and the other is told.
+    assert_eq!(core.port_problem(uuid(4)).is_some(), core.port_problem(uuid(3)).is_none());
+    let winner = if core.port_problem(uuid(4)).is_none() { uuid(4) } else { uuid(3) };
+    let port = core.local_port(winner).cloned().expect("it is here because its parent is");
+    assert_eq!((port.vlan, port.mtu), (Some((1, 100)), 1450));
+    let entry = core.in_force().interfaces.values().find(|entry| entry.uuid == winner).cloned();
+    let entry = entry.expect("in force");
+    // The node's services know it, and lead to the node's own stack.
+    let metadata = entry.metadata.expect("a metadata address");
+    assert_eq!(core.by_metadata(metadata), Some(winner));
+    let at = |vrf: u32, address: IpAddr| {
+        let route = core.in_force().routes.get(&(vrf, address.into()))?;
+        core.in_force().next_hops.get(&route.next_hop).cloned()
+    };
+    let names = core.vrf_names();
+    let number = |name: &str| names.iter().find(|(_, n)| **n == name).map(|(n, _)| *n).unwrap();
+    let to_host = Some(NextHop::Local { ifindex: 5, context: 0 });
+    assert_eq!(at(number("vrf0"), OWN.parse().unwrap()), to_host);
+    let ifindex = skein_datapath::sub_interface(entry.label);
+    assert_eq!(at(number("vrf1"), metadata.into()), Some(NextHop::Local { ifindex, context: 0 }));
+    let services = &core.in_force().services;
+    let service = services.iter().find(|((vrf, ..), _)| *vrf == number("vrf0")).unwrap().1;
+    assert!(service.link_local);
+    assert_eq!(service.members.first().unwrap().0, OWN.parse::<IpAddr>().unwrap());
+    drop(names);
+    feed(&mut core, &Event::Unbind(1));
+    settle(&mut core);
+    assert_eq!(core.local_port(winner), None);
+    assert_eq!(core.by_metadata(metadata), None);
+    assert_eq!(core.in_force().interfaces.len(), 1, "the host's alone");
 }

@@ -115,8 +115,12 @@ impl Core {
         source: &Option<(IpNet, RouteEntry)>,
         trace: &mut Trace,
     ) -> Option<()> {
+        if route.next_hop == 0 {
+            trace.step("next hop", "closed: in the underlay only what is routed is reached");
+            return None;
+        }
         match self.in_force().next_hops.get(&route.next_hop) {
-            None => {
+            None | Some(NextHop::Discard) => {
                 trace.step("next hop", "not in the kernel: dropped");
                 None
             }
@@ -131,6 +135,11 @@ impl Core {
             }
             Some(NextHop::Outside) => {
                 trace.step("next hop", "out of the fabric, from the node's own address");
+                Some(())
+            }
+            Some(NextHop::Native { node }) => {
+                let whom = node.map_or("whoever has it".into(), |node| format!("node {node}"));
+                trace.step("next hop", format!("by the underlay without a tunnel, to {whom}"));
                 Some(())
             }
             Some(NextHop::Service { vrf }) => {

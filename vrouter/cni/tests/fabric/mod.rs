@@ -348,6 +348,7 @@ fn port_record(workload: &Workload) -> PortRecord {
         ifindex: None,
         mtu: 0,
         pod: None,
+        underlay: false,
     }
 }
 

@@ -161,6 +161,8 @@ impl Bed {
             mtu: 0,
             delivery: Delivery::Transmit,
             host: false,
+            vlan: None,
+            metadata: None,
             floating: vec![],
         }
     }
@@ -321,6 +323,7 @@ pub fn add_translations(bed: &mut Bed) {
                 members: members.collect(),
                 affinity: None,
                 keep_source,
+                link_local: false,
                 sources: vec![],
             };
             d.set_service(&service).expect("service");

@@ -113,6 +113,13 @@ fn via(value: Option<&Value>) -> String {
         Some(one) if one.get("type") == Some(&Value::from("outside")) => {
             "outside, from the node's address".to_owned()
         }
+        Some(one) if one.get("type") == Some(&Value::from("native")) => {
+            match one.get("node").and_then(Value::as_str) {
+                Some(node) => format!("the underlay, to {node}"),
+                None => "the underlay".to_owned(),
+            }
+        }
+        Some(one) if one.get("type") == Some(&Value::from("discard")) => "closed".to_owned(),
         Some(one) if one.get("type") == Some(&Value::from("tunnel")) => format!(
             "{} to {}, label {}",
             text(one, "encapsulation"),

@@ -2,6 +2,8 @@
 
 mod dns;
 mod intent;
+mod natives;
+mod nested;
 mod order;
 mod routes;
 mod services;
@@ -31,6 +33,8 @@ pub struct LocalPort {
     pub ifindex: u32,
     /// MTU of the workload's end in bytes; 0: not known.
     pub mtu: u32,
+    /// It has no device, but a VLAN on another port's: host end and tag.
+    pub vlan: Option<(u32, u16)>,
 }
 
 /// Why a port does not forward.
@@ -87,6 +91,8 @@ pub struct Core {
     merged: Merged,
     leading: usize,
     ports: BTreeMap<Uuid, LocalPort>,
+    /// Ports on VLANs of those.
+    nested: BTreeMap<Uuid, LocalPort>,
     numbers: Numbers,
     default_max_flows: u32,
     context: Context,
@@ -109,6 +115,8 @@ pub struct Core {
     services: BTreeMap<String, ServiceSpec>,
     /// VRF numbers that services were compiled with.
     service_numbers: BTreeMap<String, u32>,
+    /// And VRFs of the node's own services.
+    services_of_node: BTreeSet<String>,
     /// Services by the place they want; the first one has it.
     claims: BTreeMap<ServiceKey, BTreeSet<String>>,
     claimed: BTreeMap<String, BTreeSet<ServiceKey>>,
@@ -138,6 +146,7 @@ impl Core {
             merged: Merged::new(controllers),
             leading: 0,
             ports: BTreeMap::new(),
+            nested: BTreeMap::new(),
             numbers,
             default_max_flows,
             context: Context { own_address, ..Context::default() },
@@ -157,6 +166,7 @@ impl Core {
             context_labels: BTreeSet::new(),
             services: BTreeMap::new(),
             service_numbers: BTreeMap::new(),
+            services_of_node: BTreeSet::new(),
             claims: BTreeMap::new(),
             claimed: BTreeMap::new(),
             service_problems: BTreeMap::new(),
@@ -223,8 +233,8 @@ impl Core {
 
     /// A port's host end exists.
     pub fn bind(&mut self, port: LocalPort) {
-        self.ports.insert(port.uuid, port);
-        self.touched.intent = true;
+        let known = self.ports.insert(port.uuid, port.clone());
+        self.touched.intent |= known != Some(port);
     }
 
     /// A port's host end is gone, or its workload is. The label is freed by [`Core::forget`].
@@ -235,7 +245,7 @@ impl Core {
     /// A port will not come back: its label may go to another, later.
     pub fn forget(&mut self, uuid: Uuid) {
         self.unbind(uuid);
-        self.numbers.labels.free(&uuid);
+        self.numbers.forget(&uuid);
     }
 
     /// Why a port does not forward; `None` when it does, with its policy in force.
@@ -244,7 +254,7 @@ impl Core {
         if let Some(problem) = self.port_problems.get(&uuid) {
             return Some(problem.clone());
         }
-        let Some(LocalPort { ifindex, .. }) = self.ports.get(&uuid) else {
+        let Some(LocalPort { ifindex, .. }) = self.local_port(uuid) else {
             return Some(PortProblem::NotBound);
         };
         let wanted = self.wanted.interfaces.get(ifindex);
@@ -261,7 +271,7 @@ impl Core {
     #[must_use]
     pub fn local_routes(&self) -> Vec<wire::LocalRoute> {
         let mut routes = Vec::new();
-        for (uuid, LocalPort { ifindex, .. }) in &self.ports {
+        for (uuid, LocalPort { ifindex, .. }) in self.ports.iter().chain(&self.nested) {
             let (Some(spec), Some(entry)) =
                 (self.interfaces.get(uuid), self.applied.interfaces.get(ifindex))
             else {
@@ -399,6 +409,7 @@ impl Core {
                 self.compile_route(&vrf, prefix);
             }
         }
+        self.compile_natives();
         self.compile_node();
     }
 

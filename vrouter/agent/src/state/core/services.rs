@@ -18,9 +18,11 @@ impl Core {
     /// numbers; marks the routes that follow.
     pub(super) fn compile_services(&mut self, all: bool, touched: &mut Touched) {
         let mut ids = std::mem::take(&mut touched.services);
-        let renumbered = self.service_numbers != self.context.vrfs;
+        let renumbered = self.service_numbers != self.context.vrfs
+            || self.services_of_node != self.context.link_local;
         if renumbered {
             self.service_numbers.clone_from(&self.context.vrfs);
+            self.services_of_node.clone_from(&self.context.link_local);
         }
         if all || renumbered {
             ids.extend(self.services.keys().cloned());
@@ -41,7 +43,7 @@ impl Core {
         places: &mut BTreeSet<ServiceKey>,
         touched: &mut Touched,
     ) {
-        let read = self.merged.leader().service(id).map(ServiceSpec::read);
+        let read = self.merged.leader().service(id).map(|service| self.read_service(service));
         let subject = format!("service {id}");
         if self.service_problems.remove(&subject).is_some() {
             self.problems.remove(&subject);
@@ -153,6 +155,7 @@ impl Core {
             members,
             affinity_seconds: service.affinity_seconds,
             keep_source: from_outside && service.external_local,
+            link_local: !from_outside && self.context.link_local.contains(&service.vrf),
             sources: if by_address { service.sources.clone() } else { BTreeSet::new() },
         })
     }
