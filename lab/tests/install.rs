@@ -9,6 +9,7 @@
     reason = "a failed step is a failed test"
 )]
 #![allow(clippy::print_stdout, reason = "how long the steps took is for whoever reads a failure")]
+#![allow(unreachable_pub, reason = "programs.rs is shared with tests that have more modules")]
 
 #[path = "support/programs.rs"]
 mod programs;

@@ -62,7 +62,7 @@ impl HostLink {
         let peer =
             link::find(&mut links.0, HOST_LINK_PEER)?.ok_or_else(|| missing(HOST_LINK_PEER))?;
         // Strict filtering would drop what comes by a service from a host whose own way is the underlay.
-        let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{HOST_LINK}/rp_filter"), "2");
+        let _ = std::fs::write(crate::sysctl(&format!("ipv4/conf/{HOST_LINK}/rp_filter")), "2");
         self.neighbour(links, host.index)?;
         self.routes(links, host.index)?;
         Ok(peer.index)

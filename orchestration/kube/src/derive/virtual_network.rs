@@ -11,7 +11,7 @@ use crate::key::Key;
 use crate::names;
 use crate::objects::VirtualNetwork;
 use ipnet::IpNet;
-use serde_json::json;
+use serde_json::{Value, json};
 use skein_model::{FqName, Kind};
 use std::net::IpAddr;
 
@@ -193,7 +193,11 @@ fn objects(
     );
     let joins = joins(cx, key, wish, name, &mut out)?;
     let targets = &spec.route_targets;
-    let list = |targets: &[String]| json!({ "route_target": targets });
+    // An empty list is none.
+    let list = |targets: &[String]| match targets {
+        [] => Value::Null,
+        some => json!({ "route_target": some }),
+    };
     let link = Ref { name: ipam, attr: json!({ "ipam_subnets": subnets }) };
     let mut network: Desired = cx
         .owned(key, Kind::VIRTUAL_NETWORK, Some(Kind::PROJECT), name.clone(), &[])
