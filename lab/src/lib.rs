@@ -27,6 +27,7 @@ mod topology;
 mod transfer;
 mod wait;
 
+pub mod chart;
 pub mod kubernetes;
 
 pub use bridge::{BridgeOverVxlan, LocalBridge};

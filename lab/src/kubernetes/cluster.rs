@@ -332,6 +332,14 @@ impl Cluster {
         &self.programs.kubectl
     }
 
+    /// Gives every node the images of an archive on this machine.
+    ///
+    /// # Errors
+    /// What a runtime's client said.
+    pub fn import_images(&self, archive: &Path) -> Result<(), ClusterError> {
+        self.nodes.iter().try_for_each(|node| node.import_images(&self.programs.ctr, archive))
+    }
+
     fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.programs.kubectl);
         command

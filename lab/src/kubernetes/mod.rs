@@ -30,7 +30,7 @@ pub use cluster::{Cluster, ClusterOptions};
 pub use control_plane::ControlPlane;
 pub use daemon::Daemon;
 pub use error::ClusterError;
-pub use image::{PAUSE_IMAGE, PROBE_IMAGE};
+pub use image::{PAUSE_IMAGE, PROBE_IMAGE, SKEIN_IMAGE, build_skein};
 pub use network::{NetworkOptions, SkeinNetwork};
 pub use node::KubeNode;
 pub use outcome::{ProbeAnswer, ProbeOutcome, StreamReport};

@@ -147,6 +147,22 @@ impl KubeNode {
         run(None, self.command(program).args(arguments), None)
     }
 
+    /// Gives the runtime the images of an archive on this machine.
+    ///
+    /// # Errors
+    /// What the runtime's client said.
+    pub fn import_images(&self, ctr: &Path, archive: &Path) -> Result<(), ClusterError> {
+        let copy = self.folder.join("more-images.tar");
+        std::fs::copy(archive, &copy)
+            .map_err(|source| ClusterError::file("copy images to", &copy, source))?;
+        let mut command = self.command(ctr);
+        command.args(["--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "image", "import"]);
+        command.arg(format!("{INSIDE}/more-images.tar"));
+        run(None, &mut command, None)?.success()?;
+        let _ = std::fs::remove_file(&copy);
+        Ok(())
+    }
+
     /// Starts a program in all namespaces of the node; its log stands beside the kubelet's.
     pub(crate) fn start_daemon(&self, name: &str, line: Line) -> Result<Daemon, ClusterError> {
         let log = self.logs.join(format!("{name}.log"));

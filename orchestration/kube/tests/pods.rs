@@ -214,7 +214,7 @@ async fn a_custom_network_holds_pods_and_an_unknown_one_is_told() {
         "",
         "opencontrail.org/network: 'default-domain:default-project:red'",
     ));
-    bench.put(pod("shop", "bad", "", "opencontrail.org/network: 'red'"));
+    bench.put(pod("shop", "bad", "", "opencontrail.org/network: 'shop:red'"));
     bench.settle().await;
     let mut reasons = bench.reasons();
     reasons.sort_unstable();
@@ -360,7 +360,7 @@ async fn a_change_right_after_another_does_not_wait() {
     let begun = std::time::Instant::now();
     bench.put(pod("default", "web", "", ""));
     bench.settle().await;
-    bench.put(pod("default", "web", "", "opencontrail.org/network: nonsense"));
+    bench.put(pod("default", "web", "", "opencontrail.org/network: 'non:sense'"));
     bench.settle().await;
     assert_eq!(bench.reasons(), ["BadAnnotation"]);
     assert!(begun.elapsed() < std::time::Duration::from_secs(4), "{:?}", begun.elapsed());

@@ -8,7 +8,6 @@ use crate::state::{
 use skein_datapath as datapath;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 pub(crate) fn context(entry: &ContextEntry) -> datapath::Context {
@@ -136,11 +135,11 @@ pub(crate) fn node_entry(node: &datapath::NodeAddress) -> Option<NodeEntry> {
 }
 
 /// Ports that the kernel does not give to the host's own connections.
-const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+const RESERVED: &str = "ipv4/ip_local_reserved_ports";
 
 /// Keeps the host from using the ports that it lends; what is reserved already stays so.
 pub(crate) fn reserve_ports(node: &datapath::NodeAddress) -> Result<(), AgentError> {
-    let path = Path::new(RESERVED);
+    let path = &skein_cni::sysctl(RESERVED);
     let before =
         std::fs::read_to_string(path).map_err(AgentError::file("read", path))?.trim().to_owned();
     let wanted = [&node.tcp, &node.udp, &node.sctp, &node.icmp]

@@ -69,7 +69,7 @@ impl HostLink {
         // the programs let no others through.
         for (setting, value) in [("rp_filter", "2"), ("accept_local", "1"), ("route_localnet", "1")]
         {
-            let path = format!("/proc/sys/net/ipv4/conf/{HOST_LINK}/{setting}");
+            let path = crate::sysctl(&format!("ipv4/conf/{HOST_LINK}/{setting}"));
             let _ = std::fs::write(path, value);
         }
         self.own_address(links, host.index)?;

@@ -51,6 +51,10 @@ impl Core {
                     .collect();
                 self.marked.extend(pods);
             }
+            KubeObject::VirtualNetwork(network) => {
+                // Whoever waits for it waits for what it becomes.
+                self.mark(place(Sort::VirtualNetwork, &network.meta));
+            }
             KubeObject::AdminPolicy(policy) => {
                 let kind = policy.resource.kind();
                 self.mark(Key::new(Sort::Admin, kind, &policy.meta.name));
@@ -107,6 +111,11 @@ impl Core {
 
     fn pod_changed(&mut self, pod: &Pod, changed: &Changed) {
         self.mark(place(Sort::Pod, &pod.meta));
+        // A network on its way out goes with its last pod.
+        let going = self.cache.virtual_networks.values().filter(|network| network.deleting);
+        let going: Vec<Key> =
+            going.map(|network| place(Sort::VirtualNetwork, &network.meta)).collect();
+        self.marked.extend(going);
         let known = |object: &Option<KubeObject>| match object {
             Some(KubeObject::Pod(pod)) => Some((pod.meta.uid, pod.host_network)),
             _ => None,

@@ -34,7 +34,7 @@ pub(super) fn network_of(cx: &Context<'_>, nad: &Nad) -> Result<Option<FqName>, 
     if !PLUGINS.contains(&plugin.as_str()) {
         return Ok(None);
     }
-    if let Some(chosen) = networks::chosen(&nad.meta)? {
+    if let Some(chosen) = networks::chosen(cx, &nad.meta)? {
         return Ok(Some(chosen));
     }
     if let Some(text) = nad.meta.annotation(CIDR) {
@@ -66,7 +66,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
         Ok(Some(_)) => {}
     }
     let mut out = Derived::default();
-    if let Ok(Some(chosen)) = networks::chosen(&nad.meta) {
+    if let Ok(Some(chosen)) = networks::chosen(cx, &nad.meta) {
         if cx.graph.by_name(Kind::VIRTUAL_NETWORK, &chosen).is_none() {
             out.waits.push((Kind::VIRTUAL_NETWORK, chosen.clone()));
             let text = format!("virtual-network {chosen} does not exist; create it");

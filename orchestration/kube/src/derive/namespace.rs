@@ -17,7 +17,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     for problem in &wishes.problems {
         out.problem("BadAnnotation", problem.clone());
     }
-    if let Err(problem) = super::networks::chosen(&namespace.meta) {
+    if let Err(problem) = super::networks::chosen(cx, &namespace.meta) {
         out.problem("BadAnnotation", problem);
     }
     if let Err(problem) = super::service::pool_for(cx, &namespace.meta) {

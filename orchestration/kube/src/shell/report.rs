@@ -105,6 +105,7 @@ fn is_namespaced(resource: Resource) -> bool {
             | Resource::Ingress
             | Resource::NetworkPolicy
             | Resource::Nad
+            | Resource::VirtualNetwork
     )
 }
 
