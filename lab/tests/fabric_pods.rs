@@ -131,6 +131,12 @@ fn one_add_makes_every_interface_of_a_pod_once_it_is_announced() {
     for gateway in ["10.1.0.254", "10.2.0.254"] {
         assert!(pod.pings(gateway, 3).unwrap(), "{gateway}");
     }
+    // However many it speaks to, its neighbours are the gateways: the kernel has room for few.
+    for nobody in 100..110 {
+        let _ = pod.pings(&format!("10.1.0.{nobody}"), 1).unwrap();
+    }
+    let neighbours = pod.run(Command::new("ip").args(["-4", "neigh"])).unwrap().stdout;
+    assert!(neighbours.lines().all(|line| line.ends_with("PERMANENT ")), "{neighbours}");
 
     // Repeated, checked, collected.
     assert_eq!(runtime_.add(&attachment).unwrap(), result);

@@ -96,7 +96,7 @@ pub(crate) fn connect(
         mac,
         mtu: config.mtu.unwrap_or(port.mtu).min(port.mtu),
         super_packet: port.super_packet,
-        addresses: port.addresses.iter().map(|address| address.prefix).collect(),
+        addresses: port.addresses.iter().map(|a| (a.prefix, a.gateway)).collect(),
         gateways,
     };
     let fresh = link::create(host, namespace, &wanted)?;

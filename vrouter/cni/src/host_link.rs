@@ -2,7 +2,9 @@
 //! Both are in the host's namespace. Everything here may be repeated.
 
 use crate::Error;
-use crate::link::{self, address_bytes, exchange, kernel, link_header};
+use crate::link::{
+    self, NDA_DST, NDA_LLADDR, NUD_PERMANENT, ONLINK, address_bytes, exchange, kernel, link_header,
+};
 use crate::links::Links;
 use crate::netlink::{
     Batch, F_ACK, F_CREATE, F_DUMP, F_EXCL, F_REPLACE, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWADDR,
@@ -26,10 +28,6 @@ const RT_SCOPE_LINK: u8 = 253;
 const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x5e00, 0x0100);
 /// Our routes are told from others by this number (rtnetlink.h: above 4 there are user protocols).
 pub(crate) const PROTOCOL: u8 = 0x5e;
-const ONLINK: u32 = 4;
-const NUD_PERMANENT: u16 = 0x80;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
 pub(crate) const RTA_PREFSRC: u16 = 7;
 
 /// What the pair shall be.

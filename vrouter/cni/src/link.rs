@@ -3,8 +3,8 @@
 
 use crate::netlink::{
     Batch, F_ACK, F_CREATE, F_DUMP, F_EXCL, F_REPLACE, Netlink, RTM_DELLINK, RTM_GETADDR,
-    RTM_GETLINK, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, RTM_SETLINK, attributes,
-    u32_at,
+    RTM_GETLINK, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RTM_SETLINK,
+    attributes, u32_at,
 };
 use crate::{Code, Error};
 use ipnet::IpNet;
@@ -36,10 +36,16 @@ pub(crate) const IFA_ADDRESS: u16 = 1;
 pub(crate) const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 const IFA_F_NODAD: u32 = 0x02;
+const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 const IFA_F_PERMANENT: u32 = 0x80;
 pub(crate) const RTA_DST: u16 = 1;
 pub(crate) const RTA_OIF: u16 = 4;
 pub(crate) const RTA_GATEWAY: u16 = 5;
+/// `RTNH_F_ONLINK`: the gateway is there, whatever the addresses say.
+pub(crate) const ONLINK: u32 = 4;
+pub(crate) const NUD_PERMANENT: u16 = 0x80;
+pub(crate) const NDA_DST: u16 = 1;
+pub(crate) const NDA_LLADDR: u16 = 2;
 const IFF_UP: u32 = 1;
 pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
@@ -89,7 +95,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) mac: [u8; 6],
     pub(crate) mtu: u32,
     pub(crate) super_packet: u32,
-    pub(crate) addresses: Vec<IpNet>,
+    /// Each with its subnet's gateway.
+    pub(crate) addresses: Vec<(IpNet, Option<IpAddr>)>,
     pub(crate) gateways: Vec<IpAddr>,
 }
 
@@ -198,20 +205,28 @@ pub(crate) fn configure(
     let mut batch = Batch::default();
     batch.message(RTM_SETLINK, F_ACK, &link_header(index, true));
     let mut what = vec!["set the container's interface up".to_owned()];
-    for address in &wanted.addresses {
+    let own = |gateway: IpAddr| wanted.addresses.iter().any(|(prefix, _)| prefix.addr() == gateway);
+    for (address, gateway) in &wanted.addresses {
         let (family, bytes) = address_bytes(address.addr());
         let header = [&[family, address.prefix_len(), 0, 0][..], &index.to_ne_bytes()].concat();
+        let gateway = gateway.filter(|gateway| !own(*gateway));
+        let flags = if gateway.is_some() { IFA_F_NOPREFIXROUTE } else { 0 };
         batch
             .message(RTM_NEWADDR, F_ACK | F_CREATE | F_REPLACE, &header)
             .attribute(IFA_LOCAL, &bytes)
             .attribute(IFA_ADDRESS, &bytes)
             // The allocator has made sure of uniqueness; a second of silence would be the price of asking.
-            .number(IFA_FLAGS, IFA_F_NODAD | IFA_F_PERMANENT);
+            .number(IFA_FLAGS, IFA_F_NODAD | IFA_F_PERMANENT | flags);
         what.push(format!("add the address {address}"));
+        if let Some(gateway) = gateway {
+            by_gateway(&mut batch, &mut what, index, address, gateway);
+        }
     }
     for gateway in &wanted.gateways {
         let (family, bytes) = address_bytes(*gateway);
-        let header = [family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, RTN_UNICAST, 0, 0, 0, 0];
+        let mut header =
+            [family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, RTN_UNICAST, 0, 0, 0, 0];
+        header[8..].copy_from_slice(&ONLINK.to_ne_bytes());
         batch
             .message(RTM_NEWROUTE, F_ACK | F_CREATE | F_REPLACE, &header)
             .attribute(RTA_GATEWAY, &bytes)
@@ -223,6 +238,50 @@ pub(crate) fn configure(
         outcome.result.as_ref().map_err(|error| kernel(what, error))?;
     }
     Ok(())
+}
+
+/// The whole subnet lies behind the gateway, whose MAC address is the same everywhere. Were the subnet on the link, every
+/// address that the workload speaks to would be a neighbour of its own, and the kernel has room for 1,024 of them over all of a
+/// node's namespaces (`net.ipv4.neigh.default.gc_thresh3`); permanent ones do not count.
+fn by_gateway(
+    batch: &mut Batch,
+    what: &mut Vec<String>,
+    index: u32,
+    address: &IpNet,
+    gateway: IpAddr,
+) {
+    let (family, bytes) = address_bytes(gateway);
+    let mut neighbour = [0; 12];
+    neighbour[0] = family;
+    neighbour[4..8].copy_from_slice(&index.to_ne_bytes());
+    neighbour[8..10].copy_from_slice(&NUD_PERMANENT.to_ne_bytes());
+    batch
+        .message(RTM_NEWNEIGH, F_ACK | F_CREATE | F_REPLACE, &neighbour)
+        .attribute(NDA_DST, &bytes)
+        .attribute(NDA_LLADDR, &GATEWAY_MAC);
+    what.push(format!("add the neighbour {gateway}"));
+    let subnet = address.trunc();
+    let mut header = [
+        family,
+        subnet.prefix_len(),
+        0,
+        0,
+        RT_TABLE_MAIN,
+        RTPROT_STATIC,
+        0,
+        RTN_UNICAST,
+        0,
+        0,
+        0,
+        0,
+    ];
+    header[8..].copy_from_slice(&ONLINK.to_ne_bytes());
+    batch
+        .message(RTM_NEWROUTE, F_ACK | F_CREATE | F_REPLACE, &header)
+        .attribute(RTA_DST, &address_bytes(subnet.addr()).1)
+        .attribute(RTA_GATEWAY, &bytes)
+        .number(RTA_OIF, index);
+    what.push(format!("add the route to {subnet}"));
 }
 
 /// Looks an interface up by name.

@@ -96,7 +96,7 @@ fn connect(
         mac,
         mtu,
         super_packet: 0,
-        addresses: one.port.addresses.iter().map(|address| address.prefix).collect(),
+        addresses: one.port.addresses.iter().map(|a| (a.prefix, a.gateway)).collect(),
         gateways,
     };
     let mut here = match container.take() {
