@@ -178,7 +178,7 @@ fn forwarded(world: &World<'_>, alone: &[KubePod], others: &[KubePod], steps: &m
             let told = events.iter().any(|event| {
                 event["reason"] == "ForwardingStays" && event["involvedObject"]["name"] == "edge"
             });
-            if told { Ok(()) } else { Err(format!("{events:?}")) }
+            if told { Ok(()) } else { Err(format!("{} others", events.len())) }
         })
         .unwrap_or_else(|error| panic!("{error}"));
         world.sees(&own, |pod| pod.address.clone());

@@ -189,7 +189,8 @@ fn uplink() {
     line("uplink_host_lent", host(&bed), "ns/packet");
     let native = NextHop::Native { uplink, node: None, gateway: None, mtu: MTU };
     bed.datapath.set_next_hop(40, &native).expect("next hop");
-    let route = Route { vrf: VRF, prefix: "0.0.0.0/0".parse().expect("prefix"), next_hop: 40, identity: 1 };
+    let route =
+        Route { vrf: VRF, prefix: "0.0.0.0/0".parse().expect("prefix"), next_hop: 40, identity: 1 };
     bed.datapath.change_routes(&[RouteChange::Set(route)]).expect("routes");
     bed.datapath.set_native(ALICE.into(), Native::Workload(1)).expect("native");
     for last in 100..199 {
