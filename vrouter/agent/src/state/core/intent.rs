@@ -152,10 +152,10 @@ impl Core {
                     floating.push(id);
                 }
                 context.labels.insert(id, (*ifindex, id));
-                if let Some(floating) = wanted.floating.as_ref().filter(|_| wanted.underlay) {
-                    if let Err(reason) = context.claim(floating.address, (vrf, *ifindex, id)) {
-                        self.problems.insert(format!("interface {}", spec.name), reason);
-                    }
+                if let Some(floating) = wanted.floating.as_ref().filter(|_| wanted.underlay)
+                    && let Err(reason) = context.claim(floating.address, (vrf, *ifindex, id))
+                {
+                    self.problems.insert(format!("interface {}", spec.name), reason);
                 }
                 let addresses = match &wanted.floating {
                     Some(floating) => vec![floating.address],
