@@ -39,7 +39,7 @@ pub(crate) fn closes(
     }
     let mut out = Vec::new();
     for subnet in subnets {
-        let pools = subnet.allocation_pools.iter().flat_map(|pool| range(pool));
+        let pools = subnet.allocation_pools.iter().flat_map(range);
         let before = out.len();
         out.extend(pools);
         if out.len() == before {

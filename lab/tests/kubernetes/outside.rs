@@ -3,7 +3,7 @@
 
 use crate::networks::{assert_answers, assert_reach, on_every_node};
 use crate::support::api;
-use crate::{ANSWER, PATIENCE, Steps, create_namespace};
+use crate::{ANSWER, PATIENCE, PODS_READY, Steps, create_namespace};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, ProbeOutcome, SkeinNetwork, read_outcomes};
 use skein_lab::{Outside, Process, wait_for};
@@ -178,12 +178,21 @@ fn forwarded(world: &World<'_>, alone: &[KubePod], others: &[KubePod], steps: &m
             let told = events.iter().any(|event| {
                 event["reason"] == "ForwardingStays" && event["involvedObject"]["name"] == "edge"
             });
-            if told { Ok(()) } else { Err(format!("{events:?}")) }
+            if told { Ok(()) } else { Err(format!("{} others", events.len())) }
         })
         .unwrap_or_else(|error| panic!("{error}"));
         world.sees(&own, |pod| pod.address.clone());
+        // Its pods first: what still has some is looked at again after longer and longer times.
+        for pod in &own {
+            cluster.api().delete(&format!("/api/v1/namespaces/edge/pods/{}", pod.name)).unwrap();
+        }
+        wait_for("its pods to go", PODS_READY, || {
+            let left = cluster.pods("edge", "app=web").map_err(|error| error.to_string())?;
+            if left.is_empty() { Ok(()) } else { Err(format!("{} are there", left.len())) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
         cluster.api().delete("/api/v1/namespaces/edge").unwrap();
-        wait_for("the namespace to go", Duration::from_secs(60), || {
+        wait_for("the namespace to go", PODS_READY, || {
             match cluster.api().get("/api/v1/namespaces/edge") {
                 Ok(_) => Err("it is there"),
                 Err(_) => Ok(()),

@@ -90,8 +90,9 @@ fn reference(served: &ApiResource, key: &Key, uid: Option<Uuid>) -> ObjectRefere
         api_version: Some(served.api_version.clone()),
         kind: Some(served.kind.clone()),
         name: Some(key.name.to_string()),
-        // Events about objects without a namespace belong into `default`.
-        namespace: namespaced.then(|| key.namespace.to_string()),
+        // Events about objects without a namespace belong into `default`. It is said here, too: API servers of 1.20
+        // refuse one that is said in one place only.
+        namespace: Some(if namespaced { key.namespace.to_string() } else { "default".into() }),
         uid: uid.map(|uid| uid.to_string()),
         ..ObjectReference::default()
     }
