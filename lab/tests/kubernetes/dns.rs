@@ -133,7 +133,9 @@ fn resolve(pod: &KubePod, arguments: &[&str]) -> Ran {
 fn wait_answer(pod: &KubePod, arguments: &[&str]) -> String {
     wait_for("a name to be answered", PATIENCE, || {
         let ran = resolve(pod, arguments);
-        if ran.ok() { Ok(ran.stdout) } else { Err(format!("{arguments:?}: {ran:?}")) }
+        // Server and its address come first; a name that exists and has none of the type is no failure to busybox.
+        let answered = ran.ok() && ran.stdout.split_whitespace().count() > 4;
+        if answered { Ok(ran.stdout) } else { Err(format!("{arguments:?}: {ran:?}")) }
     })
     .unwrap_or_else(|error| panic!("{}: {error}", pod.name))
 }
@@ -160,7 +162,7 @@ fn services(cluster: &Cluster, pods: &[KubePod]) {
     }
     let srv = wait_answer(&pods[0], &["-type=srv", "_http._tcp.named.default.svc.cluster.local"]);
     assert!(srv.contains("8080 named.default.svc.cluster.local"), "{srv}");
-    let ptr = wait_answer(&pods[0], &["-type=ptr", address]);
+    let ptr = wait_answer(&pods[0], &[address]);
     assert!(ptr.contains("named.default.svc.cluster.local"), "{ptr}");
     let version = wait_answer(&pods[0], &["-type=txt", "dns-version.cluster.local"]);
     assert!(version.contains("1.1.0"), "{version}");
@@ -188,7 +190,7 @@ fn services(cluster: &Cluster, pods: &[KubePod]) {
     .unwrap();
     let first = wait_answer(&pods[0], &["-type=a", &format!("first-0.{name}")]);
     assert!(first.contains(&heads[0].address), "{first}");
-    let ptr = wait_answer(&pods[0], &["-type=ptr", &heads[0].address]);
+    let ptr = wait_answer(&pods[0], &[&heads[0].address]);
     assert!(ptr.contains(&format!("first-0.{name}")), "{ptr}");
     let srv = wait_answer(&pods[0], &["-type=srv", &format!("_http._tcp.{name}")]);
     assert_eq!(srv.matches("first-").count(), NODES, "{srv}");

@@ -125,6 +125,9 @@ pub(super) fn records(cx: &Context<'_>, key: &Key, service: &Service, out: &mut 
         }
     }
     let server = cx.names.cluster_dns();
+    let mut all: Vec<_> = all.into_iter().collect();
+    // Addresses first: with only names below it, a name exists and has none, and clients remember that.
+    all.sort_by_key(|((_, kind, _), _)| *kind == "SRV");
     for ((name, kind, data), reverse) in all {
         let object = record_name(&name, kind, &data);
         out.objects.push(
