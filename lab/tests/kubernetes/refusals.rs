@@ -24,7 +24,7 @@ const ON_NAMESPACES: [Bad; 6] = [
     ("opencontrail.org/ip_fabric_snat", "yes", "BadAnnotation"),
 ];
 const ON_PODS: [Bad; 6] = [
-    (NETWORK, "nonsense", "BadAnnotation"),
+    (NETWORK, "a:b", "BadAnnotation"),
     (NETWORK, "default-domain:nobody:nothing", "UnknownNetwork"),
     (NETWORKS, "a/b/c", "BadAnnotation"),
     (NETWORKS, "[{]", "BadAnnotation"),
