@@ -2,6 +2,8 @@
 //!
 //! They say no results: those are the oracle's, for every connection.
 
+#![allow(clippy::needless_pass_by_value, reason = "json! reads better where it is passed")]
+
 use crate::oracle::World;
 use serde_json::{Value, json};
 

@@ -24,7 +24,7 @@ const ON_NAMESPACES: [Bad; 6] = [
     ("opencontrail.org/ip_fabric_snat", "yes", "BadAnnotation"),
 ];
 const ON_PODS: [Bad; 6] = [
-    (NETWORK, "nonsense", "BadAnnotation"),
+    (NETWORK, "a:b", "BadAnnotation"),
     (NETWORK, "default-domain:nobody:nothing", "UnknownNetwork"),
     (NETWORKS, "a/b/c", "BadAnnotation"),
     (NETWORKS, "[{]", "BadAnnotation"),
@@ -41,8 +41,8 @@ const ON_DEFINITIONS: [Bad; 3] = [
     ("opencontrail.org/ip_fabric_snat", "no", "BadAnnotation"),
 ];
 
-/// Objects that were asked for and cannot be: kind, namespace, name, reason.
-pub(crate) struct Refused(Vec<(&'static str, &'static str, String, &'static str)>);
+/// Objects that were asked for and cannot be: kind, name, reason.
+pub(crate) struct Refused(Vec<(&'static str, String, &'static str)>);
 
 /// Asks for what cannot be; the answers are looked at later.
 pub(crate) fn start(cluster: &Cluster) -> Refused {
@@ -50,7 +50,7 @@ pub(crate) fn start(cluster: &Cluster) -> Refused {
     for (at, (key, value, reason)) in ON_NAMESPACES.into_iter().enumerate() {
         let name = format!("bad-{at}");
         create_namespace(cluster, &json!({"name": name, "annotations": {key: value}}));
-        asked.push(("Namespace", "default", name, reason));
+        asked.push(("Namespace", name, reason));
     }
     let api = cluster.api();
     let meta =
@@ -64,14 +64,14 @@ pub(crate) fn start(cluster: &Cluster) -> Refused {
         });
         let pod = json!({"metadata": meta(&name, key, value), "spec": spec});
         api.create("/api/v1/namespaces/default/pods", &pod).unwrap();
-        asked.push(("Pod", "default", name, reason));
+        asked.push(("Pod", name, reason));
     }
     for (at, (key, value, reason)) in ON_SERVICES.into_iter().enumerate() {
         let name = format!("bad-{at}");
         let spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
         let service = json!({"metadata": meta(&name, key, value), "spec": spec});
         api.create("/api/v1/namespaces/default/services", &service).unwrap();
-        asked.push(("Service", "default", name, reason));
+        asked.push(("Service", name, reason));
     }
     for (at, (key, value, reason)) in ON_DEFINITIONS.into_iter().enumerate() {
         let name = format!("bad-{at}");
@@ -85,25 +85,26 @@ pub(crate) fn start(cluster: &Cluster) -> Refused {
             "metadata": metadata, "spec": {"config": r#"{"cniVersion": "0.3.1", "type": "skein"}"#},
         });
         cluster.apply(&definition.to_string()).unwrap();
-        asked.push(("NetworkAttachmentDefinition", "default", name, reason));
+        asked.push(("NetworkAttachmentDefinition", name, reason));
     }
     let spec = json!({"podSelector": {"matchLabels": {"app": "nobody"}}});
     let policy = json!({"metadata": meta("bad-0", "skein.io/staged", "perhaps"), "spec": spec});
     api.create("/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", &policy).unwrap();
-    asked.push(("NetworkPolicy", "default", "bad-0".into(), "BadAnnotation"));
+    asked.push(("NetworkPolicy", "bad-0".into(), "BadAnnotation"));
     Refused(asked)
 }
 
-fn events(cluster: &Cluster, namespace: &str) -> Vec<Value> {
-    cluster.api().list(&format!("/api/v1/namespaces/{namespace}/events")).unwrap()
+/// Of all namespaces: those about objects without one are in `default` or, with older API servers, in `kube-system`.
+fn events(cluster: &Cluster) -> Vec<Value> {
+    cluster.api().list("/api/v1/events").unwrap()
 }
 
 impl Refused {
     /// Every one has its Event, no pod got as far as to run, and all can be deleted.
     pub(crate) fn check(self, cluster: &Cluster, steps: &mut Steps) {
-        for (kind, namespace, name, reason) in &self.0 {
+        for (kind, name, reason) in &self.0 {
             wait_for(&format!("an Event {reason} of {kind} {name}"), PODS_READY, || {
-                let all = events(cluster, namespace);
+                let all = events(cluster);
                 let about = |event: &&Value| {
                     event["involvedObject"]["kind"] == *kind
                         && event["involvedObject"]["name"] == name.as_str()
@@ -122,7 +123,7 @@ impl Refused {
         for at in 0..ON_PODS.len() {
             let name = format!("bad-{at}");
             wait_for(&format!("the runtime to say why {name} does not start"), ANNOUNCED, || {
-                let all = events(cluster, "default");
+                let all = events(cluster);
                 let said = all.iter().find(|event| {
                     event["involvedObject"]["name"] == name.as_str()
                         && event["reason"] == "FailedCreatePodSandBox"
@@ -144,7 +145,7 @@ impl Refused {
             ),
             ("NetworkPolicy", "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"),
         ];
-        for (kind, _, name, _) in &self.0 {
+        for (kind, name, _) in &self.0 {
             let path = paths.iter().find(|(one, _)| one == kind).unwrap().1;
             cluster.api().delete(&format!("{path}/{name}")).unwrap();
         }

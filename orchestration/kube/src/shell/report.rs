@@ -1,6 +1,6 @@
 //! What Kubernetes is told: Events and status.
 
-use super::discovery;
+use super::{cluster_event, discovery};
 use crate::core::Notice;
 use crate::derive::STAGED;
 use crate::desired::Patch;
@@ -31,7 +31,7 @@ pub(super) enum Told {
 /// Tells Kubernetes, one thing after the other. What fails is told again by the next look at its owner.
 pub(super) async fn tell(client: Client, identity: String, mut queue: Receiver<Told>) {
     let reporter = Reporter { controller: "skein-kube-manager".into(), instance: Some(identity) };
-    let recorder = Recorder::new(client.clone(), reporter);
+    let recorder = Recorder::new(client.clone(), reporter.clone());
     let mut types: HashMap<Resource, ApiResource> = HashMap::new();
     while let Some(told) = queue.recv().await {
         let key = match &told {
@@ -56,7 +56,13 @@ pub(super) async fn tell(client: Client, identity: String, mut queue: Receiver<T
                     secondary: None,
                 };
                 let regarding = reference(&served, &notice.key, uid);
-                if let Err(error) = recorder.publish(&event, &regarding).await {
+                // Those about objects without a namespace the recorder would put where they are refused.
+                let written = if regarding.namespace.is_some() {
+                    recorder.publish(&event, &regarding).await
+                } else {
+                    cluster_event::publish(&client, &reporter, &event, regarding).await
+                };
+                if let Err(error) = written {
                     warn!(%error, object = %notice.key, "an Event was not written");
                 }
             }
