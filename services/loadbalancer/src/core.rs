@@ -25,7 +25,7 @@ pub const LIFETIME: Duration = Duration::from_secs(60);
 const REPEAT: Duration = Duration::from_secs(2);
 /// Most flows of a node's port: each request takes one from the client and one to a member, where a workload of its own has
 /// enough with the default.
-const MAX_FLOWS: i64 = 262_144;
+const MAX_FLOWS: i64 = 65_536;
 /// The property of a service-appliance that changes with every beat.
 const BEAT_KEY: &str = "beat";
 
