@@ -113,7 +113,9 @@ impl Role {
 fn roles(bed: &Bed, both: [Role; 2]) -> (Role, Role) {
     let ready = || both.iter().all(|role| role.state(bed, "ready") == json!(true));
     if wait_until("both nodes to be ready", PATIENCE, ready).is_err() {
-        let said = both.each_ref().map(|role| format!("{}\n{}", role.status(bed), role.process.log_tail()));
+        let said = both
+            .each_ref()
+            .map(|role| format!("{}\n{}", role.status(bed), role.process.log_tail()));
         panic!("the nodes are not ready: {}", said.join("\n"));
     }
     let active = |role: &Role| role.balancer(bed)["active"] == json!(true);
@@ -244,11 +246,15 @@ fn requests_go_through_reloads_restarts_and_deaths() {
         let reloaded = before + 2 * round + 1;
         let count = || active.state(&bed, "reloads").as_u64().unwrap();
         soon("a reload", || count() >= reloaded);
-        let (status, answer) = bed.api("GET", &format!("/loadbalancer-pool/{}", made[1]), &Value::Null);
+        let (status, answer) =
+            bed.api("GET", &format!("/loadbalancer-pool/{}", made[1]), &Value::Null);
         assert_eq!(status, 200);
         for one in answer["loadbalancer-pool"]["loadbalancer_members"].as_array().unwrap() {
             let uuid = one["uuid"].as_str().unwrap();
-            assert_eq!(bed.api("DELETE", &format!("/loadbalancer-member/{uuid}"), &Value::Null).0, 200);
+            assert_eq!(
+                bed.api("DELETE", &format!("/loadbalancer-member/{uuid}"), &Value::Null).0,
+                200
+            );
         }
         for (kind, uuid) in [("loadbalancer-pool", &made[1]), ("loadbalancer-listener", &made[0])] {
             assert_eq!(bed.api("DELETE", &format!("/{kind}/{uuid}"), &Value::Null).0, 200);
@@ -307,7 +313,11 @@ fn requests_go_through_reloads_restarts_and_deaths() {
     });
     std::thread::sleep(Duration::from_secs(1));
     let account = load.stop();
-    println!("HAProxy killed: {:?} without an answer, {} failed", account.silence, account.bad.len());
+    println!(
+        "HAProxy killed: {:?} without an answer, {} failed",
+        account.silence,
+        account.bad.len()
+    );
     assert!(account.silence < Duration::from_secs(2), "{account:?}");
 
     // It cannot be started any more: the standby takes over, and gives back.
@@ -332,7 +342,8 @@ fn requests_go_through_reloads_restarts_and_deaths() {
     let host = bed.fabric.node(node).host().clone();
     host.ip(&format!("link set {} down", host.uplink())).unwrap();
     let back = wait_until("the standby to answer", Duration::from_secs(20), || {
-        vip(client).is_ok_and(|(status, said)| status == 200 && said.starts_with(&format!("web{client}")))
+        vip(client)
+            .is_ok_and(|(status, said)| status == 200 && said.starts_with(&format!("web{client}")))
     });
     back.unwrap_or_else(|error| panic!("{error}"));
     std::thread::sleep(Duration::from_secs(2));
@@ -344,11 +355,17 @@ fn requests_go_through_reloads_restarts_and_deaths() {
     soon("its answers", || vip(client).is_ok_and(|(status, _)| status == 200));
 
     // The end: no process, no namespace, no port is left.
-    for kind in ["loadbalancer-member", "loadbalancer-pool", "loadbalancer-listener", "loadbalancer"] {
+    for kind in
+        ["loadbalancer-member", "loadbalancer-pool", "loadbalancer-listener", "loadbalancer"]
+    {
         let (_, list) = bed.api("GET", &format!("/{kind}s"), &Value::Null);
         for one in list[format!("{kind}s")].as_array().unwrap() {
             let uuid = one["uuid"].as_str().unwrap();
-            assert_eq!(bed.api("DELETE", &format!("/{kind}/{uuid}"), &Value::Null).0, 200, "{kind}");
+            assert_eq!(
+                bed.api("DELETE", &format!("/{kind}/{uuid}"), &Value::Null).0,
+                200,
+                "{kind}"
+            );
         }
     }
     let left = || {
@@ -371,7 +388,9 @@ fn requests_go_through_reloads_restarts_and_deaths() {
 fn ports_of_nodes(bed: &Bed) -> usize {
     let (_, list) = bed.api("GET", "/virtual-machine-interfaces", &Value::Null);
     let all = list["virtual-machine-interfaces"].as_array().unwrap();
-    all.iter().filter(|one| one["fq_name"].as_array().unwrap().last() == Some(&json!("vhost0"))).count()
+    all.iter()
+        .filter(|one| one["fq_name"].as_array().unwrap().last() == Some(&json!("vhost0")))
+        .count()
 }
 
 /// A certificate for a host, signed by itself, in the folder of every node.

@@ -171,10 +171,11 @@ fn run(address: &str, host: &str, keep: bool, stop: &AtomicBool) -> Account {
     let mut last = Instant::now();
     let mut open: Option<TcpStream> = None;
     while !stop.load(Ordering::Relaxed) {
-        let outcome = open.take().map_or_else(|| connect(address, 80), Ok).and_then(|mut stream| {
-            let answer = exchange(&mut stream, host, "/")?;
-            Ok((answer, stream))
-        });
+        let outcome =
+            open.take().map_or_else(|| connect(address, 80), Ok).and_then(|mut stream| {
+                let answer = exchange(&mut stream, host, "/")?;
+                Ok((answer, stream))
+            });
         match outcome {
             Ok((answer, stream)) if answer.status == 200 => {
                 account.good += 1;

@@ -72,7 +72,8 @@ async fn ports_of_nodes_that_share_the_address_stay_and_keep_nothing_from_going(
     assert_eq!(address(&bench).await.properties["instance_ip_mode"], "active-standby");
 
     // The namespace moves to another network: the address is another one, in that network.
-    let ipam = json!({"fq_name": ["default-domain", "default-project", "own"], "parent_type": "project"});
+    let ipam =
+        json!({"fq_name": ["default-domain", "default-project", "own"], "parent_type": "project"});
     bench.client.create(Kind::NETWORK_IPAM, ipam).await.unwrap();
     let own = json!({
         "fq_name": ["default-domain", "default-project", "own"], "parent_type": "project",
@@ -88,7 +89,8 @@ async fn ports_of_nodes_that_share_the_address_stay_and_keep_nothing_from_going(
         "opencontrail.org/network: 'default-domain:default-project:own'",
     ));
     bench.settle().await;
-    let moved = address(&bench).await.properties["instance_ip_address"].as_str().unwrap().to_owned();
+    let moved =
+        address(&bench).await.properties["instance_ip_address"].as_str().unwrap().to_owned();
     assert!(moved.starts_with("10.77.0."), "{moved}");
     // It asked for the address that it had, first.
     assert!(bench.log.iter().all(|line| line.contains("is in no subnet of network")));

@@ -263,7 +263,8 @@ impl Core {
         let mut wanted = Vec::new();
         for (uuid, balancer) in balancers {
             let all = placement::order(uuid, known.iter().map(String::as_str));
-            let order: Vec<&str> = all.iter().copied().filter(|node| live.contains(*node)).collect();
+            let order: Vec<&str> =
+                all.iter().copied().filter(|node| live.contains(*node)).collect();
             let ready = self.ready_nodes(&balancer);
             let copy = self.copies.get(&uuid).cloned().unwrap_or_default();
             let node = self.settings.node.as_str();
@@ -294,9 +295,10 @@ impl Core {
             self.wrote.remove(&subject);
             return;
         }
-        let again = self.wrote.get(&subject).is_some_and(|(last, at)| {
-            *last == writes && now < *at + REPEAT
-        });
+        let again = self
+            .wrote
+            .get(&subject)
+            .is_some_and(|(last, at)| *last == writes && now < *at + REPEAT);
         if again || !self.writing.insert(subject) {
             return;
         }

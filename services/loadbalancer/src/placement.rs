@@ -46,7 +46,8 @@ pub fn carries(order: &[&str], ready: &BTreeSet<&str>, node: &str, has: bool) ->
 #[must_use]
 pub fn preference(order: &[&str], ready: &BTreeSet<&str>, node: &str, has: Option<i64>) -> i64 {
     let rank = order.iter().position(|one| *one == node).unwrap_or(order.len());
-    let own = u32::try_from(rank).ok().and_then(|rank| HIGHEST.checked_shr(rank)).unwrap_or(0).max(1);
+    let own =
+        u32::try_from(rank).ok().and_then(|rank| HIGHEST.checked_shr(rank)).unwrap_or(0).max(1);
     if order[..rank].iter().any(|one| ready.contains(one)) {
         return own;
     }

@@ -76,10 +76,13 @@ impl Fabric {
         let mut takers = BTreeMap::new();
         for node in self.nodes.iter().filter(|node| node.running) {
             let uuid = id(Kind::VIRTUAL_MACHINE_INTERFACE, &Self::port(&node.name));
-            let Some(port) = self.world.object(uuid).filter(|_| shared.contains(&uuid)) else { continue };
-            let preference = port.properties["virtual_machine_interface_properties"]["local_preference"]
-                .as_i64()
-                .unwrap_or(100);
+            let Some(port) = self.world.object(uuid).filter(|_| shared.contains(&uuid)) else {
+                continue;
+            };
+            let preference =
+                port.properties["virtual_machine_interface_properties"]["local_preference"]
+                    .as_i64()
+                    .unwrap_or(100);
             takers.insert(node.name.clone(), preference);
         }
         takers
@@ -148,11 +151,7 @@ impl Fabric {
         let serving = self.takers();
         if self.served && self.nodes.iter().filter(able).any(|node| node.plugged) {
             let lost = self.nodes.iter().filter(|n| n.running && !n.healthy).count();
-            assert!(
-                !serving.is_empty() || lost > 0,
-                "nobody takes traffic at {:?}",
-                self.now
-            );
+            assert!(!serving.is_empty() || lost > 0, "nobody takes traffic at {:?}", self.now);
         }
         self.served |= !serving.is_empty();
     }

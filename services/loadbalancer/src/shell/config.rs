@@ -86,7 +86,9 @@ impl LoadbalancerConfig {
         }
         // The name of a unix socket has 107 bytes, and HAProxy makes it under a longer one first.
         if !self.run_dir.is_absolute() || !word(run_dir) || run_dir.len() > 50 {
-            return Err("run_dir: choose an absolute path of at most 50 bytes, without spaces".into());
+            return Err(
+                "run_dir: choose an absolute path of at most 50 bytes, without spaces".into()
+            );
         }
         if self.namespace_prefix.contains('/') || self.log.contains(|c: char| c.is_control()) {
             return Err("namespace_prefix and log: no slashes or control characters".into());
