@@ -66,9 +66,10 @@ demo-k8s-down: ## Remove every trace of that cluster
 test: setup-build setup-lab setup-kubernetes setup-tests setup-python ## Every test, in namespaces of this machine
 	$(AS_ROOT) cargo test --workspace --no-fail-fast
 
-bench: setup-build setup-lab ## Speed and memory beside their goals; writes target/bench/summary.json
+bench: setup-build setup-lab setup-kubernetes ## Speed and memory beside their goals; writes target/bench/*.json
 	cargo build --release --bins --examples -p skein -p skeind -p skein-cni -p skein-lab -p skein-datapath -p skein-api
 	scripts/as-root $(RELEASE)/skein-bench
+	scripts/as-root $(RELEASE)/skein-bench kubernetes
 
 lint: setup-build ## Formatting, clippy without warnings, licences and banned dependencies
 	cargo fmt --all --check

@@ -18,6 +18,8 @@ mod fabric;
 mod host;
 mod http;
 mod iperf;
+mod machine;
+mod outside;
 mod probe;
 mod process;
 mod super_packet;
@@ -25,6 +27,7 @@ mod topology;
 mod transfer;
 mod wait;
 
+pub mod chart;
 pub mod kubernetes;
 
 pub use bridge::{BridgeOverVxlan, LocalBridge};
@@ -35,6 +38,8 @@ pub use fabric::{Fabric, FabricError, FabricOptions, Node, Workload};
 pub use host::{Host, Pod};
 pub use http::HttpAnswer;
 pub use iperf::{Iperf, Throughput};
+pub use machine::{Machine, MachineImage, Said};
+pub use outside::Outside;
 pub use probe::TcpService;
 pub use process::Process;
 pub use topology::{Lab, LabOptions};

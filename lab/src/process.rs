@@ -1,6 +1,6 @@
 //! A program that runs beside the lab: its log, its signals, its end.
 
-use crate::{LabError, command};
+use crate::{LabError, command, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{File, OpenOptions};
@@ -97,7 +97,7 @@ impl Process {
         timeout: Duration,
         mut ready: impl FnMut() -> Result<(), E>,
     ) -> Result<(), LabError> {
-        let start = Instant::now();
+        let (start, timeout) = (Instant::now(), wait::on_this_machine(timeout));
         loop {
             let last = match ready() {
                 Ok(()) => return Ok(()),
@@ -134,7 +134,7 @@ impl Process {
             return Ok(status);
         }
         self.signal(Signal::SIGTERM)?;
-        let start = Instant::now();
+        let (start, timeout) = (Instant::now(), wait::on_this_machine(timeout));
         while start.elapsed() < timeout {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Ok(status);

@@ -1,7 +1,18 @@
 //! Waiting for conditions with a deadline and a useful message.
 
 use crate::LabError;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+
+/// Every patience is multiplied by this: `LAB_SLOWNESS=10` for a machine in an emulator.
+static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
+    std::env::var("LAB_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+});
+
+/// A patience as this machine needs it.
+pub(crate) fn on_this_machine(patience: Duration) -> Duration {
+    patience.saturating_mul(*SLOWNESS)
+}
 
 const STEP: Duration = Duration::from_millis(5);
 
@@ -15,6 +26,7 @@ pub fn wait_for<T, E: std::fmt::Display>(
     mut condition: impl FnMut() -> Result<T, E>,
 ) -> Result<T, LabError> {
     let start = Instant::now();
+    let timeout = on_this_machine(timeout);
     loop {
         let last = match condition() {
             Ok(value) => return Ok(value),

@@ -8,7 +8,7 @@
 #pragma once
 #include "vmlinux.h"
 
-#define ABI_VERSION 4
+#define ABI_VERSION 5
 #define MAX_MEMBERS 16
 #define MAX_FLOATING 8
 #define REMOTE_CELLS 128 /* a power of two */
@@ -23,10 +23,11 @@ enum vif_flags {
 	VIF_POLICY_DISABLED = 2,
 	VIF_PEER = 4, /* veth: deliver into the other end's namespace */
 	VIF_HOST = 8, /* the node's own stack: what it opens to workloads of this node passes their policy */
+	VIF_VLAN = 16, /* a VLAN of another vif's device */
 };
 
 struct vif {
-	__u32 ifindex;
+	__u32 ifindex; /* of its device; with VIF_VLAN a number of its own, SUB_INTERFACE and beyond */
 	__u32 id;
 	__u32 vrf;
 	__u32 flags;
@@ -38,8 +39,22 @@ struct vif {
 	struct ip gateway4;
 	struct ip gateway6;
 	__u8 mac[6];
-	__u8 pad[2];
+	__u16 vlan; /* VIF_VLAN: the tag, */
+	__u32 device; /* and on whose device */
+	__be32 metadata; /* IPv4 address by which the node's own services know it; 0: it reaches none */
 	__u32 floating[MAX_FLOATING]; /* contexts whose floating address it may open connections from; 0 ends the list */
+};
+
+/*
+ * Where the kernel's numbers of devices end for us. A VLAN sub-interface has no device: it has a number from here on in its
+ * place wherever a vif is named by one, so that nothing but the two ends of the walk knows of tags.
+ */
+#define SUB_INTERFACE 0x40000000U
+
+/* The sub-interface that tagged frames of a device belong to. */
+struct vlan_key {
+	__u32 device;
+	__u32 vlan; /* 1 to 4094 */
 };
 
 enum context_flags {
@@ -73,7 +88,12 @@ struct port_mapping_key {
 	__u8 towards;
 };
 
-/* Services. Those that clients outside reach at the uplink are in VRF 0. */
+/*
+ * Services. Those that clients outside reach at the uplink are in VRF 0; those that workloads and the node's own stack reach
+ * by an address of a node are in SERVICES_INSIDE. In both, the address 0 stands for all addresses of nodes.
+ */
+#define SERVICES_INSIDE 0xffffffffU
+
 struct service_key {
 	__u32 vrf;
 	struct ip address;
@@ -84,7 +104,10 @@ struct service_key {
 
 enum service_flags {
 	SERVICE_KEEP_SOURCE = 1, /* from outside: members of this node only, which see the client's address */
-	SERVICE_SOURCES = 2,     /* from outside: only clients in service_sources */
+	SERVICE_SOURCES = 2,     /* only clients in service_sources */
+	SERVICE_BY_NODE = 4,     /* at all addresses of nodes: not at those of other nodes */
+	SERVICE_LINK_LOCAL = 16, /* of the node itself, by which clients are known by their metadata address */
+	SERVICE_OPEN = 64,       /* what workloads ask it passes their policy: the node's own DNS */
 };
 
 struct service {
@@ -163,7 +186,11 @@ struct node {
 	struct port_range udp;
 	struct port_range sctp;
 	struct port_range icmp;
-	__u32 services; /* how many are in VRF 0 */
+	__u32 services; /* how many are in VRF 0 and in SERVICES_INSIDE */
+	__u32 natives; /* addresses in the underlay that workloads and services here have: host routes in VRF 0 */
+	__u32 uplink; /* where its neighbours ask for those, */
+	__u8 uplink_mac[6]; /* and what they are told */
+	__u8 pad[2];
 };
 
 /* What programs change about a vif, apart so that a new record never overwrites it. */
@@ -214,6 +241,7 @@ enum next_hop_type {
 	NEXT_HOP_COMPOSITE = 3,
 	NEXT_HOP_SERVICE = 4, /* the address belongs to services of `vrf` */
 	NEXT_HOP_OUTSIDE = 5, /* by the uplink, from the node's own address */
+	NEXT_HOP_NATIVE = 6, /* by the uplink as it is: both ends have addresses of the underlay */
 };
 
 enum encapsulation {
@@ -225,7 +253,7 @@ enum encapsulation {
 struct next_hop {
 	__u32 type;
 	__u32 encapsulation;
-	__u32 ifindex; /* local: the vif; tunnel, outside: the uplink */
+	__u32 ifindex; /* local: the vif; tunnel, outside, native: the uplink */
 	__u32 label;
 	__u32 context; /* local: of the vif */
 	__u32 vrf; /* service: where its table and its members' routes are */
@@ -233,7 +261,7 @@ struct next_hop {
 	__u32 family; /* of the tunnel's addresses */
 	__u32 gateway_family; /* 0: ask the kernel's routing table */
 	__u32 count;
-	struct ip remote;
+	struct ip remote; /* native: the node that has the address, if one has */
 	struct ip local;
 	struct ip gateway;
 	__u32 members[MAX_MEMBERS];
@@ -242,6 +270,12 @@ struct next_hop {
 struct address_key {
 	__u32 family;
 	struct ip address;
+};
+
+/* Whose a node's address is. */
+enum node_address_owner {
+	ADDRESS_OWN = 1,
+	ADDRESS_OTHER = 2,
 };
 
 struct flow_key {
@@ -274,7 +308,10 @@ enum form {
 enum flow_flags {
 	FLOW_FROM_HOST = 1, /* the node's own stack opened it */
 	FLOW_FROM_OUTSIDE = 2, /* a client outside the fabric opened it, to a member of this node */
+	FLOW_OPEN = 64,     /* a workload opened it to a service with SERVICE_OPEN */
 	FLOW_TO_NODE_PORT = 4, /* a workload opened it to a service that is meant for clients outside */
+	FLOW_OWN_ADDRESS = 32, /* the node's own stack opened it to an address of its own */
+	FLOW_LINK_LOCAL = 128, /* a workload opened it to a link-local service: no policy is asked */
 };
 
 enum tcp_state {

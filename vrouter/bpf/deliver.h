@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Handing a packet, whose Ethernet payload is the finished IP packet, to a workload. */
 #pragma once
-#include "packet.h"
+#include "vlan.h"
 
 #define GATEWAY_MAC { 0x00, 0x00, 0x5e, 0x00, 0x01, 0x00 }
 
@@ -46,6 +46,8 @@ static __always_inline int deliver(struct __sk_buff *skb, struct scratch *s, con
 	/* The frame was addressed to the gateway's MAC, which is not the device's: the stack had marked it as foreign. */
 	if (skb->pkt_type != PACKET_HOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
+	if (vif->flags & VIF_VLAN)
+		return vlan_deliver(skb, s, vif);
 	s->action = vif->flags & VIF_PEER ? bpf_redirect_peer(vif->ifindex, 0) : bpf_redirect(vif->ifindex, 0);
 	return 0;
 }

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::http::{Endpoint, late, query_text};
 use hyper::Method;
 use serde_json::{Map, Value};
-use skein_client::{Client, ClientError};
+use skein_client::{Client, ClientError, Tls};
 use skein_model::{FqName, Kind};
 use std::time::Duration;
 use uuid::Uuid;
@@ -21,11 +21,11 @@ pub(crate) struct Api {
 
 impl Api {
     /// The API at an address.
-    pub(crate) fn new(address: &str, timeout: Duration) -> Result<Api, Error> {
+    pub(crate) fn new(address: &str, tls: &Tls, timeout: Duration) -> Result<Api, Error> {
         let next = "is it running? `skein status` looks at every role; \
                     --api or SKEIN_API gives another address";
-        let endpoint = Endpoint::new("config API", address, 8082, timeout, next)?;
-        let client = Client::new(endpoint.url())
+        let endpoint = Endpoint::with_tls("config API", address, 8082, timeout, next, tls)?;
+        let client = Client::with_tls(endpoint.url(), tls)
             .map_err(|e| Error::usage(e.to_string(), "--api or SKEIN_API gives the address"))?;
         Ok(Api { endpoint, client })
     }
@@ -177,7 +177,10 @@ impl Api {
                 self.endpoint.silent(reason.rsplit(": ").next().unwrap_or(&reason))
             }
             ClientError::Answer { reason, .. } => Error::Answer { action, reason },
-            error @ ClientError::Address(_) => Error::usage(error.to_string(), String::new()),
+            ClientError::Untrusted { reason, .. } => self.endpoint.untrusted(&reason),
+            error @ (ClientError::Address(_) | ClientError::TlsFile { .. }) => {
+                Error::usage(error.to_string(), String::new())
+            }
         })
     }
 }

@@ -2,9 +2,12 @@
 
 use crate::commands;
 use crate::error::{EXIT_CODES, Error};
+use crate::http::Endpoint;
 use crate::scope::Scope;
 use crate::screen::{Format, Screen};
 use clap::{Args, Parser, Subcommand};
+use skein_client::Tls;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -38,14 +41,32 @@ pub(crate) struct Cli {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Where the config API is
-    #[arg(long, global = true, env = "SKEIN_API", value_name = "URL")]
-    #[arg(default_value = "http://127.0.0.1:8082", hide_env_values = true)]
-    pub(crate) api: String,
-    /// Where the controller's status page is
-    #[arg(long, global = true, env = "SKEIN_CONTROLLER", value_name = "URL")]
-    #[arg(default_value = "http://127.0.0.1:8083", hide_env_values = true)]
-    pub(crate) controller: String,
+    /// Where the config API is [default: http://127.0.0.1:8082]
+    #[arg(long, global = true, env = "SKEIN_API", value_name = "URL", hide_env_values = true)]
+    pub(crate) api: Option<String>,
+    /// Certificates of the authority that vouches for an https:// API (PEM) [default: those the
+    /// machine trusts]
+    #[arg(long, global = true, env = "SKEIN_CA", value_name = "FILE", hide_env_values = true)]
+    pub(crate) ca: Option<PathBuf>,
+    /// Certificate to show the config API (PEM), with --key
+    #[arg(long, global = true, env = "SKEIN_CERT", value_name = "FILE", hide_env_values = true)]
+    pub(crate) cert: Option<PathBuf>,
+    /// Private key of --cert (PEM)
+    #[arg(long, global = true, env = "SKEIN_KEY", value_name = "FILE", hide_env_values = true)]
+    pub(crate) key: Option<PathBuf>,
+    /// Name in the config API's certificate, if not the one in its address
+    #[arg(long, global = true, env = "SKEIN_SERVER_NAME", value_name = "NAME")]
+    #[arg(hide_env_values = true)]
+    pub(crate) server_name: Option<String>,
+    /// Where the controller's status page is [default: http://127.0.0.1:8083]
+    #[arg(
+        long,
+        global = true,
+        env = "SKEIN_CONTROLLER",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub(crate) controller: Option<String>,
     /// Where a node's agent is
     #[arg(long, global = true, env = "SKEIN_NODE", value_name = "ADDR")]
     #[arg(default_value = "http://127.0.0.1:8085", hide_env_values = true)]
@@ -88,6 +109,12 @@ pub(crate) enum Command {
     Detach(commands::attach::Arguments),
     /// Look into a node: interfaces, routes, flows, drops, the way of a packet
     Vrouter(commands::vrouter::Arguments),
+    /// Tell what becomes of a connection, and which rule decides it
+    Why(commands::why::Arguments),
+    /// Show which rules judge a port's connections, in order
+    Rules(commands::rules::Arguments),
+    /// Skein in a Kubernetes cluster, by pods and policies; also `kubectl skein`
+    Kube(Box<commands::kube::Arguments>),
     /// List the object types and their short names
     Types(commands::types::Arguments),
     /// Tell the fields of a type, their types and allowed values
@@ -120,7 +147,30 @@ impl Global {
 
     /// The configuration API.
     pub(crate) fn api(&self) -> Result<crate::api::Api, Error> {
-        crate::api::Api::new(&self.api, self.timeout)
+        let address = self.api.as_deref().unwrap_or("http://127.0.0.1:8082");
+        crate::api::Api::new(address, &self.tls(), self.timeout)
+    }
+
+    /// The controller's pages.
+    pub(crate) fn controller(&self) -> Result<Endpoint, Error> {
+        self.controller_at(self.controller.as_deref().unwrap_or("http://127.0.0.1:8083"))
+    }
+
+    /// The controller's pages, wherever they are.
+    pub(crate) fn controller_at(&self, address: &str) -> Result<Endpoint, Error> {
+        let next = "is it running? --controller or SKEIN_CONTROLLER gives another address";
+        Endpoint::new("controller", address, 8083, self.timeout, next)
+    }
+
+    /// Whom to trust, and who we are.
+    pub(crate) fn tls(&self) -> Tls {
+        let given = |path: &Option<PathBuf>| path.clone().filter(|p| !p.as_os_str().is_empty());
+        Tls {
+            ca: given(&self.ca),
+            certificate: given(&self.cert),
+            key: given(&self.key),
+            server_name: self.server_name.clone().filter(|name| !name.is_empty()),
+        }
     }
 }
 

@@ -8,12 +8,18 @@ pub(crate) enum Error {
     /// Nothing answered at the address.
     #[error("{service} at {url} does not answer: {cause}")]
     Unreachable { service: &'static str, url: String, cause: String, next: &'static str },
+    /// Something answers there, but there is no trust.
+    #[error("no trusted connection to the {service} at {url}: {reason}")]
+    Untrusted { service: &'static str, url: String, reason: String },
     /// The service answered and said no.
     #[error("{action}: {reason} (HTTP {status})")]
     Refused { action: String, reason: String, status: u16 },
     /// The answer is not what this version understands.
     #[error("{action}: the answer is not understood: {reason}")]
     Answer { action: String, reason: String },
+    /// kubectl said no.
+    #[error("kubectl {call}: {reason}")]
+    Kubectl { call: String, reason: String },
     /// A named object does not exist.
     #[error("{0}")]
     NotFound(String, String),
@@ -58,9 +64,10 @@ impl Error {
             Error::Refused { .. }
             | Error::Answer { .. }
             | Error::NotFound(..)
+            | Error::Kubectl { .. }
             | Error::Degraded
             | Error::Output(_) => 1,
-            Error::Unreachable { .. } | Error::Silent => 2,
+            Error::Unreachable { .. } | Error::Untrusted { .. } | Error::Silent => 2,
             Error::Usage(..) | Error::File { .. } => 3,
         }
     }
@@ -74,8 +81,14 @@ impl Error {
     pub(crate) fn next_step(&self) -> Option<String> {
         let text = match self {
             Error::Unreachable { next, .. } => (*next).to_owned(),
+            Error::Untrusted { .. } => "--ca, --cert, --key and --server-name, or SKEIN_CA, SKEIN_CERT, \
+                                        SKEIN_KEY and SKEIN_SERVER_NAME, say whom to trust and who we are"
+                .into(),
             Error::NotFound(_, next) | Error::Usage(_, next) => next.clone(),
             Error::Refused { status, reason, .. } => refused(*status, reason)?.to_owned(),
+            Error::Kubectl { .. } => {
+                "try the same with kubectl; --context and --kubeconfig say which cluster".into()
+            }
             Error::Answer { .. } => {
                 "check that the address is right and that `skein --version` fits the servers'"
                     .into()

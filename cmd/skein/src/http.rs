@@ -5,9 +5,9 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::Uri;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use skein_client::{Connector, Tls, explain_tls};
 use std::time::Duration;
 
 /// A service that Skein's roles offer.
@@ -17,7 +17,7 @@ pub(crate) struct Endpoint {
     base: String,
     next: &'static str,
     timeout: Duration,
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<Connector, Empty<Bytes>>,
 }
 
 /// What came back.
@@ -38,8 +38,24 @@ impl Endpoint {
         timeout: Duration,
         next: &'static str,
     ) -> Result<Endpoint, Error> {
+        Self::with_tls(service, address, port, timeout, next, &Tls::default())
+    }
+
+    /// The same, for a service that may speak TLS.
+    pub(crate) fn with_tls(
+        service: &'static str,
+        address: &str,
+        port: u16,
+        timeout: Duration,
+        next: &'static str,
+        tls: &Tls,
+    ) -> Result<Endpoint, Error> {
         let base = url_of(address, port)?;
-        let client = Client::builder(TokioExecutor::new()).build_http();
+        let connector = if base.starts_with("https:") { tls.connector() } else { Tls::plain() };
+        let connector = connector.map_err(|e| {
+            Error::usage(e.to_string(), "--ca, --cert and --key name the files, all in PEM")
+        })?;
+        let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Endpoint { service, base, next, timeout, client })
     }
 
@@ -53,10 +69,10 @@ impl Endpoint {
         let uri = format!("{}{path}{}", self.base, query_text(query));
         let uri: Uri = uri.parse().map_err(|e| self.silent(&format!("{uri:?}: {e}")))?;
         let call = async {
-            let response = self.client.get(uri).await.map_err(|e| self.silent(&deepest(&e)))?;
+            let response = self.client.get(uri).await.map_err(|e| self.failed(&e))?;
             let status = response.status().as_u16();
             let body = response.into_body().collect().await;
-            let body = body.map_err(|e| self.silent(&deepest(&e)))?.to_bytes();
+            let body = body.map_err(|e| self.failed(&e))?.to_bytes();
             Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
         };
         tokio::time::timeout(self.timeout, call)
@@ -68,6 +84,19 @@ impl Endpoint {
     pub(crate) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Error> {
         let action = format!("read {path} of the {}", self.service);
         self.read(path, query).await?.ok(&action)?.json(&action)
+    }
+
+    fn failed(&self, error: &(dyn std::error::Error + 'static)) -> Error {
+        match explain_tls(error) {
+            Some(reason) => self.untrusted(&reason),
+            None => self.silent(&deepest(error)),
+        }
+    }
+
+    /// The error for a service to which there is no trusted connection.
+    pub(crate) fn untrusted(&self, reason: &str) -> Error {
+        let (service, url) = (self.service, self.base.clone());
+        Error::Untrusted { service, url, reason: reason.to_owned() }
     }
 
     /// The error for a service that gave no answer.
@@ -150,9 +179,6 @@ fn url_of(address: &str, port: u16) -> Result<String, Error> {
     if address.is_empty() || address.ends_with(':') {
         return wrong("it names no host or port");
     }
-    if address.starts_with("https://") {
-        return wrong("this version speaks plain HTTP only; put a TLS proxy or tunnel in between");
-    }
     let full = if address.contains("://") {
         address.to_owned()
     } else if address.parse::<std::net::Ipv6Addr>().is_ok() {
@@ -163,7 +189,9 @@ fn url_of(address: &str, port: u16) -> Result<String, Error> {
         format!("http://{address}")
     };
     match full.parse::<Uri>() {
-        Ok(url) if url.scheme_str() != Some("http") => wrong("the scheme must be http"),
+        Ok(url) if !matches!(url.scheme_str(), Some("http" | "https")) => {
+            wrong("the scheme must be http or https")
+        }
         Ok(url) if url.path() != "/" || url.query().is_some() => wrong("it has a path"),
         Ok(_) => Ok(full),
         Err(e) => wrong(&e.to_string()),
@@ -182,7 +210,8 @@ mod tests {
         assert_eq!(url("fd00::1"), "http://[fd00::1]:8085");
         assert_eq!(url("[fd00::1]:80"), "http://[fd00::1]:80");
         assert_eq!(url("http://node-a:8085/"), "http://node-a:8085");
-        for bad in ["", "ftp://x", "https://x", "http://", "http://x/y", "a b"] {
+        assert_eq!(url("https://node-a:8182/"), "https://node-a:8182");
+        for bad in ["", "ftp://x", "http://", "http://x/y", "a b"] {
             assert!(url_of(bad, 1).is_err(), "{bad}");
         }
     }

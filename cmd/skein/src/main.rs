@@ -24,11 +24,13 @@ mod table;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::try_parse_from(arguments()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help is no failure; a reader that closes the pipe early is none either.
@@ -57,4 +59,14 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// The command line; under the name `kubectl-skein`, by which kubectl finds its plugins, that of `skein kube`.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = arguments.first().and_then(|name| Path::new(name).file_stem());
+    if matches!(name.and_then(OsStr::to_str), Some("kubectl-skein" | "kubectl_skein")) {
+        arguments.insert(1, "kube".into());
+    }
+    arguments
 }

@@ -4,15 +4,20 @@ use crate::settings::{self, SettingsError};
 use crate::{notify, shutdown};
 use clap::Args;
 use serde::Deserialize;
-use skein_api::{Config, Server, TlsFiles};
-use skein_controller::{Controller, ControllerConfig, ControllerError};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use skein_api::{Clients, Config, Https, Server, TlsFiles};
+use skein_controller::{
+    Authority, CLIENT_ORGANIZATION, Controller, ControllerConfig, ControllerError,
+};
+use skein_kube::Publication;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const DEFAULT_DATA: &str = "/var/lib/skein";
 const DEFAULT_API: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8082);
+const DEFAULT_HTTPS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 8182);
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 8084);
 const DEFAULT_STATUS: SocketAddr =
@@ -27,9 +32,26 @@ pub(crate) struct Flags {
     /// Data directory: configuration store and certificates [default: /var/lib/skein]
     #[arg(long, value_name = "DIR", env = "SKEIN_DATA")]
     data: Option<PathBuf>,
-    /// Where the configuration API listens [default: 127.0.0.1:8082]
+    /// Where the configuration API listens without TLS and without asking who comes [default: 127.0.0.1:8082]
     #[arg(long, value_name = "ADDR:PORT", env = "SKEIN_API_LISTEN")]
     api: Option<SocketAddr>,
+    /// Where the configuration API listens with TLS, for clients with a certificate [default: 0.0.0.0:8182]
+    #[arg(long, value_name = "ADDR:PORT", env = "SKEIN_API_HTTPS_LISTEN")]
+    api_https: Option<SocketAddr>,
+    /// More names and addresses by which clients know the API, for its certificate
+    #[arg(long = "api-name", value_name = "NAME", env = "SKEIN_API_NAMES", value_delimiter = ',')]
+    api_names: Vec<String>,
+    /// Runs in a Kubernetes cluster: keep how to join in Secrets of this namespace
+    #[arg(long, value_name = "NAMESPACE", env = "SKEIN_PUBLISH_NAMESPACE")]
+    publish_namespace: Option<String>,
+    /// Address under which the cluster's nodes reach this controller, for those Secrets
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "SKEIN_PUBLISH_ADDRESS",
+        requires = "publish_namespace"
+    )]
+    publish_address: Option<IpAddr>,
     /// Where agents connect, over TLS [default: 0.0.0.0:8084]
     #[arg(long, value_name = "ADDR:PORT", env = "SKEIN_LISTEN")]
     listen: Option<SocketAddr>,
@@ -44,17 +66,24 @@ pub(crate) struct Flags {
 struct File {
     data: Option<PathBuf>,
     api: Option<SocketAddr>,
+    api_https: Option<SocketAddr>,
+    api_names: Vec<String>,
     listen: Option<SocketAddr>,
     status: Option<SocketAddr>,
-    tls: Option<Tls>,
+    tls: Tls,
 }
 
-/// Serve the configuration API over HTTPS.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// How the configuration API is served over HTTPS. Without files: certificates of the controller's own authority.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct Tls {
-    certificate: PathBuf,
-    key: PathBuf,
+    /// The server's certificate and chain, with `key`.
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    /// Clients show a certificate of this authority [default: one that the controller issued for clients].
+    client_ca: Option<PathBuf>,
+    /// Nobody is asked for a certificate.
+    anyone: bool,
 }
 
 /// Why the role does not run.
@@ -64,6 +93,8 @@ pub(crate) enum RoleError {
     Settings(#[from] SettingsError),
     #[error("data directory {path}: {source}; choose another one with --data")]
     Data { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {source}; is it there, and writable?")]
+    File { path: PathBuf, source: std::io::Error },
     #[error("runtime: {0}")]
     Runtime(std::io::Error),
     #[error(transparent)]
@@ -74,6 +105,8 @@ pub(crate) enum RoleError {
     Agent(#[from] skein_agent::AgentError),
     #[error(transparent)]
     Manager(#[from] skein_kube::ManagerError),
+    #[error(transparent)]
+    Pki(#[from] skein_controller::PkiError),
     #[error(transparent)]
     Loadbalancer(#[from] skein_loadbalancer::LoadbalancerError),
     #[error("{name}: {reason}")]
@@ -88,14 +121,97 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
         .map_err(|source| RoleError::Data { path: data.clone(), source })?;
     let mut api =
         Config::new(flags.api.or(file.api).unwrap_or(DEFAULT_API), data.join("config.redb"));
-    api.tls = file.tls.map(|tls| TlsFiles { certificate: tls.certificate, key: tls.key });
+    if !api.listen.ip().is_loopback() {
+        tracing::warn!(
+            address = %api.listen,
+            "the configuration API is open to whoever reaches this address; others use --api-https"
+        );
+    }
+    let mut names = flags.api_names;
+    names.extend(file.api_names);
+    names.extend(flags.publish_address.map(|address| address.to_string()));
+    let https = flags.api_https.or(file.api_https).unwrap_or(DEFAULT_HTTPS);
+    api.https = Some(secure(https, file.tls, names, &data.join("pki"))?);
     let listen = flags.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN);
     let status = flags.status.or(file.status).unwrap_or(DEFAULT_STATUS);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(RoleError::Runtime)?;
-    runtime.block_on(serve(api, data, listen, status))
+    let publication = match (flags.publish_namespace, flags.publish_address) {
+        (Some(namespace), Some(address)) => Some(Publication {
+            namespace,
+            kubernetes: skein_kube::Kubernetes::default(),
+            pki: data.join("pki"),
+            agents: SocketAddr::new(address, listen.port()).to_string(),
+            api: format!("https://{}", SocketAddr::new(address, https.port())),
+        }),
+        (Some(_), None) => {
+            return Err(RoleError::Flag {
+                name: "--publish-namespace",
+                reason: "give --publish-address, too: nodes must know where this is".into(),
+            });
+        }
+        (None, _) => None,
+    };
+    runtime.block_on(serve(api, data, listen, status, publication))
+}
+
+/// The listener with TLS: by the configured files, else by the controller's authority.
+fn secure(
+    listen: SocketAddr,
+    tls: Tls,
+    names: Vec<String>,
+    pki: &Path,
+) -> Result<Https, RoleError> {
+    let authority = Authority::open(pki)?;
+    authority.client_certificate(pki)?;
+    let files = match (tls.certificate, tls.key) {
+        (Some(certificate), Some(key)) => TlsFiles { certificate, key },
+        (None, None) => {
+            let names: Vec<_> = own_names(listen).into_iter().chain(names).collect();
+            let issued = authority.api_certificate(pki, &names)?;
+            TlsFiles { certificate: issued.certificate, key: issued.key }
+        }
+        _ => {
+            return Err(RoleError::Flag {
+                name: "tls",
+                reason: "a certificate needs its key, and a key its certificate".into(),
+            });
+        }
+    };
+    let clients = match (tls.anyone, tls.client_ca) {
+        (true, _) => Clients::Anyone,
+        (false, Some(ca)) => Clients::Certified { ca, organization: None },
+        (false, None) => Clients::Certified {
+            ca: pki.join("ca.pem"),
+            organization: Some(CLIENT_ORGANIZATION.to_owned()),
+        },
+    };
+    Ok(Https { listen, files, clients })
+}
+
+/// Names and addresses under which clients reach a listener of this machine.
+fn own_names(listen: SocketAddr) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), host_name()];
+    let mut addresses = vec![listen.ip()];
+    if listen.ip().is_unspecified() {
+        let found = nix::ifaddrs::getifaddrs().into_iter().flatten();
+        addresses = found.filter_map(|interface| address_of(&interface)).collect();
+    }
+    // Link-local addresses mean something else on every wire.
+    let global = addresses.iter().filter(|address| match address {
+        IpAddr::V4(address) => !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    });
+    names.extend(global.map(IpAddr::to_string));
+    names
+}
+
+fn address_of(interface: &nix::ifaddrs::InterfaceAddress) -> Option<IpAddr> {
+    let address = interface.address.as_ref()?;
+    let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
 }
 
 async fn serve(
@@ -103,6 +219,7 @@ async fn serve(
     data: PathBuf,
     listen: SocketAddr,
     status: SocketAddr,
+    publication: Option<Publication>,
 ) -> Result<(), RoleError> {
     let server = Server::start(api).await?;
     let controller = Controller::start(ControllerConfig {
@@ -116,6 +233,13 @@ async fn serve(
     while !controller.ready() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    let publishing = publication.map(|publication| {
+        tokio::spawn(async move {
+            if let Err(error) = skein_kube::publish(publication).await {
+                tracing::error!(%error, "how to join is not told to the cluster");
+            }
+        })
+    });
     notify::notify("READY=1");
     tracing::info!(
         api = %server.local_addr(),
@@ -124,6 +248,9 @@ async fn serve(
         "ready"
     );
     shutdown::requested().await;
+    if let Some(publishing) = publishing {
+        publishing.abort();
+    }
     controller.stop().await;
     server.shutdown().await;
     tracing::info!("stopped");

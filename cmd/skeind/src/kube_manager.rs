@@ -16,6 +16,18 @@ pub(crate) struct Flags {
     /// Address of the configuration API [default: http://127.0.0.1:8082]
     #[arg(long, value_name = "URL", env = "SKEIN_API")]
     api: Option<String>,
+    /// Certificates of the authority that vouches for the API (PEM) [default: those the machine trusts]
+    #[arg(long, value_name = "FILE", env = "SKEIN_CA")]
+    ca: Option<PathBuf>,
+    /// Certificate that the API asks for (PEM)
+    #[arg(long, value_name = "FILE", env = "SKEIN_CERT")]
+    cert: Option<PathBuf>,
+    /// Private key of that certificate (PEM)
+    #[arg(long, value_name = "FILE", env = "SKEIN_KEY")]
+    key: Option<PathBuf>,
+    /// Name in the API's certificate, if not the one in its address
+    #[arg(long, value_name = "NAME", env = "SKEIN_SERVER_NAME")]
+    server_name: Option<String>,
     /// Where status and metrics are served [default: 127.0.0.1:8108]
     #[arg(long, value_name = "ADDR:PORT", env = "SKEIN_STATUS_LISTEN")]
     status: Option<SocketAddr>,
@@ -55,6 +67,15 @@ pub(crate) struct Flags {
     /// Pool of external addresses, as DOMAIN:PROJECT:NETWORK:POOL
     #[arg(long, value_name = "NAME", env = "KUBERNETES_PUBLIC_FIP_POOL")]
     public_fip_pool: Option<String>,
+    /// The nodes are machines of an outer fabric: true or false [default: false]
+    #[arg(long, value_name = "BOOL", env = "KUBEMANAGER_NESTED_MODE", value_parser = truth)]
+    nested_mode: Option<bool>,
+    /// In nested mode: the nodes' network, as DOMAIN:PROJECT:NETWORK
+    #[arg(long, value_name = "NAME", env = "KUBERNETES_CLUSTER_NETWORK")]
+    cluster_network: Option<String>,
+    /// Nodes answer for the names of services and pods, instead of DNS pods: true or false [default: false]
+    #[arg(long, value_name = "BOOL", env = "SKEIN_DNS_SERVE", value_parser = truth)]
+    dns_serve: Option<bool>,
 }
 
 /// The original's deployments write booleans in many ways.
@@ -88,6 +109,10 @@ fn prefixes<T: std::str::FromStr>(
 pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
     let mut config: ManagerConfig = settings::read(flags.config.as_deref())?;
     config.api = flags.api.unwrap_or(config.api);
+    config.ca = flags.ca.or(config.ca);
+    config.certificate = flags.cert.or(config.certificate);
+    config.key = flags.key.or(config.key);
+    config.server_name = flags.server_name.or(config.server_name);
     config.status = flags.status.unwrap_or(config.status);
     config.kubernetes.kubeconfig = flags.kubeconfig.or(config.kubernetes.kubeconfig);
     config.election.enabled &= !flags.no_election;
@@ -98,10 +123,13 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
         // Two managers on one host are two candidates.
         config.election.identity = format!("{}-{}", host.trim(), std::process::id());
     }
+    config.dns.serve = flags.dns_serve.unwrap_or(config.dns.serve);
     let cluster = &mut config.cluster;
     cluster.cluster_name = flags.cluster_name.unwrap_or(std::mem::take(&mut cluster.cluster_name));
     cluster.cluster_project = flags.cluster_project.or(cluster.cluster_project.take());
     cluster.public_fip_pool = flags.public_fip_pool.or(cluster.public_fip_pool.take());
+    cluster.nested_mode = flags.nested_mode.unwrap_or(cluster.nested_mode);
+    cluster.cluster_network = flags.cluster_network.or(cluster.cluster_network.take());
     cluster.ip_fabric_forwarding =
         flags.ip_fabric_forwarding.unwrap_or(cluster.ip_fabric_forwarding);
     cluster.ip_fabric_snat = flags.ip_fabric_snat.unwrap_or(cluster.ip_fabric_snat);

@@ -30,6 +30,8 @@ macro_rules! refusals {
 refusals! {
     /// 400: the request is wrong in itself or does not fit what exists.
     bad = 400;
+    /// 401: the caller does not say who it is.
+    unauthorized = 401;
     /// 403: the caller may not do this.
     forbidden = 403;
     /// 404: no such type, object, name or key.

@@ -18,8 +18,9 @@ mod present;
 mod published;
 mod sequencer;
 mod server;
+mod tls;
 
 pub use error::{ApiError, ApiResult};
 pub use http::{Authenticate, NoAuth};
 pub use sequencer::StartError;
-pub use server::{Config, Server, ServerError, TlsFiles};
+pub use server::{Clients, Config, Https, Server, ServerError, TlsFiles};

@@ -4,7 +4,6 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use skein_store::{EmbeddedStore, ObjectStore, Options};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -12,7 +11,6 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
-use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -20,6 +18,7 @@ use crate::{
     metrics::Metrics,
     published::Published,
     sequencer::{Sequencer, StartError},
+    tls::{Admission, Tls},
 };
 
 /// Certificate chain and key of the TLS listener, both PEM.
@@ -31,6 +30,31 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// Whom a TLS listener serves. `/healthz` and `/readyz` are for everyone.
+#[derive(Debug, Clone)]
+pub enum Clients {
+    /// Whoever reaches it.
+    Anyone,
+    /// Those with a certificate of this authority.
+    Certified {
+        /// Certificates of the authority, PEM.
+        ca: PathBuf,
+        /// Their certificates name this organization; none: all of the authority's certificates do.
+        organization: Option<String>,
+    },
+}
+
+/// A second listener, always with TLS.
+#[derive(Debug, Clone)]
+pub struct Https {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Certificate and key. Changed files are read again.
+    pub files: TlsFiles,
+    /// Whom it serves.
+    pub clients: Clients,
+}
+
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -38,8 +62,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// File of the embedded store.
     pub store: PathBuf,
-    /// Serve HTTPS.
+    /// Serve HTTPS there, to anyone.
     pub tls: Option<TlsFiles>,
+    /// Another listener, for clients on other machines.
+    pub https: Option<Https>,
     /// Largest request body, bytes (spec section 1).
     pub max_request_size: usize,
     /// Events kept for watchers that come back; in memory events, in the store revisions.
@@ -56,6 +82,7 @@ impl Config {
             listen,
             store,
             tls: None,
+            https: None,
             max_request_size: 1_024_000,
             log_retention: 65_536,
             drain: Duration::from_secs(5),
@@ -91,9 +118,10 @@ pub enum ServerError {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    https: Option<SocketAddr>,
     published: Arc<Published>,
     stop: watch::Sender<bool>,
-    accepting: JoinHandle<()>,
+    accepting: Vec<JoinHandle<()>>,
     writer: std::thread::JoinHandle<()>,
 }
 
@@ -118,13 +146,19 @@ impl Server {
         store: Box<dyn ObjectStore>,
         auth: Arc<dyn Authenticate>,
     ) -> Result<Self, ServerError> {
-        let tls = config.tls.as_ref().map(acceptor).transpose()?;
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|source| ServerError::Listen { address: config.listen, source })?;
-        let address = listener
-            .local_addr()
-            .map_err(|source| ServerError::Listen { address: config.listen, source })?;
+        let (listener, address) = bind(config.listen).await?;
+        let mut doors = vec![Door {
+            listener,
+            address,
+            tls: config.tls.map(|files| Tls::new(files, Clients::Anyone)).transpose()?,
+        }];
+        let mut https_address = None;
+        if let Some(https) = config.https {
+            let tls = Some(Tls::new(https.files, https.clients)?);
+            let (listener, address) = bind(https.listen).await?;
+            https_address = Some(address);
+            doors.push(Door { listener, address, tls });
+        }
         let metrics = Arc::new(Metrics::default());
         let retention = usize::try_from(config.log_retention).unwrap_or(usize::MAX);
         let loading = Arc::clone(&metrics);
@@ -133,24 +167,35 @@ impl Server {
         let (sequencer, published, writer) =
             started.map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
         let (stop, stopping) = watch::channel(false);
-        let app = Arc::new(App {
-            published: Arc::clone(&published),
-            sequencer,
-            metrics,
-            auth,
-            max_request_size: config.max_request_size,
-            scheme: if tls.is_some() { "https" } else { "http" },
-            stopping: stopping.clone(),
-        });
-        info!(%address, scheme = app.scheme, "configuration API listens");
-        let accepting = tokio::spawn(accept(listener, tls, app, stopping, config.drain));
-        Ok(Self { address, published, stop, accepting, writer })
+        let mut accepting = Vec::new();
+        for Door { listener, address, tls } in doors {
+            let app = Arc::new(App {
+                published: Arc::clone(&published),
+                sequencer: sequencer.clone(),
+                metrics: Arc::clone(&metrics),
+                auth: Arc::clone(&auth),
+                max_request_size: config.max_request_size,
+                scheme: if tls.is_some() { "https" } else { "http" },
+                stopping: stopping.clone(),
+            });
+            info!(%address, scheme = app.scheme, "configuration API listens");
+            let (tls, stopping) = (tls.map(Arc::new), stopping.clone());
+            accepting.push(tokio::spawn(accept(listener, tls, app, stopping, config.drain)));
+        }
+        drop(sequencer);
+        Ok(Self { address, https: https_address, published, stop, accepting, writer })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the second listener is, if there is one.
+    #[must_use]
+    pub fn https_addr(&self) -> Option<SocketAddr> {
+        self.https
     }
 
     /// The newest durable revision.
@@ -162,8 +207,10 @@ impl Server {
     /// Stops accepting, lets open requests finish within the drain time, and closes the store.
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
-        if let Err(error) = self.accepting.await {
-            warn!(%error, "the listener ended badly");
+        for accepting in self.accepting {
+            if let Err(error) = accepting.await {
+                warn!(%error, "a listener ended badly");
+            }
         }
         // The last sender of the queue went with the listener and its connections.
         let writer = self.writer;
@@ -174,24 +221,18 @@ impl Server {
     }
 }
 
-fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, ServerError> {
-    let wrong = |path: &PathBuf, reason: String| ServerError::Tls {
-        path: path.display().to_string(),
-        reason,
-    };
-    let chain = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| wrong(&files.certificate, e.to_string()))?;
-    let key =
-        PrivateKeyDer::from_pem_file(&files.key).map_err(|e| wrong(&files.key, e.to_string()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| wrong(&files.certificate, e.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|e| wrong(&files.certificate, e.to_string()))?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+/// A listener and how it is entered.
+struct Door {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<Tls>,
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let failed = |source| ServerError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let local = listener.local_addr().map_err(failed)?;
+    Ok((listener, local))
 }
 
 /// Waits until a stop is asked for, or nobody is left who could ask.
@@ -201,7 +242,7 @@ pub(crate) async fn stopped(stopping: &mut watch::Receiver<bool>) {
 
 async fn accept(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
     app: Arc<App>,
     mut stopping: watch::Receiver<bool>,
     drain: Duration,
@@ -237,14 +278,17 @@ async fn accept(
 async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
     app: Arc<App>,
     stopping: watch::Receiver<bool>,
 ) {
     let result = match tls {
-        None => drive(stream, app, stopping).await,
-        Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-            Ok(Ok(stream)) => drive(stream, app, stopping).await,
+        None => drive(stream, app, Admission::Full, stopping).await,
+        Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let admission = tls.admit(stream.get_ref().1);
+                drive(stream, app, admission, stopping).await
+            }
             Ok(Err(error)) => {
                 debug!(%peer, %error, "TLS handshake failed");
                 return;
@@ -264,11 +308,12 @@ async fn connection(
 async fn drive<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     app: Arc<App>,
+    admission: Admission,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), hyper::Error> {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(IDLE).pipeline_flush(true);
-    let service = service_fn(move |request| serve(Arc::clone(&app), request));
+    let service = service_fn(move |request| serve(Arc::clone(&app), admission, request));
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         result = serving.as_mut() => return result,

@@ -5,15 +5,12 @@ use std::{net::IpAddr, time::Duration};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, body::Incoming, header};
-use hyper_util::{
-    client::legacy::{Client as Pool, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use hyper_util::{client::legacy::Client as Pool, rt::TokioExecutor};
 use serde_json::{Map, Value, json};
 use skein_model::{FqName, Kind, Object};
 use uuid::Uuid;
 
-use crate::{ClientError, Watcher, decode};
+use crate::{ClientError, Connector, Tls, Watcher, decode, tls};
 
 /// Time for one call.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -22,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Client {
     base: String,
-    pool: Pool<HttpConnector, Full<Bytes>>,
+    pool: Pool<Connector, Full<Bytes>>,
 }
 
 /// What to list.
@@ -54,22 +51,31 @@ pub struct ReferenceChange {
 }
 
 impl Client {
-    /// A client of the API at `http://HOST:PORT` (or `HOST:PORT`). Nothing is sent yet.
+    /// A client of the API at `http://HOST:PORT` (or `HOST:PORT`), or at `https://HOST:PORT` if a public authority
+    /// vouches for it. Nothing is sent yet.
     ///
     /// # Errors
     /// The address cannot be one.
     pub fn new(address: &str) -> Result<Self, ClientError> {
+        Self::with_tls(address, &Tls::default())
+    }
+
+    /// A client of the API at `https://HOST:PORT`, or of one without TLS, for which `tls` says nothing.
+    ///
+    /// # Errors
+    /// The address cannot be one, or a file of `tls` is not usable.
+    pub fn with_tls(address: &str, tls: &Tls) -> Result<Self, ClientError> {
         let base = address.trim_end_matches('/');
         let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
         let good = base.parse::<hyper::Uri>().is_ok_and(|uri| {
-            uri.scheme_str() == Some("http") && uri.authority().is_some() && uri.path() == "/"
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.authority().is_some()
+                && uri.path() == "/"
         });
         if !good {
             return Err(ClientError::Address(address.to_owned()));
         }
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_secs(5)));
+        let connector = if base.starts_with("https:") { tls.connector()? } else { Tls::plain()? };
         let pool = Pool::builder(TokioExecutor::new()).build(connector);
         Ok(Self { base, pool })
     }
@@ -109,8 +115,14 @@ impl Client {
         self.pool.request(request).await.map_err(|e| self.unreachable(&e))
     }
 
-    pub(crate) fn unreachable(&self, error: &dyn std::error::Error) -> ClientError {
+    pub(crate) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ClientError {
+        if let Some(reason) = tls::explain(error) {
+            return ClientError::Untrusted { base: self.base.clone(), reason };
+        }
         let mut reason = error.to_string();
+        if self.base.starts_with("http:") && tls::is_no_http(error) {
+            reason.push_str(" (if it serves HTTPS, write https:// before the address)");
+        }
         let mut source = error.source();
         while let Some(inner) = source {
             reason = format!("{reason}: {inner}");

@@ -21,8 +21,24 @@ pub enum ClientError {
         /// What happened.
         reason: String,
     },
+    /// There is no trust between the two.
+    #[error("no trusted connection to {base}: {reason}")]
+    Untrusted {
+        /// Where it was looked for.
+        base: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A file that says whom to trust, or who we are, is not usable.
+    #[error("{path}: {reason}")]
+    TlsFile {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The address makes no sense.
-    #[error("{0:?} is not the address of an API; write http://HOST:PORT")]
+    #[error("{0:?} is not the address of an API; write https://HOST:PORT or http://HOST:PORT")]
     Address(String),
     /// The answer makes no sense.
     #[error("the answer of {base} is not understood: {reason}; is it a configuration API?")]

@@ -26,9 +26,11 @@ mod client;
 mod decode;
 mod error;
 mod events;
+mod tls;
 mod watcher;
 
 pub use client::{Client, ListOptions, ReferenceChange};
 pub use decode::{decode, encode};
 pub use error::ClientError;
+pub use tls::{Connector, Tls, explain as explain_tls};
 pub use watcher::{Event, Watcher};

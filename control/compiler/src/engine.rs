@@ -1,10 +1,11 @@
 //! Remembers answers and what they were made from.
 
+use crate::dns::{self, DnsRecordSet, DnsZone};
 use crate::firewall::{self, Subject};
 use crate::intent::{Global, Interface, PolicySet, Vrf};
 use crate::query::{Answer, Query, Read};
 use crate::service::{self, ServiceSet};
-use crate::{interface, network, network_policy, security_group};
+use crate::{interface, network, network_policy, node, security_group};
 use skein_model::{Change, FqName, Graph, Kind, Object};
 use skein_policy::Policy;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -21,6 +22,10 @@ pub struct Delta {
     pub interfaces: Vec<(Uuid, Option<Arc<Interface>>)>,
     /// By listener of a load balancer.
     pub services: Vec<(Uuid, Option<Arc<ServiceSet>>)>,
+    /// By virtual-DNS.
+    pub dns_zones: Vec<(Uuid, Option<Arc<DnsZone>>)>,
+    /// By virtual-DNS-record, port or floating IP.
+    pub dns_records: Vec<(Uuid, Option<Arc<DnsRecordSet>>)>,
     /// Cluster-wide settings, when they changed.
     pub global: Option<Arc<Global>>,
 }
@@ -31,6 +36,8 @@ impl Delta {
         self.vrfs.is_empty()
             && self.interfaces.is_empty()
             && self.services.is_empty()
+            && self.dns_zones.is_empty()
+            && self.dns_records.is_empty()
             && self.global.is_none()
     }
 }
@@ -55,6 +62,8 @@ pub struct Engine {
     services_in: HashMap<Uuid, BTreeSet<Uuid>>,
     /// What each port serves: listener, address and port.
     memberships: HashMap<Uuid, BTreeSet<(Uuid, IpAddr, u16)>>,
+    /// Sets of records by the zone they are in.
+    records_in: HashMap<Uuid, BTreeSet<Uuid>>,
     /// What the ids in [`Query::Firewall`] stand for.
     subjects: HashMap<Uuid, Arc<Subject>>,
 }
@@ -123,6 +132,35 @@ impl Engine {
         self.services_in.get(&network).into_iter().flatten().copied()
     }
 
+    /// Every zone, in no particular order.
+    pub fn dns_zones(&self) -> impl Iterator<Item = &Arc<DnsZone>> {
+        self.memos.values().filter_map(|memo| match &memo.answer {
+            Answer::DnsZone(zone) => Some(zone),
+            _ => None,
+        })
+    }
+
+    /// One virtual-DNS's zone.
+    pub fn dns_zone(&self, server: Uuid) -> Option<&Arc<DnsZone>> {
+        match &self.memos.get(&Query::DnsZone(server))?.answer {
+            Answer::DnsZone(zone) => Some(zone),
+            _ => None,
+        }
+    }
+
+    /// Sets of records in a zone.
+    pub fn dns_records_in(&self, zone: Uuid) -> impl Iterator<Item = Uuid> {
+        self.records_in.get(&zone).into_iter().flatten().copied()
+    }
+
+    /// The records that an object stands for.
+    pub fn dns_records(&self, object: Uuid) -> Option<&Arc<DnsRecordSet>> {
+        match &self.memos.get(&Query::DnsRecords(object))?.answer {
+            Answer::DnsRecords(set) => Some(set),
+            _ => None,
+        }
+    }
+
     /// Cluster-wide settings, once anything was compiled.
     pub fn global(&self) -> Option<&Arc<Global>> {
         match &self.memos.get(&Query::Global)?.answer {
@@ -160,9 +198,30 @@ impl Engine {
             if let Query::Services(listener) = query {
                 self.index_services(listener, old.as_ref(), &answer, &mut dirty);
             }
+            if let Query::DnsRecords(object) = query {
+                self.index_records(object, old.as_ref(), &answer);
+            }
             Self::report(query, old, answer, &mut delta);
         }
         delta
+    }
+
+    fn index_records(&mut self, object: Uuid, old: Option<&Answer>, new: &Answer) {
+        let zone = |answer: Option<&Answer>| match answer {
+            Some(Answer::DnsRecords(set)) => Some(set.zone),
+            _ => None,
+        };
+        if let Some(zone) = zone(old)
+            && let Some(all) = self.records_in.get_mut(&zone)
+        {
+            all.remove(&object);
+            if all.is_empty() {
+                self.records_in.remove(&zone);
+            }
+        }
+        if let Some(zone) = zone(Some(new)) {
+            self.records_in.entry(zone).or_default().insert(object);
+        }
     }
 
     /// Brings the indices of services up to date and marks who reads what changed in them.
@@ -237,6 +296,14 @@ impl Engine {
                 delta.services.push((uuid, Some(services)));
             }
             (Query::Services(uuid), _) if was_there => delta.services.push((uuid, None)),
+            (Query::DnsZone(uuid), Answer::DnsZone(zone)) => {
+                delta.dns_zones.push((uuid, Some(zone)));
+            }
+            (Query::DnsZone(uuid), _) if was_there => delta.dns_zones.push((uuid, None)),
+            (Query::DnsRecords(uuid), Answer::DnsRecords(set)) => {
+                delta.dns_records.push((uuid, Some(set)));
+            }
+            (Query::DnsRecords(uuid), _) if was_there => delta.dns_records.push((uuid, None)),
             (Query::Global, Answer::Global(global)) => delta.global = Some(global),
             _ => {}
         }
@@ -269,8 +336,15 @@ impl Engine {
             }
             Kind::VIRTUAL_MACHINE_INTERFACE => {
                 dirty.insert(Query::Interface(any.uuid));
+                dirty.insert(Query::DnsRecords(any.uuid));
             }
-            Kind::LOADBALANCER_LISTENER => {
+            Kind::VIRTUAL_DNS => {
+                dirty.insert(Query::DnsZone(any.uuid));
+            }
+            Kind::VIRTUAL_DNS_RECORD | Kind::FLOATING_IP => {
+                dirty.insert(Query::DnsRecords(any.uuid));
+            }
+            Kind::LOADBALANCER_LISTENER | Kind::GLOBAL_VROUTER_CONFIG => {
                 dirty.insert(Query::Services(any.uuid));
             }
             _ => {}
@@ -281,6 +355,8 @@ impl Engine {
         self.frames.push(HashSet::new());
         let answer = match query {
             Query::Network(uuid) => network::facts(self, uuid),
+            Query::Node(uuid) => node::facts(self, uuid),
+            Query::Nodes => node::all(self),
             Query::Mentions(uuid) => network_policy::mentions(self, uuid),
             Query::Tags(uuid) => interface::own_tags(self, uuid),
             Query::GroupId(uuid) => security_group::id(self, uuid),
@@ -293,6 +369,9 @@ impl Engine {
             Query::NetworkLayer(uuid) => network_policy::layer(self, uuid),
             Query::RouteTargets(uuid) => network::route_targets(self, uuid),
             Query::Peers(uuid) => network_policy::peers(self, uuid),
+            Query::NetworkDns(uuid) => dns::of_network(self, uuid),
+            Query::DnsZone(uuid) => dns::zone(self, uuid),
+            Query::DnsRecords(uuid) => dns::records(self, uuid),
             Query::Frontend(uuid) => service::frontend(self, uuid),
             Query::Services(uuid) => service::services(self, uuid),
             Query::Vrf(uuid) => network::vrf(self, uuid),
@@ -435,6 +514,12 @@ impl Engine {
             self.record(Read::Object(source.uuid));
         }
         all
+    }
+
+    /// Whether an object is of a kind, which never changes.
+    pub(crate) fn is_a(&mut self, kind: Kind, uuid: Uuid) -> bool {
+        self.record(Read::Object(uuid));
+        self.graph.get_kind(kind, uuid).is_some()
     }
 
     /// Whether any services live in a network.

@@ -8,6 +8,7 @@ use crate::intent::{Address, Interface, PolicySet};
 use crate::network::{NetworkFacts, flow_limit};
 use crate::query::{Answer, Query, Stamped, content_id};
 use crate::rule::Rules;
+use crate::sub_interface;
 use ipnet::IpNet;
 use skein_bgp::{DEFAULT_LOCAL_PREFERENCE, STALE_LOCAL_PREFERENCE};
 use skein_model::values::{KeyValuePairs, MacAddressesType, VirtualMachineInterfacePropertiesType};
@@ -67,10 +68,13 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
         max_flows: if own_limit > 0 { own_limit } else { facts.max_flows },
         local_preference: local_preference(properties.local_preference),
         enabled: object.enabled(),
-        host: bound_to(&view.virtual_machine_interface_bindings().unwrap_or_default()),
+        host: sub_interface::node(engine, &object),
         contexts,
         is_host: false,
         host_prefixes: Vec::new(),
+        parent: sub_interface::parent(engine, &object),
+        sub_interfaces: sub_interface::children(engine, &object),
+        underlay_prefixes: Vec::new(),
     };
     Answer::Interface(Arc::new(host::complete(engine, &object, port)))
 }
@@ -82,7 +86,7 @@ fn local_preference(wanted: Option<i64>) -> u32 {
 }
 
 /// The node that a port is bound to, as Nova and the port service write it.
-fn bound_to(bindings: &KeyValuePairs) -> Option<String> {
+pub(crate) fn bound_to(bindings: &KeyValuePairs) -> Option<String> {
     let pair = bindings.key_value_pair.iter().find(|p| p.key.as_deref() == Some("host_id"))?;
     pair.value.clone().filter(|host| !host.is_empty())
 }

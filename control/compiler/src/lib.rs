@@ -8,19 +8,27 @@
 //! agree; `tests/incremental.rs` holds that for random histories.
 
 mod context;
+mod dns;
 mod engine;
 mod firewall;
 mod host;
 mod intent;
 mod interface;
+mod link_local;
 mod network;
 mod network_policy;
+mod node;
 mod query;
 mod rule;
 mod security_group;
 mod service;
+mod sub_interface;
+mod underlay;
 
 pub use context::{Context, Floating, FloatingDirection, PortMapping};
+pub use dns::{DnsNext, DnsOrder, DnsRecord, DnsRecordSet, DnsZone};
 pub use engine::{Delta, Engine};
 pub use intent::{Address, Global, Interface, PolicySet, Subnet, Vrf};
-pub use service::{Member, Service, ServiceSet};
+pub use network_policy::{OTHER_NETWORKS, OWN_NETWORK};
+pub use node::NodeFacts;
+pub use service::{Distribution, Member, Service, ServiceSet};

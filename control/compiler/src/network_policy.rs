@@ -46,9 +46,10 @@ enum End {
     Nobody,
 }
 
-/// Implicit rules at the end of a network's list; the ids are the original's.
-const OWN_NETWORK: Uuid = Uuid::from_u128(0x1000_0000_0001);
-const OTHER_NETWORKS: Uuid = Uuid::from_u128(0x1000_0000_0002);
+/// The implicit rule behind a network's policies that passes its own traffic. The id is the original's.
+pub const OWN_NETWORK: Uuid = Uuid::from_u128(0x1000_0000_0001);
+/// The implicit rule behind a network's policies about all other networks. The id is the original's.
+pub const OTHER_NETWORKS: Uuid = Uuid::from_u128(0x1000_0000_0002);
 
 /// Policies of a network in order of their sequence.
 fn policies(engine: &mut Engine, network: &Object) -> Vec<Arc<Object>> {

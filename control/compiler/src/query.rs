@@ -1,9 +1,11 @@
 //! The questions the compiler asks, and their answers.
 
+use crate::dns::{DnsRecordSet, DnsZone};
 use crate::firewall::{Firewall, FirewallPolicy, FirewallRule, RuleSet};
 use crate::intent::{Global, Interface, Vrf};
 use crate::network::{NetworkFacts, RouteTargets};
 use crate::network_policy::Mentions;
+use crate::node::NodeFacts;
 use crate::rule::Rules;
 use crate::service::{Frontend, ServiceSet};
 use skein_model::{FqName, Kind};
@@ -20,6 +22,10 @@ use uuid::Uuid;
 pub(crate) enum Query {
     /// What a virtual network is: [`NetworkFacts`].
     Network(Uuid),
+    /// What a node is: [`NodeFacts`].
+    Node(Uuid),
+    /// All nodes.
+    Nodes,
     /// Networks that a network's policies pass traffic to: [`Mentions`].
     Mentions(Uuid),
     /// Ids of the tags that one object carries itself.
@@ -46,6 +52,12 @@ pub(crate) enum Query {
     Peers(Uuid),
     /// Where a load balancer's listener answers: [`Frontend`].
     Frontend(Uuid),
+    /// The virtual-DNS of a network.
+    NetworkDns(Uuid),
+    /// Output: a virtual-DNS as a [`DnsZone`].
+    DnsZone(Uuid),
+    /// Output: the [`DnsRecordSet`] of a virtual-DNS-record, a port or a floating IP.
+    DnsRecords(Uuid),
     /// Output: a listener's [`ServiceSet`].
     Services(Uuid),
     /// Output: a network's [`Vrf`].
@@ -59,13 +71,25 @@ pub(crate) enum Query {
 impl Query {
     /// Outputs are asked for their own sake, the others only while something reads them.
     pub(crate) fn is_output(self) -> bool {
-        matches!(self, Query::Services(_) | Query::Vrf(_) | Query::Interface(_) | Query::Global)
+        matches!(
+            self,
+            Query::Services(_)
+                | Query::Vrf(_)
+                | Query::Interface(_)
+                | Query::Global
+                | Query::DnsZone(_)
+                | Query::DnsRecords(_)
+        )
     }
 
     /// The object that an output stands for.
     pub(crate) fn object(self) -> Option<Uuid> {
         match self {
-            Query::Services(uuid) | Query::Vrf(uuid) | Query::Interface(uuid) => Some(uuid),
+            Query::Services(uuid)
+            | Query::Vrf(uuid)
+            | Query::Interface(uuid)
+            | Query::DnsZone(uuid)
+            | Query::DnsRecords(uuid) => Some(uuid),
             _ => None,
         }
     }
@@ -77,6 +101,8 @@ pub(crate) enum Answer {
     /// The object does not exist or is not usable.
     Nothing,
     Network(Arc<NetworkFacts>),
+    Node(Arc<NodeFacts>),
+    Nodes(Arc<Vec<Arc<NodeFacts>>>),
     Mentions(Arc<Mentions>),
     GroupId(u32),
     Rules(Arc<Stamped<Rules>>),
@@ -91,6 +117,9 @@ pub(crate) enum Answer {
     RouteTargets(Arc<RouteTargets>),
     Peers(Arc<Vec<Uuid>>),
     Frontend(Arc<Frontend>),
+    DnsServer(Uuid),
+    DnsZone(Arc<DnsZone>),
+    DnsRecords(Arc<DnsRecordSet>),
     Services(Arc<ServiceSet>),
     Vrf(Arc<Vrf>),
     Interface(Arc<Interface>),

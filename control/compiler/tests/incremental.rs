@@ -6,13 +6,15 @@ mod world;
 
 use proptest::prelude::*;
 use serde_json::json;
-use skein_compiler::{Engine, Global, Interface, ServiceSet, Vrf};
+use skein_compiler::{DnsRecordSet, DnsZone, Engine, Global, Interface, ServiceSet, Vrf};
 use skein_model::{Change, Graph, Kind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
+use world::dns::{ipam, machine, record, server};
 use world::firewall::{addresses, firewall_policy, rule, services, set, staged, tag};
 use world::services::{balancer, floating_ip, member, node};
+use world::underlay::{fabric, provided};
 use world::{Build, group, id, network, policy, port, tagged};
 
 const NETWORKS: [&str; 3] = ["red", "green", "blue"];
@@ -156,6 +158,28 @@ fn step() -> impl Strategy<Value = Vec<Change>> {
             Build::new(Kind::PROJECT, "shop").refer(Kind::TAG, name).put(),
         ]),
         service_step(),
+        (pick(&NETWORKS), 1u32..5, some(&POLICIES)).prop_map(|(n, id, p)| provided(n, id, &p)),
+        (pick(&NETWORKS), 1u32..5).prop_map(|(n, id)| {
+            let mut changes = network(n, id, &[]);
+            let last = changes.pop().into_iter();
+            changes.extend(last.map(|change| match change {
+                Change::Put(mut object) => {
+                    let all = &mut Arc::make_mut(&mut object).properties;
+                    all.insert("fabric_snat".into(), json!(true));
+                    Change::Put(object)
+                }
+                other => other,
+            }));
+            changes
+        }),
+        (any::<bool>(), some(&POLICIES)).prop_map(|(there, policies)| {
+            let mut changes = fabric(&policies);
+            if !there {
+                let network = id(Kind::VIRTUAL_NETWORK, "ip-fabric");
+                changes.push(Change::Delete(network));
+            }
+            changes
+        }),
         pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::VIRTUAL_NETWORK, n))]),
         pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::ROUTING_INSTANCE, n))]),
         pick(&POLICIES).prop_map(|n| vec![Change::Delete(id(Kind::NETWORK_POLICY, n))]),
@@ -205,11 +229,48 @@ fn service_step() -> impl Strategy<Value = Vec<Change>> {
     ]
 }
 
+/// Servers, what they ask next, the IPAM that names one, records, machines with names.
+fn dns_step() -> impl Strategy<Value = Vec<Change>> {
+    const SERVERS: [&str; 2] = ["shop", "bank"];
+    let next = pick(&["", "192.0.2.53", "default-domain:shop", "default-domain:bank"]);
+    let notation = pick(&["dashed-ip", "vm-name", "vm-name-tenant-name"]);
+    prop_oneof![
+        3 => (pick(&SERVERS), next, any::<bool>(), notation).prop_map(|(name, next, dynamic, notation)| {
+            vec![server(name, json!({
+                "domain_name": format!("{name}.example"), "next_virtual_DNS": next,
+                "dynamic_records_from_client": dynamic, "floating_ip_record": notation,
+            }))]
+        }),
+        2 => pick(&["", "shop", "bank"]).prop_map(|name| vec![ipam(name)]),
+        4 => (pick(&SERVERS), pick(&["a", "b", "c"]), 1u8..4)
+            .prop_map(|(of, name, host)| vec![record(of, name, "A", &format!("10.0.0.{host}"))]),
+        1 => (pick(&SERVERS), pick(&["a", "b", "c"])).prop_map(|(of, name)| {
+            vec![Change::Delete(id(Kind::VIRTUAL_DNS_RECORD, &format!("{of}:{name}:A")))]
+        }),
+        2 => (pick(&PORTS), pick(&NETWORKS), pick(&["web", "Db-1", "no_name"])).prop_map(
+            |(name, network, of)| vec![
+                machine(of),
+                Build::new(Kind::VIRTUAL_MACHINE_INTERFACE, name)
+                    .with("virtual_machine_interface_mac_addresses", json!({"mac_address": ["02:00:00:00:00:01"]}))
+                    .refer(Kind::VIRTUAL_NETWORK, network)
+                    .refer(Kind::VIRTUAL_MACHINE, of)
+                    .put(),
+            ]
+        ),
+        1 => Just(vec![Build::new(Kind::PROJECT, "shop").put()]),
+        1 => pick(&SERVERS).prop_map(|n| vec![Change::Delete(id(Kind::VIRTUAL_DNS, n))]),
+    ]
+}
+
 #[derive(Debug, Default, PartialEq)]
 struct Outputs {
     vrfs: BTreeMap<Uuid, Arc<Vrf>>,
     interfaces: BTreeMap<Uuid, Arc<Interface>>,
     services: BTreeMap<Uuid, Arc<ServiceSet>>,
+    dns_zones: BTreeMap<Uuid, Arc<DnsZone>>,
+    dns_records: BTreeMap<Uuid, Arc<DnsRecordSet>>,
+    /// What the index of records says.
+    indexed: BTreeMap<Uuid, Vec<Uuid>>,
     global: Option<Arc<Global>>,
 }
 
@@ -234,6 +295,22 @@ impl Outputs {
                 None => self.services.remove(&uuid),
             };
         }
+        for (uuid, zone) in delta.dns_zones {
+            match zone {
+                Some(zone) => self.dns_zones.insert(uuid, zone),
+                None => self.dns_zones.remove(&uuid),
+            };
+        }
+        for (uuid, set) in delta.dns_records {
+            match set {
+                Some(set) => self.dns_records.insert(uuid, set),
+                None => self.dns_records.remove(&uuid),
+            };
+        }
+        self.indexed = ["shop", "bank"]
+            .map(|name| id(Kind::VIRTUAL_DNS, name))
+            .map(|zone| (zone, engine.dns_records_in(zone).collect()))
+            .into();
         self.global = delta.global.or_else(|| self.global.take());
     }
 }
@@ -257,6 +334,13 @@ proptest! {
         steps in proptest::collection::vec(prop_oneof![5 => firewall_step(), 1 => step()], 1..40),
     ) {
         check(&[firewall_world(), steps].concat())?;
+    }
+
+    #[test]
+    fn incremental_equals_full_with_names(
+        steps in proptest::collection::vec(prop_oneof![3 => dns_step(), 2 => step()], 1..40),
+    ) {
+        check(&steps)?;
     }
 
     #[test]

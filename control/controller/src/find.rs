@@ -6,9 +6,9 @@
 use crate::core::{Core, may_have};
 use crate::service::Shared;
 use skein_compiler::Interface;
-use skein_model::values::{KeyValuePairs, VirtualMachineInterfacePropertiesType};
+use skein_model::values::KeyValuePairs;
 use skein_model::{FqName, Kind, Object};
-use skein_proto::ports::{FindReply, FindRequest, FoundPort, PortAddress};
+use skein_proto::ports::{FindReply, FindRequest, FoundPort, KeyValue, PortAddress};
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Status;
@@ -99,9 +99,6 @@ fn find(core: &Core, node: &str, request: &FindRequest) -> Result<FindReply, Str
 }
 
 fn describe(core: &Core, object: &Object, port: &Interface, index: u32) -> FoundPort {
-    let properties: Option<VirtualMachineInterfacePropertiesType> =
-        object.property("virtual_machine_interface_properties");
-    let vlan = properties.and_then(|p| p.sub_interface_vlan_tag).unwrap_or(0);
     FoundPort {
         interface: port.uuid.to_string(),
         mac: port.mac.clone(),
@@ -115,7 +112,15 @@ fn describe(core: &Core, object: &Object, port: &Interface, index: u32) -> Found
             .engine()
             .vrf(port.network)
             .map_or_else(String::new, |vrf| vrf.network.clone()),
-        vlan: u32::try_from(vlan).unwrap_or(0),
+        vlan: port.parent.map_or(0, |(_, tag)| tag.into()),
+        parent: port.parent.map_or_else(String::new, |(parent, _)| parent.to_string()),
+        network_uuid: port.network.to_string(),
+        project_uuid: match object.parent {
+            Some((Kind::PROJECT, uuid)) => uuid.to_string(),
+            _ => String::new(),
+        },
+        annotations: annotations(object),
+        underlay: core.engine().vrf(port.network).is_some_and(|vrf| vrf.underlay),
     }
 }
 
@@ -129,10 +134,18 @@ pub(crate) fn addresses(port: &Interface) -> Vec<PortAddress> {
 }
 
 /// Annotation `index`, "2/3": which of how many interfaces (spec/kubernetes.md section 6).
-fn position(object: &Object) -> Option<(u32, u32)> {
+pub(crate) fn position(object: &Object) -> Option<(u32, u32)> {
     let text = annotation(object, "index")?;
     let (index, count) = text.split_once('/')?;
     Some((index.parse().ok()?, count.parse().ok()?))
+}
+
+fn annotations(object: &Object) -> Vec<KeyValue> {
+    let pairs: KeyValuePairs = object.property("annotations").unwrap_or_default();
+    let pairs = pairs.key_value_pair.into_iter();
+    pairs
+        .filter_map(|pair| Some(KeyValue { key: pair.key?, value: pair.value.unwrap_or_default() }))
+        .collect()
 }
 
 fn annotation(object: &Object, key: &str) -> Option<String> {

@@ -3,8 +3,11 @@
 //! [`Core`] is the controller without I/O; [`Controller`] puts the watch, the gRPC services and the
 //! clock around it.
 
+mod certificates;
 mod configuration;
 mod core;
+mod dns;
+mod explain;
 mod find;
 mod message;
 mod node;
@@ -12,8 +15,10 @@ mod pki;
 mod ports;
 mod run;
 mod service;
+mod staged;
 mod status;
 
+pub use certificates::{CLIENT_ORGANIZATION, Issued};
 pub use core::{Core, END_OF_RIB_LIMIT, RESTART_TIME, STALE_TIME};
 pub use node::{Node, SessionId};
 pub use pki::{Authority, PkiError, SERVER_NAME};

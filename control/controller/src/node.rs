@@ -1,6 +1,7 @@
 //! One node as the controller sees it.
 
 use crate::core::may_have;
+use crate::dns::{DnsDelta, PendingDns, SentDns};
 use crate::message;
 use ipnet::IpNet;
 use skein_bgp::{Rib, TunnelType};
@@ -56,6 +57,7 @@ pub(crate) struct Pending {
     pub(crate) vrfs: BTreeSet<Uuid>,
     /// By listener of a load balancer; only services that the node may use.
     pub(crate) services: BTreeSet<Uuid>,
+    pub(crate) dns: PendingDns,
     pub(crate) routes: BTreeSet<(Arc<str>, IpNet)>,
     end_of_rib: BTreeSet<String>,
     snapshot: bool,
@@ -74,6 +76,7 @@ pub(crate) struct IntentDelta {
     pub(crate) interfaces_removed: Vec<Uuid>,
     pub(crate) services: Vec<Service>,
     pub(crate) services_removed: Vec<String>,
+    pub(crate) dns: DnsDelta,
     pub(crate) end_of_snapshot: bool,
 }
 
@@ -106,6 +109,7 @@ pub struct Node {
     /// Networks whose services its workloads may use.
     served: BTreeSet<Uuid>,
     sent_services: BTreeMap<Uuid, Arc<ServiceSet>>,
+    pub(crate) sent_dns: SentDns,
 }
 
 impl Node {
@@ -129,6 +133,7 @@ impl Node {
             sent_vrfs: BTreeMap::new(),
             served: BTreeSet::new(),
             sent_services: BTreeMap::new(),
+            sent_dns: SentDns::default(),
         }
     }
 
@@ -164,6 +169,7 @@ impl Node {
         self.sent_vrfs.clear();
         self.served.clear();
         self.sent_services.clear();
+        self.sent_dns.clear();
         self.pending = Pending { global: true, snapshot: true, ..Pending::default() };
         self.pending.interfaces.extend(&self.interest);
     }
@@ -208,6 +214,7 @@ impl Node {
                 || !p.interfaces.is_empty()
                 || !p.vrfs.is_empty()
                 || !p.services.is_empty()
+                || !p.dns.is_empty()
                 || !p.routes.is_empty()
                 || (rib_complete && !p.end_of_rib.is_empty()))
     }
@@ -231,7 +238,10 @@ impl Node {
         let snapshot = std::mem::take(&mut pending.snapshot);
         let global = std::mem::take(&mut pending.global);
         let mut listeners = std::mem::take(&mut pending.services);
-        let nothing = touched.is_empty() && dirty_vrfs.is_empty() && listeners.is_empty();
+        let nothing = touched.is_empty()
+            && dirty_vrfs.is_empty()
+            && listeners.is_empty()
+            && pending.dns.is_empty();
         if nothing && !snapshot && !global {
             return None;
         }
@@ -272,6 +282,7 @@ impl Node {
         for listener in listeners {
             self.update_services(listener, engine, &mut out);
         }
+        self.take_dns(&needed, engine, &mut out);
         let policies = self.policies();
         out.policies.extend(
             policies.values().filter(|set| !policies_before.contains_key(&set.id)).cloned(),

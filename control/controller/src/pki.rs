@@ -1,8 +1,8 @@
 //! The cluster's own certificate authority, and the join token.
 //!
 //! Files in the `pki` folder of the data directory, all made at the first start and kept:
-//! `ca.pem`, `ca.key`, `server.pem`, `server.key` and `join-token`. Keys and token are readable by
-//! their owner only.
+//! `ca.pem`, `ca.key`, `server.pem`, `server.key` and `join-token`; [`crate::certificates`] adds those of the
+//! configuration API. Keys and token are readable by their owner only.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
@@ -20,7 +20,7 @@ pub const SERVER_NAME: &str = "skein-controller";
 /// How long a node's certificate holds; agents renew long before.
 const NODE_CERTIFICATE_DAYS: i64 = 90;
 /// How long the authority and controllers' certificates hold.
-const LONG_CERTIFICATE_YEARS: i32 = 10;
+pub(crate) const LONG_CERTIFICATE_YEARS: i32 = 10;
 
 /// Why certificates could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub enum PkiError {
 
 /// The authority and what it has issued to this controller.
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    pub(crate) issuer: Issuer<'static, KeyPair>,
     /// The authority's certificate.
     pub ca_pem: String,
     /// The controller's certificate followed by the authority's.
@@ -171,7 +171,7 @@ impl Authority {
     }
 }
 
-fn named(name: &str, alternatives: Vec<String>) -> Result<CertificateParams, PkiError> {
+pub(crate) fn named(name: &str, alternatives: Vec<String>) -> Result<CertificateParams, PkiError> {
     let mut params =
         CertificateParams::new(alternatives).map_err(|e| certificate("certificate name", e))?;
     params.distinguished_name = DistinguishedName::new();
@@ -193,15 +193,15 @@ fn ca_params() -> CertificateParams {
     params
 }
 
-fn now() -> time::OffsetDateTime {
+pub(crate) fn now() -> time::OffsetDateTime {
     time::OffsetDateTime::now_utc()
 }
 
-fn year() -> i32 {
+pub(crate) fn year() -> i32 {
     now().year()
 }
 
-fn time_days(days: i64) -> time::Duration {
+pub(crate) fn time_days(days: i64) -> time::Duration {
     time::Duration::days(days)
 }
 
@@ -213,7 +213,7 @@ fn digest(pem: &str) -> Result<String, PkiError> {
     Ok(hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn load_key(path: &Path) -> Result<KeyPair, PkiError> {
+pub(crate) fn load_key(path: &Path) -> Result<KeyPair, PkiError> {
     let what = path.display().to_string();
     if let Some(pem) = read(path)? {
         return KeyPair::from_pem(&pem).map_err(|e| certificate(&what, e));
@@ -223,7 +223,7 @@ fn load_key(path: &Path) -> Result<KeyPair, PkiError> {
     Ok(key)
 }
 
-fn read(path: &Path) -> Result<Option<String>, PkiError> {
+pub(crate) fn read(path: &Path) -> Result<Option<String>, PkiError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -232,7 +232,7 @@ fn read(path: &Path) -> Result<Option<String>, PkiError> {
 }
 
 /// Writes a whole file or none: first aside, then into place.
-fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), PkiError> {
+pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), PkiError> {
     let aside = path.with_extension("new");
     let mut out = OpenOptions::new()
         .write(true)
@@ -251,7 +251,7 @@ fn file(path: &Path, source: std::io::Error) -> PkiError {
     PkiError::File { path: path.to_owned(), source }
 }
 
-fn certificate(what: &str, source: rcgen::Error) -> PkiError {
+pub(crate) fn certificate(what: &str, source: rcgen::Error) -> PkiError {
     PkiError::Certificate { what: what.to_owned(), source }
 }
 

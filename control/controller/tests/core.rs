@@ -10,6 +10,7 @@ use skein_model::{Change, Kind};
 use skein_proto::session::{self, to_agent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use world::dns::{ipam, record, server};
 use world::services::{balancer, floating_ip, member, node};
 use world::{Build, group, id, network, policy, port};
 
@@ -22,6 +23,8 @@ struct Follower {
     policies: BTreeMap<String, session::PolicySet>,
     interfaces: BTreeMap<String, session::Interface>,
     services: BTreeMap<String, session::Service>,
+    dns_zones: BTreeMap<String, session::DnsZone>,
+    dns_records: BTreeMap<String, session::DnsRecordSet>,
     routes: BTreeMap<(String, String), session::Route>,
     complete: BTreeSet<String>,
     snapshots: usize,
@@ -56,6 +59,20 @@ impl Follower {
         self.services.extend(intent.services.into_iter().map(|s| (s.id.clone(), s)));
         for id in intent.services_removed {
             assert!(self.services.remove(&id).is_some(), "removed what was not there");
+        }
+        self.dns_zones.extend(intent.dns_zones.into_iter().map(|z| (z.id.clone(), z)));
+        for id in intent.dns_zones_removed {
+            assert!(self.dns_zones.remove(&id).is_some(), "removed what was not there");
+        }
+        self.dns_records.extend(intent.dns_records.into_iter().map(|s| (s.id.clone(), s)));
+        for id in intent.dns_records_removed {
+            assert!(self.dns_records.remove(&id).is_some(), "removed what was not there");
+        }
+        for set in self.dns_records.values() {
+            assert!(
+                self.dns_zones.contains_key(&set.zone),
+                "records of a zone the node does not have"
+            );
         }
         self.snapshots += usize::from(intent.end_of_snapshot);
         // A node never holds an interface without what it needs.
@@ -439,6 +456,32 @@ fn a_node_has_the_port_of_its_own_stack_without_asking() {
     assert_eq!(again.paths("front", "192.168.0.1"), ["192.168.0.1"]);
 }
 
+#[test]
+fn one_name_of_a_thousand_that_changes_is_one_small_message() {
+    let (mut core, mut one, mut two) = two_nodes(&[]);
+    let mut zone =
+        vec![server("shop", serde_json::json!({"domain_name": "shop.example"})), ipam("shop")];
+    zone.extend((0..1000).map(|n| record("shop", &format!("s{n}"), "A", "10.0.0.1")));
+    core.configure(&zone, 8, false);
+    one.poll(&mut core);
+    two.poll(&mut core);
+    assert_eq!((one.view.dns_zones.len(), one.view.dns_records.len()), (1, 1000));
+    core.configure(&[record("shop", "s7", "A", "10.0.0.7")], 9, false);
+    let messages = core.take("node-1", one.id);
+    let [session::ToAgent { message: Some(to_agent::Message::Intent(intent)) }] =
+        messages.as_slice()
+    else {
+        panic!("{messages:?}")
+    };
+    assert_eq!((intent.dns_records.len(), intent.dns_zones.len()), (1, 0));
+    assert_eq!(intent.dns_records[0].records[0].data, "10.0.0.7");
+    assert!(intent.vrfs.is_empty() && intent.interfaces.is_empty());
+    // A node without the network has nothing of it any more.
+    core.configure(&[ipam("")], 10, false);
+    two.poll(&mut core);
+    assert!(two.view.dns_zones.is_empty() && two.view.dns_records.is_empty());
+}
+
 const NETWORKS: [&str; 3] = ["front", "back", "side"];
 const PORTS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -510,6 +553,26 @@ fn step() -> impl Strategy<Value = Step> {
                 all = vec![Change::Delete(id(Kind::VIRTUAL_MACHINE_INTERFACE, &format!("{name}:vhost0")))];
             }
             Step::Configure(all)
+        }),
+        2 => (0u8..3, any::<bool>()).prop_map(|(next, there)| {
+            let next = ["", "default-domain:shop", "default-domain:bank"][usize::from(next)];
+            Step::Configure(if there {
+                vec![server("shop", serde_json::json!({"domain_name": "shop.example", "next_virtual_DNS": next}))]
+            } else {
+                vec![Change::Delete(id(Kind::VIRTUAL_DNS, "shop"))]
+            })
+        }),
+        1 => any::<bool>().prop_map(|shop| {
+            let bank = server("bank", serde_json::json!({"domain_name": "bank.example"}));
+            Step::Configure(vec![bank, ipam(if shop { "shop" } else { "bank" })])
+        }),
+        3 => (any::<bool>(), 0u8..3, any::<bool>()).prop_map(|(shop, name, there)| {
+            let (of, name) = (if shop { "shop" } else { "bank" }, format!("n{name}"));
+            Step::Configure(vec![if there {
+                record(of, &name, "A", "10.0.0.1")
+            } else {
+                Change::Delete(id(Kind::VIRTUAL_DNS_RECORD, &format!("{of}:{name}:A")))
+            }])
         }),
         1 => (1u8..3).prop_map(Step::Reconnect),
         2 => (1u8..3).prop_map(Step::Poll),

@@ -30,7 +30,8 @@ pub struct Programs {
 
 impl Programs {
     /// Looks in the folder that `KUBEBUILDER_ASSETS` names, then where programs are installed, then
-    /// where `scripts/kubernetes` puts what it builds.
+    /// where `scripts/kubernetes` puts what it builds. An API server that it built instead of one that does not
+    /// survive custom resources goes first.
     ///
     /// # Errors
     /// [`ClusterError::NoKubernetes`], or a missing package.
@@ -52,7 +53,10 @@ impl Programs {
         require("iptables", "iptables")?;
         require("loopback", "containernetworking-plugins")?;
         Ok(Programs {
-            api_server: kubernetes("kube-apiserver")?,
+            api_server: match built("instead/kube-apiserver") {
+                path if path.is_file() => path,
+                _ => kubernetes("kube-apiserver")?,
+            },
             controller_manager: kubernetes("kube-controller-manager")?,
             scheduler: kubernetes("kube-scheduler")?,
             kubelet: kubernetes("kubelet")?,
@@ -67,10 +71,14 @@ impl Programs {
 fn folders() -> Vec<PathBuf> {
     let assets = std::env::var_os(ASSETS).filter(|value| !value.is_empty()).map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kubernetes/bin");
     assets
         .into_iter()
         .chain(std::env::split_paths(&path))
-        .chain([PathBuf::from("/usr/local/bin"), built])
+        .chain([PathBuf::from("/usr/local/bin"), built("bin")])
         .collect()
+}
+
+/// Where `scripts/kubernetes` builds.
+fn built(what: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kubernetes").join(what)
 }

@@ -11,10 +11,22 @@
 )]
 #![allow(clippy::print_stdout, reason = "how long the steps took is for whoever reads a failure")]
 
+mod dns;
+mod lifecycle;
 mod networks;
+#[allow(dead_code, unreachable_pub, reason = "shared with the manager's own tests")]
+#[path = "../../../orchestration/kube/tests/support/oracle.rs"]
+mod oracle;
+mod outside;
 mod policies;
+mod policy_cases;
+#[allow(unreachable_pub, reason = "shared with the manager's own tests")]
+#[path = "../../../orchestration/kube/tests/support/random_policies.rs"]
+mod random_policies;
+mod refusals;
 mod restarts;
 mod services;
+mod staged;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -57,7 +69,8 @@ fn daemon_sets() -> String {
     (1..=PER_NODE).map(one).collect::<Vec<_>>().join("---\n")
 }
 
-/// Every pod asks every pod, itself too, on every protocol; the asked one must see the asker's own address.
+/// Every pod asks every pod, itself too, on every protocol; the asked one must see the asker's own address. Waits for
+/// what is on its way: a pod is ready before every other node has its route.
 fn assert_all_pairs(pods: &[KubePod], ask: impl Fn(&KubePod, &[String]) -> String) {
     let (mut targets, mut names) = (Vec::new(), Vec::new());
     for pod in pods {
@@ -67,18 +80,26 @@ fn assert_all_pairs(pods: &[KubePod], ask: impl Fn(&KubePod, &[String]) -> Strin
         }
     }
     for pod in pods {
-        let outcomes = read_outcomes(&ask(pod, &targets)).unwrap();
+        let from = format!("{} at {} on {}", pod.name, pod.address, pod.node);
+        let outcomes = wait_for(&format!("answers to {from}"), PATIENCE, || {
+            let outcomes = read_outcomes(&ask(pod, &targets)).unwrap();
+            all_answered(outcomes)
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(outcomes.len(), targets.len());
         for (outcome, name) in outcomes.iter().zip(&names) {
-            let from = format!("{} at {} on {}", pod.name, pod.address, pod.node);
-            let Some(answer) = &outcome.answer else {
-                panic!("{from}, asking {name}: {outcome:?}")
-            };
+            let answer = outcome.answer.as_ref().unwrap();
             assert_eq!(&answer.pod, name, "{from}: {outcome:?}");
             let client = answer.client.rsplit_once(':').unwrap().0;
             assert_eq!(client, pod.address, "{from} is seen as another: {outcome:?}");
         }
     }
+}
+
+/// The outcomes if all are answers, else those that are not.
+fn all_answered(outcomes: Vec<ProbeOutcome>) -> Result<Vec<ProbeOutcome>, String> {
+    let missing: Vec<_> = outcomes.iter().filter(|outcome| !outcome.answered()).collect();
+    if missing.is_empty() { Ok(outcomes) } else { Err(format!("no answer: {missing:?}")) }
 }
 
 fn quickly(pod: &KubePod, targets: &[String]) -> String {
@@ -101,8 +122,14 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
         .unwrap_or_else(|error| panic!("{error}"));
     steps.done("Kubernetes");
     assert_kubelets_joined_by_requests(&cluster);
-    let mut network = SkeinNetwork::install(&cluster, &NetworkOptions::default())
-        .unwrap_or_else(|error| panic!("{error}"));
+    let upstream = dns::Upstream::start(cluster.control_host());
+    let options = NetworkOptions {
+        manager_arguments: vec!["--dns-serve".into(), "true".into()],
+        agent_arguments: dns::Upstream::arguments(cluster.control_host()),
+        ..NetworkOptions::default()
+    };
+    let mut network =
+        SkeinNetwork::install(&cluster, &options).unwrap_or_else(|error| panic!("{error}"));
     steps.done("network");
 
     cluster.apply(&daemon_sets()).unwrap();
@@ -138,30 +165,25 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     steps.done("every node to every pod");
 
     services::check(&cluster, &network, &pods, &mut steps);
+    dns::check(&cluster, &mut network, &upstream, &pods, &mut steps);
     policies::check(&cluster, &mut steps);
+    staged::check(&cluster, &network, &pods, &mut steps);
+    let refused = refusals::start(&cluster);
     networks::check(&cluster, &network, &pods, &mut steps);
+    lifecycle::check(&cluster, &network, &pods, &mut steps);
+    refused.check(&cluster, &mut steps);
+    outside::check(&mut cluster, &network, &pods, &mut steps);
     restarts::check(&mut cluster, &mut network, &pods, &mut steps);
 
     let (state, tree) = (cluster.state(), cluster.lab().directory());
     drop(network);
+    drop(upstream);
     drop(cluster);
     steps.done("clean-up");
     assert_nothing_is_left("k8s", &[&state, &tree]);
 }
 
 /// TLS bootstrapping: both certificates of every node were asked for, approved and issued.
-/// Apart from the rest, and by hand (`cargo test -p skein-lab --test kubernetes -- --ignored`): a 1.20 API server built with a
-/// Go newer than its copy of reflect2 falls over the first custom resource. scripts/kubernetes builds one that does not.
-#[test]
-#[ignore = "needs an API server that survives custom resources, as scripts/kubernetes builds it"]
-fn a_pod_has_a_second_interface() {
-    let cluster = Cluster::start("k8s", ClusterOptions::new(&programs::folder()))
-        .unwrap_or_else(|error| panic!("{error}"));
-    let network = SkeinNetwork::install(&cluster, &NetworkOptions::default())
-        .unwrap_or_else(|error| panic!("{error}"));
-    networks::second_interface(&cluster, &network);
-}
-
 fn assert_kubelets_joined_by_requests(cluster: &Cluster) {
     let requests =
         cluster.api().list("/apis/certificates.k8s.io/v1/certificatesigningrequests").unwrap();
@@ -181,9 +203,13 @@ fn assert_closed_ports_are_told_apart(pods: &[KubePod]) {
     let (from, to) = (&pods[0], other_node(pods, &pods[0]));
     let targets = [format!("tcp:{}:83", to.address), "tcp:10.244.9.9:80".into()];
     // Nobody has the second address: they are given from the top of the subnet.
-    let outcomes = from.ask(&targets, Duration::from_millis(500)).unwrap();
-    assert_eq!(outcomes[0].error.as_deref(), Some("refused"), "{outcomes:?}");
-    assert!(outcomes[1].answer.is_none(), "{outcomes:?}");
+    wait_for("a refusal", PATIENCE, || {
+        let outcomes = from.ask(&targets, Duration::from_millis(500)).unwrap();
+        assert!(outcomes.iter().all(|outcome| !outcome.answered()), "{outcomes:?}");
+        let refused = outcomes[0].error.as_deref() == Some("refused");
+        if refused { Ok(()) } else { Err(format!("{outcomes:?}")) }
+    })
+    .unwrap();
 }
 
 fn assert_same(before: &[KubePod], after: &[KubePod]) {
@@ -223,9 +249,11 @@ fn assert_hosts_reach(cluster: &Cluster, pods: &[KubePod]) {
         .flat_map(|pod| ["tcp", "udp"].map(|p| format!("{p}:{}:80", pod.address)))
         .collect();
     for (number, node) in cluster.nodes().iter().enumerate() {
-        for outcome in ask_from_node(cluster, number, &targets, ANSWER) {
-            let answer =
-                outcome.answer.as_ref().unwrap_or_else(|| panic!("{}: {outcome:?}", node.name()));
+        let all = wait_for("answers to a node", PATIENCE, || {
+            all_answered(ask_from_node(cluster, number, &targets, ANSWER))
+        });
+        for outcome in all.unwrap_or_else(|error| panic!("{}: {error}", node.name())) {
+            let answer = outcome.answer.as_ref().unwrap();
             let client = answer.client.rsplit_once(':').unwrap().0;
             assert_eq!(client, node.host().ipv4().to_string(), "{}: {outcome:?}", node.name());
         }

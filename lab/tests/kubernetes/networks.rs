@@ -1,8 +1,9 @@
 //! Networks beside the cluster's own: isolated namespaces, a network of the operator's, a second interface.
 
-use crate::{ANSWER, PATIENCE, PODS_READY, Steps, create_namespace, create_pod};
+use crate::{ANSWER, PATIENCE, PODS_READY, Steps, all_answered, create_namespace, create_pod};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, SkeinNetwork};
+use skein_lab::wait_for;
 use std::time::Duration;
 
 /// How long an answer that must not come is waited for.
@@ -18,10 +19,12 @@ pub(crate) fn check(
     steps.done("an isolated namespace");
     chosen_network(cluster, network, pods);
     steps.done("a network of the operator's");
+    second_interface(cluster, network);
+    steps.done("a second interface");
 }
 
 /// A pod on every node, in a namespace.
-fn on_every_node(
+pub(crate) fn on_every_node(
     cluster: &Cluster,
     namespace: &str,
     app: &str,
@@ -49,18 +52,25 @@ fn tcp(pods: &[KubePod]) -> Vec<String> {
     pods.iter().map(|pod| format!("tcp:{}:80", pod.address)).collect()
 }
 
-fn assert_reach(from: &[KubePod], to: &[KubePod], wanted: bool) {
+pub(crate) fn assert_reach(from: &[KubePod], to: &[KubePod], wanted: bool) {
     assert_answers(from, &tcp(to), wanted);
 }
 
-/// All ask at once: waiting for what does not come is most of the time.
-fn assert_answers(from: &[KubePod], targets: &[String], wanted: bool) {
-    let timeout = if wanted { ANSWER } else { SILENCE };
+/// All ask at once: waiting for what does not come is most of the time. What is to come may be on its way; what is not
+/// to come must not come at any time.
+pub(crate) fn assert_answers(from: &[KubePod], targets: &[String], wanted: bool) {
     std::thread::scope(|scope| {
         for pod in from {
             scope.spawn(move || {
-                for outcome in pod.ask(targets, timeout).unwrap() {
-                    assert_eq!(outcome.answered(), wanted, "{} asks: {outcome:?}", pod.name);
+                if wanted {
+                    let all = wait_for(&format!("answers to {}", pod.name), PATIENCE, || {
+                        all_answered(pod.ask(targets, ANSWER).unwrap())
+                    });
+                    all.unwrap_or_else(|error| panic!("{error}"));
+                    return;
+                }
+                for outcome in pod.ask(targets, SILENCE).unwrap() {
+                    assert!(!outcome.answered(), "{} asks: {outcome:?}", pod.name);
                 }
             });
         }
@@ -81,13 +91,7 @@ fn isolated_namespace(cluster: &Cluster, others: &[KubePod]) {
     assert_reach(others, &own, false);
     // They reach out; nobody reaches in.
     assert_reach(&own, others, true);
-    for pod in &own {
-        skein_lab::wait_for("the namespace's own service", PATIENCE, || {
-            let outcomes = pod.ask(std::slice::from_ref(&address), SILENCE).unwrap();
-            if outcomes[0].answered() { Ok(()) } else { Err(format!("{outcomes:?}")) }
-        })
-        .unwrap();
-    }
+    assert_answers(&own, std::slice::from_ref(&address), true);
     assert_answers(others, &[address], false);
     cluster.api().delete("/api/v1/namespaces/alone").unwrap();
 }
@@ -116,7 +120,7 @@ fn remove(cluster: &Cluster, namespace: &str, pods: &[KubePod]) {
     }
 }
 
-pub(crate) fn second_interface(cluster: &Cluster, network: &SkeinNetwork) {
+fn second_interface(cluster: &Cluster, network: &SkeinNetwork) {
     let definition = json!({
         "apiVersion": "k8s.cni.cncf.io/v1",
         "kind": "NetworkAttachmentDefinition",
@@ -143,15 +147,18 @@ pub(crate) fn second_interface(cluster: &Cluster, network: &SkeinNetwork) {
     }
     assert_reach(&own, &own, true);
     for pod in &own {
-        for outcome in pod.ask(&second, ANSWER).unwrap() {
-            let answer = outcome.answer.as_ref().unwrap_or_else(|| panic!("{outcome:?}"));
+        let all = wait_for("answers of second interfaces", PATIENCE, || {
+            all_answered(pod.ask(&second, ANSWER).unwrap())
+        });
+        for outcome in all.unwrap_or_else(|error| panic!("{}: {error}", pod.name)) {
+            let answer = outcome.answer.as_ref().unwrap();
             assert!(answer.client.starts_with("10.8.0."), "{outcome:?}");
         }
     }
     remove(cluster, "default", &own);
     cluster.api().delete(&format!("{DEFINITIONS}/back")).unwrap();
     let gone = || network.skein(&["get", "virtual-network"]).unwrap().stdout;
-    skein_lab::wait_for("the network of the definition to go", PODS_READY, || {
+    wait_for("the network of the definition to go", PODS_READY, || {
         let shown = gone();
         if shown.contains("back-pod-network") { Err(shown) } else { Ok(()) }
     })

@@ -33,8 +33,11 @@ pub(crate) fn check(
         if shown.contains("default/web") { Err(shown) } else { Ok(()) }
     })
     .unwrap();
-    let gone = pods[0].ask(&[format!("tcp:{address}:8080")], SHORT).unwrap();
-    assert!(gone[0].answer.is_none(), "{gone:?}");
+    wait_for("the service's address to be silent", PATIENCE, || {
+        let gone = pods[0].ask(&[format!("tcp:{address}:8080")], SHORT).unwrap();
+        if gone[0].answered() { Err(format!("{gone:?}")) } else { Ok(()) }
+    })
+    .unwrap();
     steps.done("services deleted");
 }
 
@@ -81,8 +84,7 @@ fn cluster_address(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) -> St
     for protocol in ["tcp", "udp"] {
         let targets = vec![format!("{protocol}:{address}:8080"); OFTEN];
         for pod in pods {
-            let outcomes = pod.ask(&targets, ANSWER).unwrap();
-            assert_eq!(answering(&outcomes), members, "{} asks: {outcomes:?}", pod.name);
+            let outcomes = answered_by(&members, &pod.name, || pod.ask(&targets, ANSWER).unwrap());
             // A member sees the client's own address; one that got itself sees the service's.
             for answer in outcomes.iter().filter_map(|outcome| outcome.answer.as_ref()) {
                 let seen = if answer.pod == pod.name { &address } else { &pod.address };
@@ -90,8 +92,8 @@ fn cluster_address(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) -> St
             }
         }
         for node in 0..NODES {
-            let outcomes = ask_from_node(cluster, node, &targets, ANSWER);
-            assert_eq!(answering(&outcomes), members, "node {node} asks: {outcomes:?}");
+            let ask = || ask_from_node(cluster, node, &targets, ANSWER);
+            answered_by(&members, &format!("node {node}"), ask);
         }
     }
     let closed = pods[0].ask(&[format!("tcp:{address}:8081")], SHORT).unwrap();
@@ -202,16 +204,22 @@ fn node_ports(cluster: &Cluster, pods: &[KubePod]) {
 /// Node ports are there for a node's own pods, and for the other nodes.
 fn node_ports_from_inside(cluster: &Cluster, pods: &[KubePod], port: &Value) {
     let members = names(pods, "probe1");
-    let check = |who: &str, outcomes: &[ProbeOutcome]| {
-        assert!(answering(outcomes).is_subset(&members), "{who} asks: {outcomes:?}");
+    let check = |who: &str, ask: &dyn Fn() -> Vec<ProbeOutcome>| {
+        wait_for(&format!("{who} to be answered"), PATIENCE, || {
+            let outcomes = ask();
+            let right = answering(&outcomes).is_subset(&members);
+            if right { Ok(()) } else { Err(format!("{outcomes:?}")) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
     };
     for (number, node) in cluster.nodes().iter().enumerate() {
         let own = ["tcp", "udp"].map(|p| format!("{p}:{}:{port}", node.host().ipv4()));
         for pod in pods.iter().filter(|pod| pod.node == node.name()) {
-            check(&pod.name, &pod.ask(&own, ANSWER).unwrap());
+            check(&pod.name, &|| pod.ask(&own, ANSWER).unwrap());
         }
         for other in (0..NODES).filter(|other| *other != number) {
-            check(cluster.nodes()[other].name(), &ask_from_node(cluster, other, &own, ANSWER));
+            let ask = || ask_from_node(cluster, other, &own, ANSWER);
+            check(cluster.nodes()[other].name(), &ask);
         }
     }
 }
@@ -223,9 +231,17 @@ fn expect(
     targets: &[String],
     members: &BTreeSet<String>,
 ) -> Vec<ProbeOutcome> {
-    wait_for(&format!("{} to be answered by {members:?}", targets[0]), PATIENCE, || {
-        let outcomes = ask_from_host(cluster, from, targets, ANSWER);
+    answered_by(members, &targets[0], || ask_from_host(cluster, from, targets, ANSWER))
+}
+
+fn answered_by(
+    members: &BTreeSet<String>,
+    who: &str,
+    ask: impl Fn() -> Vec<ProbeOutcome>,
+) -> Vec<ProbeOutcome> {
+    wait_for(&format!("{who} to be answered by {members:?}"), PATIENCE, || {
+        let outcomes = ask();
         if &answering(&outcomes) == members { Ok(outcomes) } else { Err(format!("{outcomes:?}")) }
     })
-    .unwrap()
+    .unwrap_or_else(|error| panic!("{error}"))
 }

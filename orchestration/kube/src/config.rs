@@ -1,6 +1,6 @@
 //! Settings of the daemon.
 
-use crate::settings::Settings;
+use crate::settings::{Dns, Settings};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,8 +9,16 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ManagerConfig {
-    /// The configuration API.
+    /// The configuration API: `https://HOST:PORT`, or `http://` on the machine itself.
     pub api: String,
+    /// Certificates of the authority that vouches for the API, PEM; none: those the machine trusts.
+    pub ca: Option<PathBuf>,
+    /// Certificate that the manager shows the API, PEM, with `key`.
+    pub certificate: Option<PathBuf>,
+    /// The certificate's private key, PEM.
+    pub key: Option<PathBuf>,
+    /// Name that the API's certificate must carry, if not the one in `api`.
+    pub server_name: Option<String>,
     /// Where status and metrics are served.
     pub status: SocketAddr,
     /// How to reach Kubernetes.
@@ -23,6 +31,8 @@ pub struct ManagerConfig {
     pub election: Election,
     /// What the core must know about its cluster.
     pub cluster: Settings,
+    /// Names of the cluster.
+    pub dns: Dns,
 }
 
 /// How to reach Kubernetes. Nothing: the file of `KUBECONFIG`, else the pod's own service account.
@@ -53,12 +63,17 @@ impl Default for ManagerConfig {
     fn default() -> Self {
         Self {
             api: "http://127.0.0.1:8082".into(),
+            ca: None,
+            certificate: None,
+            key: None,
+            server_name: None,
             status: SocketAddr::from(([127, 0, 0, 1], 8108)),
             kubernetes: Kubernetes::default(),
             timer_interval: 120,
             concurrency: 32,
             election: Election::default(),
             cluster: Settings::default(),
+            dns: Dns::default(),
         }
     }
 }

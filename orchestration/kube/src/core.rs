@@ -5,6 +5,7 @@
 //! its own: everything is marked once, and what is right already costs a comparison.
 
 mod impact;
+mod nested;
 
 use crate::cache::{Cache, Place};
 use crate::derive::{Context, TagTable};
@@ -22,7 +23,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 /// Types of the configuration that are followed.
-pub const FOLLOWED: [Kind; 25] = [
+pub const FOLLOWED: [Kind; 27] = [
     Kind::DOMAIN,
     Kind::PROJECT,
     Kind::GLOBAL_SYSTEM_CONFIG,
@@ -48,6 +49,8 @@ pub const FOLLOWED: [Kind; 25] = [
     Kind::FLOATING_IP_POOL,
     Kind::FLOATING_IP,
     Kind::GLOBAL_VROUTER_CONFIG,
+    Kind::VIRTUAL_DNS,
+    Kind::VIRTUAL_DNS_RECORD,
 ];
 
 /// How long a write may take to come back by the watch.
@@ -281,9 +284,12 @@ impl Core {
     /// A configuration object is new or changed.
     pub fn config_put(&mut self, mut object: Object, revision: u64) {
         let owner = self.ownership.owner_of(&object);
-        if owner.is_none() && !kept_anyway(object.kind) {
-            self.config_delete(object.uuid);
-            return;
+        if owner.is_none() && !kept_anyway(object.kind) && !is_host_port(&object) {
+            if !self.is_of_machines(&object) {
+                self.config_delete(object.uuid);
+                return;
+            }
+            nested::strip(&mut object);
         }
         object.revision = revision;
         if object.kind == Kind::FIREWALL_RULE && owner.is_none() {
@@ -309,6 +315,9 @@ impl Core {
         let (kind, name) = (object.kind, object.fq_name.clone());
         let object = Arc::new(object);
         let before = self.graph.apply(&Change::Put(object.clone()));
+        if owner.is_none() {
+            self.machine_changed(before.as_deref(), &object);
+        }
         if let Some(key) = owner {
             self.mark(key);
         }
@@ -317,6 +326,9 @@ impl Core {
         } else {
             // A blocker may have let go.
             self.wake_gone(uuid);
+        }
+        if is_host_port(&object) {
+            self.mark_dns();
         }
         if kind == Kind::VIRTUAL_ROUTER {
             let address = |o: &Object| o.properties.get("virtual_router_ip_address").cloned();
@@ -336,6 +348,9 @@ impl Core {
         self.wake_gone(uuid);
         if object.kind == Kind::VIRTUAL_ROUTER {
             self.router_changed(&object);
+        }
+        if is_host_port(&object) {
+            self.mark_dns();
         }
         // Whoever refers to it by name may want it back, or say that it is missing.
         if matches!(object.kind, Kind::VIRTUAL_NETWORK | Kind::FLOATING_IP_POOL | Kind::TAG) {
@@ -621,6 +636,7 @@ impl Core {
             Sort::Tag | Sort::AddressGroup => false,
             Sort::Namespace => self.cache.namespaces.contains_key(&key.name),
             Sort::Nad => self.cache.nads.contains_key(&place),
+            Sort::VirtualNetwork => self.cache.virtual_networks.contains_key(&place),
             Sort::Service => self.cache.services.contains_key(&place),
             Sort::Policy => self.cache.policies.contains_key(&place),
             Sort::Admin => self.cache.admin.contains_key(&place),
@@ -637,6 +653,7 @@ impl Core {
             Sort::Cluster | Sort::Tag | Sort::AddressGroup => return None,
             Sort::Namespace => &self.cache.namespaces.get(&key.name)?.meta,
             Sort::Nad => &self.cache.nads.get(&place)?.meta,
+            Sort::VirtualNetwork => &self.cache.virtual_networks.get(&place)?.meta,
             Sort::Service => &self.cache.services.get(&place)?.meta,
             Sort::Policy => &self.cache.policies.get(&place)?.meta,
             Sort::Admin => &self.cache.admin.get(&place)?.meta,
@@ -660,7 +677,14 @@ fn kept_anyway(kind: Kind) -> bool {
             | Kind::LOADBALANCER_MEMBER
             | Kind::FLOATING_IP
             | Kind::SECURITY_GROUP
+            | Kind::VIRTUAL_DNS_RECORD
     )
+}
+
+/// Whether an object is the port of a node's own stack.
+fn is_host_port(object: &Object) -> bool {
+    object.kind == Kind::VIRTUAL_MACHINE_INTERFACE
+        && object.parent.is_some_and(|(kind, _)| kind == Kind::VIRTUAL_ROUTER)
 }
 
 fn backoff(failures: u32) -> Duration {

@@ -34,6 +34,8 @@ pub struct Names {
     pod_network: Option<String>,
     service_network: Option<String>,
     aps: String,
+    nodes: Option<FqName>,
+    nested: bool,
 }
 
 impl Names {
@@ -46,6 +48,8 @@ impl Names {
             shared: settings.shared_project(),
             pod_network: settings.cluster_pod_network.clone(),
             service_network: settings.cluster_service_network.clone(),
+            nodes: settings.nodes_network(),
+            nested: settings.nested_mode,
             aps: settings.aps_name.clone().unwrap_or_else(|| settings.cluster_name.clone()),
         }
     }
@@ -112,6 +116,19 @@ impl Names {
         self.cluster_project().child(&own.unwrap_or_else(|| self.of("default-service-network")))
     }
 
+    /// The network of the nodes, when they are machines of an outer fabric.
+    #[must_use]
+    pub fn nodes_network(&self) -> Option<FqName> {
+        let usual = || self.cluster_project().child("cluster-network");
+        self.nested.then(|| self.nodes.clone().unwrap_or_else(usual))
+    }
+
+    /// The policy that joins the cluster's networks to that of the nodes.
+    #[must_use]
+    pub fn nested_policy(&self) -> Option<FqName> {
+        self.nested.then(|| self.shared_object("nested-underlay-np"))
+    }
+
     /// The underlay.
     #[must_use]
     pub fn ip_fabric(&self) -> FqName {
@@ -136,6 +153,12 @@ impl Names {
         format!("application={}", self.aps)
     }
 
+    /// The zone of the cluster's names.
+    #[must_use]
+    pub fn cluster_dns(&self) -> FqName {
+        self.domain().child(&self.of("cluster-dns"))
+    }
+
     /// A uuid that is always the same for the same thing of this cluster.
     #[must_use]
     pub fn uuid(&self, parts: &[&str]) -> Uuid {
@@ -154,10 +177,12 @@ pub fn namespace_tag(namespace: &str) -> String {
     format!("namespace={namespace}")
 }
 
-/// The tag of a label; none if tags cannot say it, as their types know no capitals.
+/// The tag of a label; none if tags cannot say it: their types know no capitals, their values are never empty, and some
+/// types are the manager's own.
 #[must_use]
 pub fn label_tag(key: &str, value: &str) -> Option<String> {
-    if key.chars().any(char::is_uppercase) {
+    let own = ["selector-", "port-"].iter().any(|prefix| key.starts_with(prefix));
+    if key.chars().any(char::is_uppercase) || value.is_empty() || own || key.contains("__slash__") {
         return None;
     }
     let prefix =

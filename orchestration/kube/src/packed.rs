@@ -24,6 +24,7 @@ fn is_many(kind: Kind) -> bool {
             | Kind::FLOATING_IP
             | Kind::FIREWALL_RULE
             | Kind::FIREWALL_POLICY
+            | Kind::VIRTUAL_DNS_RECORD
     )
 }
 

@@ -32,6 +32,11 @@ pub struct Settings {
     pub ip_fabric_snat: bool,
     /// Pool of external addresses: `domain:project:network:pool`, or a dictionary.
     pub public_fip_pool: Option<String>,
+    /// The cluster's nodes are machines of an outer fabric: pods are VLAN sub-interfaces of their ports.
+    pub nested_mode: bool,
+    /// In nested mode: the network that the nodes are in, `domain:project:network`, or a dictionary. Without it the network
+    /// `cluster-network` of the cluster's project.
+    pub cluster_network: Option<String>,
     /// Name of the application-policy-set, instead of the cluster's.
     pub aps_name: Option<String>,
     /// The first rule that fits decides for both ends of a flow, as the original does; otherwise each end is
@@ -49,6 +54,38 @@ pub struct Settings {
     pub policy_on_secondary: bool,
     /// Pods get the address they already have, if it is in their network: for taking over a running cluster.
     pub keep_pod_addresses: bool,
+    /// Names of the cluster. A section of its own in the file: `[dns]`.
+    #[serde(skip)]
+    pub dns: Dns,
+}
+
+/// DNS that the nodes serve instead of pods.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// Nodes answer for the cluster's names. Off: somebody else does, as CoreDNS.
+    pub serve: bool,
+    /// The cluster's domain: kubelets' `clusterDomain`.
+    pub domain: String,
+    /// The service whose address pods ask (kubelets' `clusterDNS`), as `namespace/name`: its port 53 leads to the client's node.
+    pub service: String,
+    /// What the agents call their DNS port (`dns.port` there).
+    pub port: u16,
+    /// Seconds for which answers, and that there are none, may be remembered.
+    pub ttl: u32,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            serve: false,
+            domain: "cluster.local".into(),
+            service: "kube-system/kube-dns".into(),
+            port: 8053,
+            // As CoreDNS: longer, and clients would go on asking for endpoints that are gone.
+            ttl: 5,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -69,6 +106,8 @@ impl Default for Settings {
             ip_fabric_forwarding: false,
             ip_fabric_snat: false,
             public_fip_pool: None,
+            nested_mode: false,
+            cluster_network: None,
             aps_name: None,
             cluster_wide_policy_action: false,
             isolated_reach_default: true,
@@ -77,6 +116,7 @@ impl Default for Settings {
             exact_ingress_paths: false,
             policy_on_secondary: false,
             keep_pod_addresses: true,
+            dns: Dns::default(),
         }
     }
 }
@@ -104,9 +144,16 @@ impl Settings {
         if self.pod_subnets.is_empty() || self.service_subnets.is_empty() {
             return bad("pod_subnets", "pod_subnets and service_subnets must be given");
         }
+        if self.dns.serve && self.dns.front().is_none() {
+            return bad("dns.service", "write NAMESPACE/NAME, as kube-system/kube-dns");
+        }
         if let Some(project) = self.cluster_project.as_deref().filter(|text| !is_blank(text)) {
             crate::names::parse_fq_name(project, &["domain", "project"])
                 .map_err(|reason| BadSetting { name: "cluster_project", reason })?;
+        }
+        if let Some(network) = self.cluster_network.as_deref().filter(|text| !is_blank(text)) {
+            crate::names::parse_fq_name(network, &["domain", "project", "name"])
+                .map_err(|reason| BadSetting { name: "cluster_network", reason })?;
         }
         if let Some(pool) = self.public_fip_pool.as_deref().filter(|text| !is_blank(text)) {
             crate::names::parse_fq_name(pool, &["domain", "project", "network", "name"])
@@ -120,6 +167,13 @@ impl Settings {
     pub fn shared_project(&self) -> Option<FqName> {
         let text = self.cluster_project.as_deref().filter(|text| !is_blank(text))?;
         crate::names::parse_fq_name(text, &["domain", "project"]).ok()
+    }
+
+    /// The network of the nodes, when they are machines of an outer fabric and it has a name of its own.
+    #[must_use]
+    pub fn nodes_network(&self) -> Option<FqName> {
+        let text = self.cluster_network.as_deref().filter(|text| !is_blank(text))?;
+        crate::names::parse_fq_name(text, &["domain", "project", "name"]).ok()
     }
 
     /// The pool of external addresses that holds where no annotation says otherwise.

@@ -25,6 +25,9 @@ pub struct AgentConfig {
     pub socket: PathBuf,
     /// Address of the introspection API.
     pub introspection: SocketAddr,
+    /// Port, at the tunnel address, where machines of this node ask about workloads inside them, by way of a link-local service;
+    /// 0: nowhere.
+    pub machine_port: u16,
     /// Certificates made elsewhere; absent: enrol with `join`.
     pub certificates: Option<Certificates>,
     /// Join string `skein1.<secret>.<sha256 of the CA certificate>`.
@@ -37,6 +40,8 @@ pub struct AgentConfig {
     pub max_flows_per_port: u32,
     /// Seconds without packets after which a flow ends.
     pub flow_idle_seconds: u32,
+    /// DNS that the node answers itself.
+    pub dns: DnsConfig,
     /// Most bytes of a TCP super-packet (GSO) of a workload, if the uplink takes so many. Absent: as large as helps, but on a veth
     /// uplink the kernel's default of 65,536.
     pub super_packet_bytes: Option<u32>,
@@ -65,6 +70,8 @@ impl Default for AgentConfig {
             pin_dir: "/sys/fs/bpf/skein".into(),
             socket: "/run/skein/agent.sock".into(),
             introspection: SocketAddr::from(([127, 0, 0, 1], 8085)),
+            // The original's.
+            machine_port: 9091,
             certificates: None,
             join: None,
             join_file: None,
@@ -74,7 +81,34 @@ impl Default for AgentConfig {
             max_flows_per_port: 16_384,
             // The original's flow_cache_timeout (spec/vrouter.md section 3.3).
             flow_idle_seconds: 180,
+            dns: DnsConfig::default(),
             super_packet_bytes: None,
+        }
+    }
+}
+
+/// DNS of a node: what virtual DNS servers say, and who is asked for the rest.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DnsConfig {
+    /// What load balancers' members call the DNS port of a node's own stack. Nothing listens there.
+    pub port: u16,
+    /// Views are answered at this port of the interface skein0 and those above it, one for each VRF with a virtual DNS server.
+    pub first_view_port: u16,
+    /// Servers to ask, `address:port`; empty: those of `resolv_conf`.
+    pub upstreams: Vec<SocketAddr>,
+    /// The node's own resolver's file.
+    pub resolv_conf: PathBuf,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self {
+            port: 8053,
+            // Below the kernel's own choice (32768) and node ports (30000), far from what people number by hand.
+            first_view_port: 16_053,
+            upstreams: Vec::new(),
+            resolv_conf: "/etc/resolv.conf".into(),
         }
     }
 }

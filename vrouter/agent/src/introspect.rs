@@ -1,8 +1,9 @@
 //! The node as a person sees it: JSON over HTTP, and metrics for Prometheus.
 
+use crate::PortRecord;
 use crate::node::{Node, NodeHandle};
 use crate::port_service::not_ready;
-use crate::state::NextHop;
+use crate::state::{LocalPort, NextHop};
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
@@ -25,8 +26,10 @@ pub(crate) fn router(node: NodeHandle) -> Router {
         .route("/v1/interfaces", get(|node| answer(node, interfaces)))
         .route("/v1/nexthops", get(|node| answer(node, next_hops)))
         .route("/v1/services", get(|node| answer(node, services)))
+        .route("/v1/dns", get(|node| answer(node, dns)))
         .route("/v1/drops", get(|node| answer(node, drops)))
         .route("/v1/events", get(|node| answer(node, events)))
+        .route("/v1/staged", get(|node| answer(node, crate::staged::shown)))
         .route("/v1/routes", get(routes))
         .route("/v1/flows", get(flows))
         .route("/v1/trace", get(crate::trace::trace))
@@ -103,6 +106,25 @@ fn status(node: &mut Node) -> Result<Value, skein_datapath::Error> {
     }))
 }
 
+fn dns(node: &mut Node) -> Result<Value, skein_datapath::Error> {
+    let zones: Vec<Value> = node
+        .dns
+        .shared
+        .zones
+        .read()
+        .summary()
+        .into_iter()
+        .map(|(id, domain, records)| json!({"id": id, "domain": domain, "records": records}))
+        .collect();
+    let views: Vec<Value> = node
+        .core
+        .dns_views()
+        .into_iter()
+        .map(|(vrf, view)| json!({"vrf": vrf, "zone": view.zone, "port": view.port}))
+        .collect();
+    Ok(json!({"zones": zones, "views": views, "own": *node.dns.shared.own.read()}))
+}
+
 fn interfaces(node: &mut Node) -> Result<Value, skein_datapath::Error> {
     let vrfs = names(node);
     let mut list = Vec::new();
@@ -144,7 +166,61 @@ fn interfaces(node: &mut Node) -> Result<Value, skein_datapath::Error> {
             })),
         }));
     }
+    let nested: Vec<LocalPort> = node.core.nested().values().cloned().collect();
+    for port in nested {
+        list.push(nested_interface(node, &vrfs, &port)?);
+    }
     Ok(json!(list))
+}
+
+/// A workload inside a workload: its parent's device and its tag stand for a device of its own.
+fn nested_interface(
+    node: &mut Node,
+    vrfs: &BTreeMap<u32, String>,
+    port: &LocalPort,
+) -> Result<Value, skein_datapath::Error> {
+    let spec = node.core.interface(port.uuid);
+    let problem = node.core.port_problem(port.uuid).map(|problem| problem.to_string());
+    let entry = node.core.in_force().interfaces.get(&port.ifindex);
+    let counters = match entry {
+        Some(entry) => Some(node.kernel.datapath.vif_counters(entry.label)?),
+        None => None,
+    };
+    let parent = spec.and_then(|spec| spec.parent);
+    let above = parent.and_then(|(parent, _)| node.ports.values().find(|r| r.uuid == parent));
+    let tag = port.vlan.map(|(_, tag)| tag);
+    let device = above.map(PortRecord::host_interface).zip(tag);
+    let mac = spec.map(|spec| spec.mac.map(|byte| format!("{byte:02x}")).join(":"));
+    let addresses = spec.into_iter().flat_map(|spec| &spec.addresses);
+    Ok(json!({
+        "uuid": port.uuid,
+        "name": spec.map(|spec| spec.name.clone()),
+        "container": above.map(|record| record.key.container.clone()),
+        "workload": spec.and_then(|spec| spec.name.rsplit(':').next().map(str::to_owned)),
+        "network": spec.and_then(|spec| spec.vrf.rsplit_once(':').map(|(name, _)| name.to_owned())),
+        "host_interface": device.map(|(name, tag)| format!("{name}.{tag}")),
+        "parent": parent.map(|(parent, _)| parent),
+        "vlan": tag,
+        "ifindex": port.vlan.map(|(device, _)| device),
+        "mac": mac,
+        "addresses": addresses.map(|(prefix, _)| prefix.to_string()).collect::<Vec<_>>(),
+        "vrf": entry.and_then(|entry| vrfs.get(&entry.vrf)),
+        "label": entry.map(|entry| entry.label),
+        "policy": entry.map(|entry| json!(entry.policy)),
+        "active": problem.is_none(),
+        "problem": problem,
+        "counters": counters.map(|counters| json!({
+            "packets_out": counters.packets_out,
+            "bytes_out": counters.bytes_out,
+            "packets_in": counters.packets_in,
+            "bytes_in": counters.bytes_in,
+            "flows": counters.flows,
+            "flow_quota": entry.map(|entry| entry.max_flows),
+            "drops": counters.drops.iter()
+                .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
+                .collect::<serde_json::Map<_, _>>(),
+        })),
+    }))
 }
 
 #[derive(Deserialize)]
@@ -189,7 +265,9 @@ async fn routes(State(node): State<NodeHandle>, Query(query): Query<RouteQuery>)
 
 fn via(next_hops: &BTreeMap<u32, NextHop>, number: u32) -> Value {
     match next_hops.get(&number) {
-        None => Value::Null,
+        None if number == 0 => json!({"type": "discard"}),
+        None | Some(NextHop::Discard) => Value::Null,
+        Some(NextHop::Native { node }) => json!({"type": "native", "node": node}),
         Some(NextHop::Ecmp { members }) => {
             members.iter().map(|member| via(next_hops, *member)).collect()
         }
@@ -222,6 +300,7 @@ fn services(node: &mut Node) -> Result<Value, skein_datapath::Error> {
     let list = node.core.services().iter().map(|(id, service)| {
         let vrf = numbers.get(&service.vrf).copied().unwrap_or(0);
         let key = (vrf, service.address, service.protocol, service.port);
+        let key = node.core.place_of(id).unwrap_or(key);
         let here = node.core.in_force().services.get(&key);
         // What clients of this node may get, and why the others do not.
         let members = service.members.iter().map(|member| {
@@ -246,6 +325,7 @@ fn services(node: &mut Node) -> Result<Value, skein_datapath::Error> {
             "protocol": service.protocol,
             "port": service.port,
             "node_port": (service.node_port != 0).then_some(service.node_port),
+            "node": service.node,
             "external": service.external,
             "internal_local": service.internal_local,
             "external_local": service.external_local,
@@ -404,6 +484,7 @@ fn metrics_text(node: &mut Node) -> String {
     for (name, help, value) in gauges {
         let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} gauge\n{name} {value}");
     }
+    text.push_str(&crate::staged::metrics(node));
     let name = "skein_agent_drop_events_total";
     let _ = writeln!(text, "# HELP {name} Sampled drop events.\n# TYPE {name} counter");
     let _ = writeln!(text, "{name} {}", node.events_seen);
@@ -412,5 +493,6 @@ fn metrics_text(node: &mut Node) -> String {
     for (reason, packets) in node.kernel.datapath.drops().unwrap_or_default() {
         let _ = writeln!(text, "{name}{{reason=\"{}\"}} {packets}", reason.name());
     }
+    text.push_str(&node.dns.shared.metrics.text());
     text
 }

@@ -4,10 +4,13 @@
 //! the port API and the kernel say into the core without I/O ([`state`]) and carries the core's operations into
 //! the datapath (`kernel`). Everything else - sessions, servers, watchers - only sends that thread messages.
 
+mod announce;
 mod config;
+mod dns;
 mod enroll;
 mod error;
 mod files;
+mod health_port;
 mod host;
 mod introspect;
 mod kernel;
@@ -18,13 +21,15 @@ mod ports;
 mod run;
 pub mod saved;
 mod session;
+mod staged;
 pub mod state;
 mod steering;
 mod tls;
 mod trace;
 mod underlay;
+mod vm_service;
 
-pub use config::{AgentConfig, Certificates};
+pub use config::{AgentConfig, Certificates, DnsConfig};
 pub use enroll::JoinString;
 pub use error::AgentError;
 pub use ports::{NodeState, PendingRelease, PodPlace, PortRecord};

@@ -16,7 +16,7 @@ use tonic::Code;
 
 /// How long a controller waits for the orchestrator: a runtime repeats ADD, so a first answer with the reason is
 /// worth more than a long silence. The plugin itself gives up after 30 s.
-const FIND_WAIT: Duration = Duration::from_secs(20);
+pub(crate) const FIND_WAIT: Duration = Duration::from_secs(20);
 /// Pause between two looks for a controller while none is connected.
 const FIND_PAUSE: Duration = Duration::from_millis(100);
 /// What the answer may take on top.
@@ -38,8 +38,12 @@ fn lock_key(container: &str) -> PortKey {
 impl PortService {
     /// Asks the controllers, and waits for one to come back: when it starts again, pods that start meanwhile
     /// should not have to wait for the runtime's next try.
-    async fn find(&self, prepare: &PreparePod) -> Result<FindReply, Refusal> {
-        let until = Instant::now() + FIND_WAIT;
+    pub(crate) async fn find(
+        &self,
+        prepare: &PreparePod,
+        wait: Duration,
+    ) -> Result<FindReply, Refusal> {
+        let until = Instant::now() + wait;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.find_once(prepare, left).await {
@@ -80,8 +84,7 @@ impl PortService {
             last = match status.code() {
                 // It waited, and this is what was missing to the end.
                 Code::NotFound => {
-                    let message =
-                        format!("{} ({} s waited)", status.message(), FIND_WAIT.as_secs());
+                    let message = format!("{} ({} s waited)", status.message(), wait.as_secs());
                     let hint = "see the log of kube-manager and `skein get virtual-machine`; \
                                 the call may be repeated";
                     let refusal =
@@ -108,7 +111,7 @@ pub(crate) async fn prepare(State(service): State<PortService>, body: Bytes) -> 
     if let Some(pod) = known.ok_or_else(Refusal::stopping)? {
         return Ok(axum::Json(pod));
     }
-    let found = service.find(&prepare).await?;
+    let found = service.find(&prepare, FIND_WAIT).await?;
     let records = records(&prepare, &found).map_err(|what| {
         let message = format!("the pod's ports are not usable: {what}");
         let hint = "correct the pod's annotations, or what its orchestrator made of them";
@@ -151,6 +154,7 @@ fn records(prepare: &PreparePod, found: &FindReply) -> Result<Vec<PortRecord>, S
             ifindex: None,
             mtu: 0,
             pod: Some(PodPlace { index: port.index, default_route: port.default_route }),
+            underlay: port.underlay,
         });
     }
     if records.is_empty() {
@@ -167,6 +171,7 @@ fn describe(node: &mut Node, container: &str) -> Option<Pod> {
         .map(|(place, record)| PodPort {
             port: record.port(limits, node.problem(&record).is_none()),
             default_route: place.default_route,
+            nested: None,
         })
         .collect();
     (!ports.is_empty()).then_some(Pod { ports })

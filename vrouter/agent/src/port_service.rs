@@ -24,7 +24,7 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 use tonic::Code;
 
 /// How long `bind` waits for the controller's word to be in force.
-const BIND_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const BIND_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a controller may take to make a port's objects.
 const ENSURE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Releases that failed are tried again this often.
@@ -281,6 +281,7 @@ fn record(prepare: &Prepare, made: &EnsureReply) -> Result<PortRecord, String> {
         ifindex: None,
         mtu: 0,
         pod: None,
+        underlay: made.underlay,
     })
 }
 
@@ -402,11 +403,11 @@ async fn list(State(service): State<PortService>) -> Reply<Vec<Port>> {
 
 /// The answer of `status`.
 #[derive(Serialize)]
-struct Ready {
+pub(crate) struct Ready {
     ready: bool,
 }
 
-async fn status(State(service): State<PortService>) -> Reply<Ready> {
+pub(crate) async fn status(State(service): State<PortService>) -> Reply<Ready> {
     let problem = service.node.ask(|node| not_ready(node)).await.ok_or_else(Refusal::stopping)?;
     match problem {
         None => Ok(axum::Json(Ready { ready: true })),

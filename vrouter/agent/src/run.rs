@@ -6,7 +6,10 @@ use crate::port_service::PortService;
 use crate::ports::NodeState;
 use crate::session::Channels;
 use crate::state::Core;
-use crate::{AgentConfig, AgentError, Underlay, enroll, introspect, saved, session, tls};
+use crate::{
+    AgentConfig, AgentError, Underlay, dns, enroll, health_port, introspect, saved, session, tls,
+    vm_service,
+};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use skein_cni::links::LinkWatch;
 use skein_datapath::Timeouts;
@@ -43,7 +46,12 @@ pub async fn run(
     ensure_bpffs(&config.pin_dir)?;
     let controllers: Vec<String> =
         config.controllers.iter().take(CONTROLLERS_USED).cloned().collect();
-    let (node, thread) = start_node(&config, underlay, controllers.clone())?;
+    let (dns, dns_sockets) = dns::new(&config, underlay.tunnel_address);
+    let machine_address = Some(underlay.tunnel_address)
+        .filter(std::net::IpAddr::is_ipv4)
+        .map(|own| std::net::SocketAddr::from((own, config.machine_port)));
+    let (health, checks) = watch::channel(health_port::Checks::new());
+    let (node, thread) = start_node(&config, underlay, controllers.clone(), dns, health)?;
 
     let channels = Channels::new(controllers.len());
     let service = PortService::new(node.clone(), channels.clone());
@@ -58,12 +66,26 @@ pub async fn run(
             tracing::error!(%error, "the port API ended");
         }
     });
+    if let Some(address) = machine_address.filter(|address| address.port() != 0) {
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| AgentError::Listen { address: address.to_string(), source })?;
+        let router = vm_service::router(&service);
+        tasks.spawn(async move {
+            let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
+            if let Err(error) = axum::serve(listener, service).await {
+                tracing::error!(%error, "the machines' API ended");
+            }
+        });
+    }
     let router = introspect::router(node.clone());
     tasks.spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the introspection API ended");
         }
     });
+    tasks.spawn(dns_sockets.serve());
+    tasks.spawn(health_port::serve(checks));
     tasks.spawn(service.keep_releasing(config.socket.clone()));
     tasks.spawn(keep_connected(config.clone(), controllers, node.clone(), channels));
     let watching = watch_links(node.clone())?;
@@ -89,6 +111,9 @@ fn check(config: &AgentConfig) -> Result<(), AgentError> {
     if config.controllers.iter().any(|address| !address.contains(':')) {
         return wrong("controllers", "write each as `host:port`");
     }
+    if config.dns.port == 0 || config.dns.first_view_port < 1024 {
+        return wrong("dns", "port must not be 0, first_view_port not below 1024");
+    }
     if config.flow_idle_seconds == 0 {
         return wrong("flow_idle_seconds", "0 would end every connection at once");
     }
@@ -99,6 +124,8 @@ fn start_node(
     config: &AgentConfig,
     underlay: Underlay,
     controllers: Vec<String>,
+    dns: dns::Dns,
+    health: watch::Sender<health_port::Checks>,
 ) -> Result<(NodeHandle, std::thread::JoinHandle<()>), AgentError> {
     let state = NodeState::load(&config.data_dir)?;
     let mut kernel = Kernel::open(
@@ -113,7 +140,8 @@ fn start_node(
         state.numbers.clone(),
         config.max_flows_per_port,
     )
-    .named(&config.node);
+    .named(&config.node)
+    .with_dns(dns::ports(config));
     core.adopt(tables, policies);
     if let Some((intent, routes)) = saved::load(&config.data_dir)? {
         core.load(intent, &routes);
@@ -127,7 +155,9 @@ fn start_node(
         kernel,
         underlay,
         state,
+        dns,
         timeouts: Timeouts { idle, ..Timeouts::default() },
+        health,
     })
 }
 

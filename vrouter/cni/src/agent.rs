@@ -1,4 +1,5 @@
-//! A client of the agent's port API: one HTTP/1.1 request a connection over a unix socket.
+//! A client of the agent's port API: one HTTP/1.1 request a connection over a unix socket; inside a machine, over TCP to a
+//! link-local service of its node.
 //!
 //! Written out because it is forty lines against a start-up millisecond of a runtime and a client library.
 
@@ -7,24 +8,72 @@ use crate::{Code, Error};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// A link-local service answers from the node the machine is on.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The agent answers `bind` when the controller's word is in force, at the latest after 20 s.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(50);
 
-/// Talks to the agent behind a unix socket.
+/// Where the agent is.
+#[derive(Clone, Debug)]
+enum At {
+    Socket(PathBuf),
+    Service(SocketAddr),
+}
+
+/// A stream to it.
+trait Stream: Read + Write {}
+impl<S: Read + Write> Stream for S {}
+
+impl At {
+    fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
+        match self {
+            Self::Socket(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
+                stream.set_write_timeout(Some(TIMEOUT))?;
+                Ok(Box::new(stream))
+            }
+            Self::Service(address) => {
+                let stream = TcpStream::connect_timeout(address, CONNECT_TIMEOUT)?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
+                stream.set_write_timeout(Some(TIMEOUT))?;
+                Ok(Box::new(stream))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Service(address) => address.fmt(f),
+        }
+    }
+}
+
+/// Talks to the agent.
 #[derive(Clone, Debug)]
 pub struct AgentClient {
-    socket: PathBuf,
+    at: At,
 }
 
 impl AgentClient {
     /// A client of the agent at `socket`.
     #[must_use]
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { at: At::Socket(socket.to_owned()) }
+    }
+
+    /// A client, inside a machine, of the node's agent behind a link-local service.
+    #[must_use]
+    pub fn behind(service: SocketAddr) -> Self {
+        Self { at: At::Service(service) }
     }
 
     /// POSTs `body` to `path` and reads the answer.
@@ -48,14 +97,16 @@ impl AgentClient {
 
     fn call<A: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<A, Error> {
         let away = |error: &std::io::Error| {
-            let hint = if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
-            {
+            let inside = matches!(self.at, At::Service(_));
+            let hint = if inside {
+                "is it a link-local service of global-vrouter-config with 127.0.0.1 behind it, and is \
+                 its address routed by the machine's interface?"
+            } else if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
                 "start the agent (`skeind vrouter`), or correct `agent` in the configuration"
             } else {
                 "see the agent's log; the call may be repeated"
             };
-            let message =
-                format!("the agent at {} does not answer: {error}", self.socket.display());
+            let message = format!("the agent at {} does not answer: {error}", self.at);
             Error::new(Code::TryAgain, message, hint)
         };
         let mut request = format!(
@@ -66,10 +117,9 @@ impl AgentClient {
         .into_bytes();
         request.extend_from_slice(body);
         let mut answer = Vec::new();
-        UnixStream::connect(&self.socket)
+        self.at
+            .connect()
             .and_then(|mut stream| {
-                stream.set_read_timeout(Some(TIMEOUT))?;
-                stream.set_write_timeout(Some(TIMEOUT))?;
                 stream.write_all(&request)?;
                 stream.read_to_end(&mut answer)
             })

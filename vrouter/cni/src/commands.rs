@@ -6,7 +6,7 @@ use crate::port_api::{Bind, Gc, Port, PortKey, Prepare, Released};
 use crate::reply::Made;
 use crate::{
     AgentClient, Attachment, Code, Command, Error, NetworkConfig, Request, Tombstone,
-    host_interface_name, pod, reply,
+    host_interface_name, nested, pod, reply,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -48,6 +48,9 @@ fn namespace(attachment: &Attachment) -> Result<(ContainerNamespace, &Path), Err
 fn add(config: &NetworkConfig, attachment: &Attachment) -> Result<Value, Error> {
     let (namespace, path) = namespace(attachment)?;
     let mut host = link::open_netlink()?;
+    if let Some(inside) = config.nested()? {
+        return nested::add(config, &inside, attachment, &namespace, path, &mut host);
+    }
     let agent = AgentClient::new(&config.agent);
     if config.is_kubernetes() {
         return pod::add(config, attachment, &namespace, path, &mut host, &agent);
@@ -127,10 +130,13 @@ fn vanished(name: &str) -> Error {
 
 fn del(config: &NetworkConfig, attachment: &Attachment) -> Result<(), Error> {
     // The lock orders DEL after an ADD that is still running; a missing namespace needs none.
-    let _lock = match attachment.netns.as_deref() {
+    let lock = match attachment.netns.as_deref() {
         Some(path) => ContainerNamespace::open(path)?,
         None => None,
     };
+    if config.nested()?.is_some() {
+        return nested::del(config, attachment, lock.as_ref());
+    }
     if config.is_kubernetes() {
         return pod::del(config, attachment);
     }
@@ -156,6 +162,13 @@ fn check(config: &NetworkConfig, attachment: &Attachment) -> Result<(), Error> {
     };
     let (namespace, _) = namespace(attachment)?;
     let mut host = link::open_netlink()?;
+    if let Some(inside) = config.nested()? {
+        let ports = nested::ports(config, &inside, attachment)?;
+        let mut container = namespace.enter()?;
+        return ports.iter().try_for_each(|one| {
+            check_inside(config, &one.port, one.default_route, previous, &mut container)
+        });
+    }
     let agent = AgentClient::new(&config.agent);
     let ports = if config.is_kubernetes() {
         pod::ports(attachment, &agent)?
@@ -232,7 +245,11 @@ fn check_inside(
 }
 
 fn status(config: &NetworkConfig) -> Result<(), Error> {
-    let answer = AgentClient::new(&config.agent).get::<Value>("/v1/ports/status");
+    let agent = match config.nested()? {
+        Some(inside) => AgentClient::behind(inside.vrouter),
+        None => AgentClient::new(&config.agent),
+    };
+    let answer = agent.get::<Value>("/v1/ports/status");
     answer.map(|_| ()).map_err(|error| Error { code: Code::NotAvailable, ..error })
 }
 
@@ -244,6 +261,10 @@ fn gc(config: &NetworkConfig) -> Result<(), Error> {
             "without it everything would be freed; an empty list says that on purpose",
         ));
     };
+    if config.nested()?.is_some() {
+        let keep: Vec<&str> = valid.iter().map(|one| one.container.as_str()).collect();
+        return nested::gc(config, &keep);
+    }
     let keep = valid
         .iter()
         .map(|one| PortKey { container: one.container.clone(), interface: one.interface.clone() });

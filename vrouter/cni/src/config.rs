@@ -4,11 +4,14 @@ use crate::{Attachment, Code, Error};
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Where the agent listens unless the configuration says otherwise.
 const AGENT: &str = "/run/skein/agent.sock";
+/// The original's link-local service of a node's agent.
+const VROUTER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 10, 10, 2));
+const VROUTER_PORT: u16 = 9091;
 /// The smallest MTU IPv6 works with (RFC 8200, section 5), and the largest a veth takes.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 1280..=65_535;
 
@@ -34,6 +37,21 @@ pub struct NetworkConfig {
     /// Kubernetes: the cluster's name, the first part of its pods' machine names.
     #[serde(default = "default_cluster", alias = "cluster-name")]
     pub cluster_name: String,
+    /// Inside a machine that is a workload itself: its interface to the node.
+    #[serde(default, alias = "parent-interface")]
+    pub parent_interface: Option<String>,
+    /// What a pod's interface is: `veth` (default), or on a VLAN of the parent interface `macvlan` (default there) or `vlan`.
+    #[serde(default, alias = "vif-type")]
+    pub vif_type: Option<String>,
+    /// Inside a machine: the link-local service by which the node's agent is reached.
+    #[serde(default, alias = "vrouter-ip")]
+    pub vrouter_ip: Option<IpAddr>,
+    /// Its port.
+    #[serde(default, alias = "vrouter-port")]
+    pub vrouter_port: Option<u16>,
+    /// The original's form: the same under a key of its own.
+    #[serde(default)]
+    contrail: Option<Original>,
     /// Unix socket of the agent.
     #[serde(default = "default_agent")]
     pub agent: PathBuf,
@@ -63,6 +81,29 @@ pub struct NetworkConfig {
     pub valid_attachments: Option<Vec<ValidAttachment>>,
     #[serde(flatten)]
     rest: Map<String, Value>,
+}
+
+/// What of the original's configuration has a meaning here; the rest of it has none.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Original {
+    cluster_name: Option<String>,
+    parent_interface: Option<String>,
+    vif_type: Option<String>,
+    vrouter_ip: Option<IpAddr>,
+    vrouter_port: Option<u16>,
+    mtu: Option<u32>,
+}
+
+/// How pods of a machine are connected that is a workload itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NestedConfig {
+    /// The machine's interface.
+    pub(crate) parent: String,
+    /// On top of the VLAN a macvlan, which goes into the pod; else the VLAN itself does.
+    pub(crate) macvlan: bool,
+    /// Where the node's agent is reached.
+    pub(crate) vrouter: SocketAddr,
 }
 
 /// `runtimeConfig`: the capabilities `ips` and `mac`.
@@ -117,13 +158,15 @@ fn yes() -> bool {
 
 impl NetworkConfig {
     pub(crate) fn parse(input: &[u8]) -> Result<Self, Error> {
-        let config: Self = serde_json::from_slice(input).map_err(|error| {
+        let mut config: Self = serde_json::from_slice(input).map_err(|error| {
             Error::new(
                 Code::Decode,
                 format!("the network configuration is not readable: {error}"),
                 "correct the file in /etc/cni/net.d",
             )
         })?;
+        config.take_original();
+        config.nested()?;
         for (key, value) in &config.rest {
             if !FOREIGN.contains(&key.as_str()) && !key.starts_with("cni.dev/") {
                 return Err(Error::new(
@@ -139,6 +182,44 @@ impl NetworkConfig {
         config.wanted_addresses()?;
         config.wanted_mac()?;
         Ok(config)
+    }
+
+    fn take_original(&mut self) {
+        let Some(original) = self.contrail.take() else { return };
+        if let Some(name) = original.cluster_name {
+            self.cluster_name = name;
+        }
+        self.parent_interface = self.parent_interface.take().or(original.parent_interface);
+        self.vif_type = self.vif_type.take().or(original.vif_type);
+        self.vrouter_ip = self.vrouter_ip.or(original.vrouter_ip);
+        self.vrouter_port = self.vrouter_port.or(original.vrouter_port);
+        self.mtu = self.mtu.or(original.mtu);
+    }
+
+    /// How pods are connected, inside a machine that is a workload itself.
+    pub(crate) fn nested(&self) -> Result<Option<NestedConfig>, Error> {
+        let macvlan = match self.vif_type.as_deref() {
+            Some("veth") => return Ok(None),
+            None if self.parent_interface.is_none() => return Ok(None),
+            None | Some("macvlan") => true,
+            Some("vlan") => false,
+            Some(other) => {
+                let reason = format!("`{other}` is none of veth, macvlan and vlan");
+                return Err(self.invalid("vifType", &reason));
+            }
+        };
+        if !self.network.is_empty() {
+            return Err(self.invalid(
+                "network",
+                "inside a machine the orchestrator says which networks a pod has",
+            ));
+        }
+        let address = self.vrouter_ip.unwrap_or(VROUTER_ADDRESS);
+        Ok(Some(NestedConfig {
+            parent: self.parent_interface.clone().unwrap_or_else(|| "eth0".into()),
+            macvlan,
+            vrouter: SocketAddr::from((address, self.vrouter_port.unwrap_or(VROUTER_PORT))),
+        }))
     }
 
     /// Whether an orchestrator says which interfaces a pod has, and in which networks.
@@ -241,9 +322,31 @@ mod tests {
     }
 
     #[test]
+    fn the_originals_keys_mean_the_same() {
+        let nested = |text: &str| parse(text).unwrap().nested().unwrap();
+        let plain = r#"{"cniVersion":"1.0.0","parentInterface":"ens3","vifType":"vlan",
+            "vrouterIp":"10.10.10.9","vrouterPort":91}"#;
+        let original = r#"{"cniVersion":"1.0.0","contrail":{"parent-interface":"ens3","vif-type":"vlan",
+            "vrouter-ip":"10.10.10.9","vrouter-port":91,"mode":"k8s","log-level":"4"}}"#;
+        let wanted = NestedConfig {
+            parent: "ens3".into(),
+            macvlan: false,
+            vrouter: "10.10.10.9:91".parse().unwrap(),
+        };
+        assert_eq!(nested(plain), Some(wanted.clone()));
+        assert_eq!(nested(original), Some(wanted));
+        let short = nested(r#"{"cniVersion":"1.0.0","vif-type":"macvlan"}"#).unwrap();
+        assert_eq!((short.parent.as_str(), short.macvlan), ("eth0", true));
+        assert_eq!(short.vrouter, "10.10.10.2:9091".parse().unwrap());
+        assert_eq!(nested(r#"{"cniVersion":"1.0.0"}"#), None);
+    }
+
+    #[test]
     fn bad_values_are_refused() {
         for (field, text) in [
             ("mtu", r#"{"cniVersion":"1.0.0","mtu":600}"#),
+            ("vifType", r#"{"cniVersion":"1.0.0","vifType":"tap"}"#),
+            ("network", r#"{"cniVersion":"1.0.0","network":"a:b:c","vifType":"vlan"}"#),
             ("ips", r#"{"cniVersion":"1.0.0","runtimeConfig":{"ips":["x"]}}"#),
             ("mac", r#"{"cniVersion":"1.0.0","runtimeConfig":{"mac":"01:00:00:00:00:00"}}"#),
         ] {

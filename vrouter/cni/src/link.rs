@@ -25,15 +25,15 @@ pub(crate) const IFLA_IFNAME: u16 = 3;
 pub(crate) const IFLA_MTU: u16 = 4;
 pub(crate) const IFLA_LINKINFO: u16 = 18;
 pub(crate) const IFLA_AF_SPEC: u16 = 26;
-const IFLA_NET_NS_FD: u16 = 28;
+pub(crate) const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;
 pub(crate) const IFLA_INFO_KIND: u16 = 1;
 pub(crate) const IFLA_INFO_DATA: u16 = 2;
 pub(crate) const VETH_INFO_PEER: u16 = 1;
 pub(crate) const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 pub(crate) const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
+pub(crate) const IFA_ADDRESS: u16 = 1;
+pub(crate) const IFA_LOCAL: u16 = 2;
 const IFA_FLAGS: u16 = 8;
 const IFA_F_NODAD: u32 = 0x02;
 const IFA_F_PERMANENT: u32 = 0x80;
@@ -41,7 +41,7 @@ pub(crate) const RTA_DST: u16 = 1;
 pub(crate) const RTA_OIF: u16 = 4;
 pub(crate) const RTA_GATEWAY: u16 = 5;
 const IFF_UP: u32 = 1;
-const AF_INET: u8 = 2;
+pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
 pub(crate) const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
@@ -95,7 +95,7 @@ pub(crate) struct Wanted<'a> {
 
 /// The container's network namespace, locked against other calls about the same container.
 pub(crate) struct ContainerNamespace {
-    file: Flock<File>,
+    pub(crate) file: Flock<File>,
 }
 
 impl ContainerNamespace {

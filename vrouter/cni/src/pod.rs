@@ -15,17 +15,11 @@ fn key(attachment: &Attachment) -> PodKey {
     PodKey { container: attachment.container.clone() }
 }
 
-pub(crate) fn add(
-    config: &NetworkConfig,
-    attachment: &Attachment,
-    namespace: &ContainerNamespace,
-    path: &Path,
-    host: &mut Netlink,
-    agent: &AgentClient,
-) -> Result<Value, Error> {
+/// The pod as the runtime names it.
+pub(crate) fn asked(config: &NetworkConfig, attachment: &Attachment) -> PreparePod {
     let arguments = &attachment.arguments;
     let text = |part: &Option<String>| part.clone().unwrap_or_default();
-    let prepare = PreparePod {
+    PreparePod {
         container: attachment.container.clone(),
         interface: attachment.interface.clone(),
         config: config.name.clone(),
@@ -37,7 +31,18 @@ pub(crate) fn add(
             text(&arguments.pod_name)
         ),
         workload: arguments.workload(),
-    };
+    }
+}
+
+pub(crate) fn add(
+    config: &NetworkConfig,
+    attachment: &Attachment,
+    namespace: &ContainerNamespace,
+    path: &Path,
+    host: &mut Netlink,
+    agent: &AgentClient,
+) -> Result<Value, Error> {
+    let prepare = asked(config, attachment);
     let pod: Pod = agent.post("/v1/pods/prepare", &prepare)?;
     let mut done = Vec::new();
     let mut failure = None;

@@ -6,7 +6,10 @@
 //! | `POST /v1/pods/release` | [`PodKey`] -> [`Released`](crate::port_api::Released): all ports of this container; always ends |
 //! | `POST /v1/pods/check` | [`PodKey`] -> [`Pod`], or an error that says what is wrong |
 //!
-//! Each port is bound by `/v1/ports/bind`. Nothing is made or removed in the configuration.
+//! Machines that are workloads themselves find `prepare` and `check` at a link-local service of their node, for pods on VLANs of
+//! their own interfaces: such ports are in force when the answer comes, and say in `nested` where they are.
+//!
+//! Each port of the node is bound by `/v1/ports/bind`. Nothing is made or removed in the configuration.
 
 use crate::port_api::Port;
 use serde::{Deserialize, Serialize};
@@ -53,4 +56,16 @@ pub struct PodPort {
     pub port: Port,
     /// The pod's default route leads through it.
     pub default_route: bool,
+    /// The pod is inside a machine: how its port is reached there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nested: Option<Nested>,
+}
+
+/// Where a sub-interface is in its machine.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Nested {
+    /// 802.1Q tag of its frames.
+    pub vlan: u16,
+    /// MAC of the machine's interface that carries them.
+    pub parent_mac: String,
 }

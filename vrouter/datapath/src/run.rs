@@ -26,6 +26,8 @@ pub struct Ran {
     pub outcome: Outcome,
     /// The frame as the program left it.
     pub frame: Vec<u8>,
+    /// 802.1Q tag it is to leave with, which the kernel keeps beside the frame; 0: none.
+    pub tag: u16,
     /// Mean time of one run.
     pub duration: Duration,
 }
@@ -49,7 +51,7 @@ pub enum Outcome {
         /// The uplink.
         uplink: u32,
     },
-    /// Sent by an uplink as it is, from the node's own address.
+    /// Sent by an uplink without a tunnel: from the node's own address or one of the underlay.
     Outside {
         /// The uplink.
         uplink: u32,
@@ -92,7 +94,7 @@ impl Datapath {
         frame.truncate(options.data_size_out as usize);
         // SAFETY: the buffer is larger than the type and aligned for it; every pattern of its integers is valid.
         context = unsafe { std::ptr::read(context_out.as_ptr().cast()) };
-        let [kind, ifindex, reason, ..] = context.cb;
+        let [kind, ifindex, reason, tag, _] = context.cb;
         let reason = DropReason::from_number(reason);
         let outcome = match (options.retval, kind, reason) {
             (TC_ACT_OK, ..) => Outcome::Host,
@@ -102,7 +104,12 @@ impl Datapath {
             (TC_ACT_REDIRECT, 3, _) => Outcome::Outside { uplink: ifindex },
             (other, ..) => Outcome::Unknown(other),
         };
-        Ok(Ran { outcome, frame, duration: Duration::from_nanos(options.duration.into()) })
+        Ok(Ran {
+            outcome,
+            frame,
+            tag: tag as u16,
+            duration: Duration::from_nanos(options.duration.into()),
+        })
     }
 
     /// Gives [`Hook::Bench`] its frame: 64 bytes, IPv4 without options and UDP. Ports start again after `spread` packets;

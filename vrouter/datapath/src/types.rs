@@ -22,7 +22,7 @@ pub const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x
 /// A workload interface, known by the host end's ifindex.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vif {
-    /// Index of the host end.
+    /// Index of the host end. A VLAN sub-interface, which has no device, has [`crate::sub_interface`] of its id.
     pub ifindex: u32,
     /// Its number.
     pub id: VifId,
@@ -50,9 +50,29 @@ pub struct Vif {
     /// The node's own stack. What it opens to workloads of this node passes their policy, and it is not answered for addresses
     /// of its own. Its device is one end of a veth pair in the host's namespace: [`Delivery::Transmit`].
     pub host: bool,
+    /// The device it shares and the tag by which its frames are known there; `None`: it has a device of its own. Frames
+    /// leave by [`Delivery::Transmit`], whatever `delivery` says.
+    pub vlan: Option<Vlan>,
+    /// By which link-local services on this node know it ([`crate::Service::link_local`]); `None`: it reaches none.
+    pub metadata: Option<Ipv4Addr>,
     /// Contexts with a floating address from which it opens connections that its own VRF has no route, or a shorter
     /// one, for; at most 8, the first fitting one of the longest prefix is taken.
     pub floating: Vec<crate::ContextId>,
+}
+
+/// Which tagged frames belong to a sub-interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vlan {
+    /// Index of the host end of the device, which another interface has.
+    pub device: u32,
+    /// Its 802.1Q tag: 1 to 4094.
+    pub tag: u16,
+}
+
+/// The number that stands for a sub-interface wherever an interface is named by its device's index.
+#[must_use]
+pub fn sub_interface(id: VifId) -> u32 {
+    crate::abi::SUB_INTERFACE | id
 }
 
 /// The policy of an interface.
@@ -144,6 +164,18 @@ pub enum NextHop {
         /// Interface of the underlay.
         uplink: u32,
         /// Router on it; `None`: as the kernel's routing table says for this interface.
+        gateway: Option<IpAddr>,
+        /// Largest IP packet.
+        mtu: u32,
+    },
+    /// By the uplink as it is, without a tunnel: both ends have addresses of the underlay. Untunnelled packets from there are taken
+    /// from whom such a route leads to.
+    Native {
+        /// Interface of the underlay.
+        uplink: u32,
+        /// The node that has the address; `None`: whoever has it is found by the underlay's means.
+        node: Option<IpAddr>,
+        /// Router on the uplink, or that node; `None`: as the kernel's routing table says for this interface.
         gateway: Option<IpAddr>,
         /// Largest IP packet.
         mtu: u32,

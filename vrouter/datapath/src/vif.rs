@@ -1,8 +1,10 @@
 //! Workload interfaces and their labels.
 
 use crate::abi::{self, ip_to_abi, types};
-use crate::{ContextId, Datapath, Delivery, Error, Result, Vif, VifCounters, VifId, VifPolicy};
-use std::net::IpAddr;
+use crate::{
+    ContextId, Datapath, Delivery, Error, Result, Vif, VifCounters, VifId, VifPolicy, Vlan,
+};
+use std::net::{IpAddr, Ipv4Addr};
 
 fn encode(vif: &Vif) -> types::vif {
     let mut flags = 0;
@@ -12,8 +14,11 @@ fn encode(vif: &Vif) -> types::vif {
     if vif.host {
         flags |= abi::VIF_HOST;
     }
-    if vif.delivery == Delivery::VethPeer {
+    if vif.delivery == Delivery::VethPeer && vif.vlan.is_none() {
         flags |= abi::VIF_PEER;
+    }
+    if vif.vlan.is_some() {
+        flags |= abi::VIF_VLAN;
     }
     let (policy4, policy6) = match vif.policy {
         VifPolicy::Enforce { v4, v6 } => (v4.unwrap_or(0), v6.unwrap_or(0)),
@@ -40,9 +45,37 @@ fn encode(vif: &Vif) -> types::vif {
         gateway4: gateway(vif.gateway4.map(IpAddr::V4)),
         gateway6: gateway(vif.gateway6.map(IpAddr::V6)),
         mac: vif.mac,
-        pad: [0; 2],
+        vlan: vif.vlan.map_or(0, |vlan| vlan.tag),
+        device: vif.vlan.map_or(0, |vlan| vlan.device),
+        metadata: vif.metadata.map_or(0, |a| u32::from_ne_bytes(a.octets())),
         floating,
     }
+}
+
+fn vlan_of(raw: &types::vif) -> Option<Vlan> {
+    let vlan = Vlan { device: raw.device, tag: raw.vlan };
+    (raw.flags & abi::VIF_VLAN != 0).then_some(vlan)
+}
+
+fn vlan_key(vlan: Vlan) -> types::vlan_key {
+    types::vlan_key { device: vlan.device, vlan: vlan.tag.into() }
+}
+
+/// A sub-interface has a number of its own, every other one its device's.
+fn check_vlan(vif: &Vif) -> Result<()> {
+    let reason = match vif.vlan {
+        None if vif.ifindex < abi::SUB_INTERFACE => return Ok(()),
+        None => format!("{} is no index of a device", vif.ifindex),
+        Some(Vlan { tag, .. }) if !(1..=4094).contains(&tag) => {
+            format!("the tag {tag} is not within 1 to 4094")
+        }
+        Some(Vlan { device, .. }) if device == 0 || device >= abi::SUB_INTERFACE => {
+            format!("{device} is no index of a device")
+        }
+        Some(_) if vif.ifindex == crate::sub_interface(vif.id) => return Ok(()),
+        Some(_) => format!("ifindex has to be that of sub-interface {}", vif.id),
+    };
+    Err(Error::Argument { field: "vlan", reason })
 }
 
 fn decode(raw: &types::vif) -> Vif {
@@ -77,6 +110,8 @@ fn decode(raw: &types::vif) -> Vif {
             Delivery::Transmit
         },
         host: raw.flags & abi::VIF_HOST != 0,
+        vlan: vlan_of(raw),
+        metadata: (raw.metadata != 0).then(|| Ipv4Addr::from(raw.metadata.to_ne_bytes())),
         floating: raw.floating.iter().copied().take_while(|id| *id != 0).collect(),
     }
 }
@@ -112,14 +147,29 @@ impl Datapath {
             let reason = format!("at most {} contexts, none of them 0", abi::MAX_FLOATING);
             return Err(Error::Argument { field: "floating", reason });
         }
-        if self.vifs.get(&vif.ifindex)?.is_some_and(|old| old.id != vif.id) {
-            self.remove_vif(vif.ifindex)?;
+        check_vlan(vif)?;
+        if let Some(old) = self.vifs.get(&vif.ifindex)? {
+            if old.id != vif.id {
+                self.remove_vif(vif.ifindex)?;
+            } else if let Some(old) = vlan_of(&old).filter(|old| Some(*old) != vif.vlan) {
+                self.forget_vlan(old, vif.ifindex)?;
+            }
         }
         let state = types::vif_state { seed: random(), ..types::vif_state::default() };
         if self.vif_states.insert(&vif.id, &state)? {
             self.vif_stats.set_per_cpu(&vif.id, &types::vif_counters::default())?;
         }
-        self.vifs.set(&vif.ifindex, &encode(vif))
+        self.vifs.set(&vif.ifindex, &encode(vif))?;
+        // Last: what the tag leads to is there.
+        vif.vlan.map_or(Ok(()), |vlan| self.vlans.set(&vlan_key(vlan), &vif.ifindex))
+    }
+
+    /// Unless another sub-interface has taken the tag over.
+    fn forget_vlan(&self, vlan: Vlan, ifindex: u32) -> Result<()> {
+        if self.vlans.get(&vlan_key(vlan))? == Some(ifindex) {
+            self.vlans.remove(&vlan_key(vlan))?;
+        }
+        Ok(())
     }
 
     /// Removes an interface with its flows and counters. `false` if there was none.
@@ -128,6 +178,9 @@ impl Datapath {
     /// [`Error::Kernel`].
     pub fn remove_vif(&mut self, ifindex: u32) -> Result<bool> {
         let Some(vif) = self.vifs.get(&ifindex)? else { return Ok(false) };
+        if let Some(vlan) = vlan_of(&vif) {
+            self.forget_vlan(vlan, ifindex)?;
+        }
         self.vifs.remove(&ifindex)?;
         self.run_sweep(&mut types::sweep { vif: vif.id, ..types::sweep::default() })?;
         self.vif_states.remove(&vif.id)?;

@@ -49,6 +49,10 @@ fn ordinary() -> Vec<(R, Hook, Vec<u8>)> {
         workload(R::BadHeader, from_alice(&ip4(ALICE, FAR).with(6, &[0; 20]))),
         workload(R::UnknownEthertype, changed(&|f| f[12] = 0x77)),
         workload(R::VlanTagged, changed(&|f| f[12..14].copy_from_slice(&[0x81, 0]))),
+        workload(
+            R::DoubleTagged,
+            changed(&|f| drop(f.splice(12..12, [0x81, 0, 0, 5, 0x81, 0, 0, 6]))),
+        ),
         workload(R::SourceMac, changed(&|f| f[7] ^= 1)),
         workload(R::DestinationMac, changed(&|f| f[5] ^= 1)),
         workload(R::Multicast, ethernet(ALICE_MAC, [1, 0, 0x5e, 0, 0, 0xfb], 0x0800, &multicast)),
@@ -125,7 +129,10 @@ fn translated(bed: &mut Bed) -> Vec<(R, Hook, Vec<u8>)> {
         members,
         affinity: None,
         keep_source: false,
+        link_local: false,
+        open: false,
         sources: vec![],
+        by_node: false,
     };
     let web = [10, 96, 0, 1];
     for (protocol, port, members) in

@@ -211,7 +211,10 @@ fn a_member_outside_the_fabric_is_reached_by_the_nodes_address() {
         members,
         affinity: None,
         keep_source: false,
+        link_local: false,
+        open: false,
         sources: vec![],
+        by_node: false,
     };
     bed.datapath.set_service(&service).unwrap();
     let asked = whole(TCP, (ALICE, 1000), (api, 443));
@@ -273,7 +276,10 @@ fn node_port(address: IpAddr, protocol: u8, member: (IpAddr, u16)) -> Service {
         members: vec![ServiceMember { address: member.0, port: member.1, draining: false }],
         affinity: None,
         keep_source: false,
+        link_local: false,
+        open: false,
         sources: vec![],
+        by_node: false,
     }
 }
 

@@ -7,10 +7,13 @@ pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod explain;
 pub(crate) mod get;
+pub(crate) mod kube;
+pub(crate) mod rules;
 pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod types;
 pub(crate) mod vrouter;
+pub(crate) mod why;
 
 use crate::cli::{Cli, Command};
 use crate::error::Error;
@@ -28,6 +31,9 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Error> {
         Command::Attach(arguments) => attach::run(global, arguments, true).await,
         Command::Detach(arguments) => attach::run(global, arguments, false).await,
         Command::Vrouter(arguments) => vrouter::run(global, arguments).await,
+        Command::Why(arguments) => why::run(global, arguments).await,
+        Command::Rules(arguments) => rules::run(global, arguments).await,
+        Command::Kube(arguments) => kube::run(global, arguments).await,
         Command::Types(arguments) => types::run(global, arguments),
         Command::Explain(arguments) => explain::run(global, arguments),
         Command::Completion(arguments) => completion::run(global, arguments),

@@ -8,7 +8,8 @@ use crate::error::Error;
 use crate::http::Endpoint;
 use crate::screen::{Format, yaml};
 use clap::Args;
-use report::{Answer, Report};
+use report::Answer;
+pub(crate) use report::Report;
 
 /// Arguments of `skein status`.
 #[derive(Args, Debug)]
@@ -21,17 +22,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Error> {
-    let api = global.api()?;
-    let next = "is it running? --controller or SKEIN_CONTROLLER gives another address";
-    let controller = Endpoint::new("controller", &global.controller, 8083, global.timeout, next)?;
-    let (api_state, controller_state) =
-        futures_util::future::join(look_at_api(&api), look_at_controller(&controller)).await;
-    let report = Report {
-        api_url: api.url().to_owned(),
-        api: api_state,
-        controller_url: controller.url().to_owned(),
-        controller: controller_state,
-    };
+    let report = look(&global.api()?, &global.controller()?).await;
     let screen = global.screen();
     match arguments.output.format {
         Format::Json => screen.json(&report.to_json())?,
@@ -39,6 +30,18 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Er
         Format::Table | Format::Wide | Format::Name => screen.write(&report.render(screen))?,
     }
     report.verdict()
+}
+
+/// Asks every role.
+pub(crate) async fn look(api: &Api, controller: &Endpoint) -> Report {
+    let (api_state, controller_state) =
+        futures_util::future::join(look_at_api(api), look_at_controller(controller)).await;
+    Report {
+        api_url: api.url().to_owned(),
+        api: api_state,
+        controller_url: controller.url().to_owned(),
+        controller: controller_state,
+    }
 }
 
 async fn look_at_api(api: &Api) -> Answer<String> {
@@ -54,7 +57,9 @@ async fn look_at_api(api: &Api) -> Answer<String> {
 async fn look_at_controller(controller: &Endpoint) -> Answer<serde_json::Value> {
     match controller.get("/v1/status", &[]).await {
         Ok(value) => Answer::Well(value),
-        Err(error @ Error::Unreachable { .. }) => Answer::Silent(explain(&error)),
+        Err(error @ (Error::Unreachable { .. } | Error::Untrusted { .. })) => {
+            Answer::Silent(explain(&error))
+        }
         Err(error) => Answer::Unwell(error.to_string()),
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     plan::{Answer, Caller, Write, parse_uuid},
     published::Published,
     sequencer::Sequencer,
+    tls::Admission,
 };
 use query::Query;
 
@@ -98,11 +99,15 @@ impl Call<'_> {
 /// Answers one request; every failure becomes a status and a sentence.
 pub(crate) async fn serve(
     app: Arc<App>,
+    admission: Admission,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let started = Instant::now();
     let method = method_name(request.method());
-    let (resource, result) = dispatch(&app, request).await;
+    let (resource, result) = match turned_away(admission, request.uri().path()) {
+        Some(refusal) => ("other", Err(refusal)),
+        None => dispatch(&app, request).await,
+    };
     let response = result.unwrap_or_else(|error| {
         debug!(method, resource, status = error.status, error = %error.message, "refused");
         let status =
@@ -116,6 +121,24 @@ pub(crate) async fn serve(
     });
     app.metrics.request(method, resource, response.status().as_u16(), started.elapsed());
     Ok(response)
+}
+
+/// What a client hears that may not come in.
+fn turned_away(admission: Admission, path: &str) -> Option<ApiError> {
+    if matches!(path, "/healthz" | "/readyz") {
+        return None;
+    }
+    match admission {
+        Admission::Full => None,
+        Admission::NoCertificate => Some(ApiError::unauthorized(
+            "this address wants a client certificate; give one that the controller's authority issued \
+             (pki/client.pem and pki/client.key in its data directory)",
+        )),
+        Admission::WrongCertificate => Some(ApiError::forbidden(
+            "this certificate is not one for clients of the configuration API; nodes' certificates \
+             are not (pki/client.pem in the controller's data directory is)",
+        )),
+    }
 }
 
 fn method_name(method: &Method) -> &'static str {

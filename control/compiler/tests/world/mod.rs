@@ -1,8 +1,10 @@
 //! A small world of configuration objects to compile.
 #![allow(dead_code, clippy::needless_pass_by_value)] // each test file uses its part
 
+pub(crate) mod dns;
 pub(crate) mod firewall;
 pub(crate) mod services;
+pub(crate) mod underlay;
 
 use serde_json::{Map, Value, json};
 use skein_model::{Change, FqName, Kind, Object, Reference};

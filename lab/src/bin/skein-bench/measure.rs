@@ -1,5 +1,6 @@
 //! What is measured, in order.
 
+use crate::awake::Awake;
 use crate::figure::{Better, Figures};
 use crate::network::{self, Net};
 use crate::programs;
@@ -23,7 +24,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn programs_folder() -> PathBuf {
+pub(crate) fn programs_folder() -> PathBuf {
     std::env::current_exe()
         .ok()
         .and_then(|path| path.parent().map(Path::to_path_buf))
@@ -41,9 +42,11 @@ pub(crate) fn everything(figures: &mut Figures) -> Result<(), FabricError> {
     let options = FabricOptions { programs, nodes: 2, lab: LabOptions::default() };
     let fabric = Fabric::start(LAB, options)?;
     let net = Net::new(&fabric)?;
+    let awake = Awake::all_cores();
     network::across_nodes(figures, &fabric, &net)?;
     network::one_node(figures, &fabric, &net)?;
     network::rules(figures, &fabric, &net)?;
+    drop(awake);
     network::config_to_packet(figures, &fabric, CHANGE_ROUNDS)?;
     cni(figures, &fabric)?;
     memory(figures, &fabric)?;

@@ -1,7 +1,7 @@
 //! What every cluster has: spec section 1.1.
 
-use super::Context;
 use super::networks::attached;
+use super::{Context, dns, nested};
 use crate::desired::{Derived, Desired, Link, Ref};
 use crate::key::Key;
 use ipnet::IpNet;
@@ -16,9 +16,11 @@ const ALLOW_PLACE: &str = "99999.0";
 pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let mut out = Derived::default();
     projects(cx, key, &mut out);
+    out.objects.extend(dns::server(cx, key));
     ipams(cx, key, &mut out);
     firewall(cx, key, &mut out);
     networks(cx, key, &mut out);
+    super::node::derive(cx, &mut out);
     for provider in ["native", "opencontrail"] {
         let name = FqName::single("default-global-system-config").child(provider);
         let mut set =
@@ -56,7 +58,7 @@ fn ipams(cx: &Context<'_>, key: &Key, out: &mut Derived) {
             .owned(key, Kind::NETWORK_IPAM, Some(Kind::PROJECT), cx.names.shared_object(name), &[])
             .set("ipam_subnet_method", "flat-subnet")
             .set("ipam_subnets", json!({ "subnets": subnets }));
-        out.objects.push(ipam);
+        out.objects.push(dns::link(cx, ipam));
     }
 }
 
@@ -138,12 +140,15 @@ fn networks(cx: &Context<'_>, key: &Key, out: &mut Derived) {
         std::slice::from_ref(&services),
         both,
     ));
+    let underlay = nested::underlay(cx, key, &everything, out);
     let wishes = cx.wishes("default");
     let forwarding = wishes.forwarding.unwrap_or(cx.settings.ip_fabric_forwarding);
     let snat = wishes.snat.unwrap_or(cx.settings.ip_fabric_snat);
-    let on_pods = vec![fabric_policy.clone(), both_policy.clone()];
+    let mut on_pods = vec![fabric_policy.clone(), both_policy.clone()];
+    on_pods.extend(underlay.clone());
     out.objects.push(cx.pod_network(key, pods, forwarding, snat, on_pods));
-    let on_services = vec![fabric_policy.clone(), service_policy, both_policy];
+    let mut on_services = vec![fabric_policy.clone(), service_policy, both_policy];
+    on_services.extend(underlay);
     out.objects.push(cx.service_network(key, services, on_services));
     let on_fabric = attached(fabric_policy);
     out.links.push(Link {

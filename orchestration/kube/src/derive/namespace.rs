@@ -17,9 +17,13 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     for problem in &wishes.problems {
         out.problem("BadAnnotation", problem.clone());
     }
-    if let Err(problem) = super::networks::chosen(&namespace.meta) {
+    if let Err(problem) = super::networks::chosen(cx, &namespace.meta) {
         out.problem("BadAnnotation", problem);
     }
+    if let Err(problem) = super::service::pool_for(cx, &namespace.meta) {
+        out.problem("BadAnnotation", problem);
+    }
+    cx.tell_about_underlay(name, &wishes, &mut out);
     let isolated = cx.isolated(name);
     let cluster_makes_it = matches!(name, "default" | "kube-system") || cx.names.is_shared();
     if !cluster_makes_it {
@@ -95,8 +99,11 @@ fn networks(cx: &Context<'_>, key: &Key, wishes: &Wishes, out: &mut Derived) {
     }
     let forwarding = wishes.forwarding.unwrap_or(false);
     let snat = wishes.snat.unwrap_or(false);
+    on_pods.extend(cx.names.nested_policy());
     out.objects.push(cx.pod_network(key, pods, forwarding, snat, on_pods));
-    out.objects.push(cx.service_network(key, services, vec![fabric, own]));
+    let mut on_services = vec![fabric, own];
+    on_services.extend(cx.names.nested_policy());
+    out.objects.push(cx.service_network(key, services, on_services));
 }
 
 /// What no policy selects passes: one rule for each direction, behind all others.

@@ -2,7 +2,7 @@
 
 use super::annotations::{NetworkChoice, network_choices};
 use super::tags::Candidate;
-use super::{Context, networks};
+use super::{Context, host_port, nested, networks};
 use crate::desired::{Demand, Derived, Link, Patch, Predicate};
 use crate::key::Key;
 use crate::names;
@@ -65,21 +65,52 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
         out.hold = true;
         return out;
     }
+    let parent = match nested::parent(cx, pod) {
+        Ok(parent) => parent,
+        Err((reason, message)) => {
+            out.problem(reason, message);
+            out.hold = true;
+            return out;
+        }
+    };
     let machine = machine(cx, key, pod, &mut out);
-    let node = pod.node.as_deref().unwrap_or_default();
-    let host = cx.router(node, pod.host_address).map_or(node, |router| router.name()).to_owned();
+    let outer = parent.and_then(|parent| nested::node(parent));
+    let node = outer.as_deref().or(pod.node.as_deref()).unwrap_or_default();
+    // In an outer fabric the node's address is that of a machine, not of a vRouter.
+    let address = pod.host_address.filter(|_| parent.is_none());
+    let host = cx.router(node, address).map_or(node, |router| router.name()).to_owned();
+    let mut plugged = nested::Plug { parent, host: host.clone(), taken: BTreeSet::new() };
     let mut status = Vec::new();
     let default = default_interface(&interfaces);
     for (at, interface) in interfaces.iter().enumerate() {
-        let entry =
-            attach(cx, key, pod, (at, interfaces.len()), interface, &machine, &host, &mut out);
+        let entry = attach(
+            cx,
+            key,
+            pod,
+            (at, interfaces.len()),
+            interface,
+            &machine,
+            &mut plugged,
+            &mut out,
+        );
+        if at == 0 && !pod.host_ports.is_empty() {
+            let addresses = entry.as_ref().map(|(addresses, _)| addresses.as_slice());
+            let uuid = port_uuid(pod.meta.uid, 0);
+            let target = host_port::Target {
+                port: cx.names.project(&key.namespace).child(&format!("{}__{uuid}", key.name)),
+                uuid,
+                host: &host,
+                addresses: addresses.unwrap_or_default(),
+            };
+            host_port::derive(cx, key, pod, &target, &mut out);
+        }
         status.push(
             entry.map(|(addresses, mac)| {
                 describe(cx, interface, at, &addresses, &mac, at == default)
             }),
         );
     }
-    if let Some(router) = cx.router(node, pod.host_address) {
+    if let Some(router) = cx.router(node, address) {
         out.links.push(Link {
             holder: (Kind::VIRTUAL_ROUTER, router.fq_name.clone()),
             target: (Kind::VIRTUAL_MACHINE, machine),
@@ -98,7 +129,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     out
 }
 
-type Wrong = (&'static str, String);
+pub(super) type Wrong = (&'static str, String);
 
 fn interfaces(cx: &Context<'_>, pod: &Pod) -> Result<Vec<Interface>, Wrong> {
     let bad = |message: String| ("BadAnnotation", message);
@@ -165,7 +196,7 @@ fn attach(
     (at, count): (usize, usize),
     interface: &Interface,
     machine: &FqName,
-    host: &str,
+    plugged: &mut nested::Plug<'_>,
     out: &mut Derived,
 ) -> Option<(Vec<IpAddr>, String)> {
     let namespace = &*key.namespace;
@@ -182,18 +213,22 @@ fn attach(
         more.push(("default-route", "True"));
     }
     let tags = tags(cx, pod, at, interface, out);
-    let bindings = json!({"key_value_pair": [
-        {"key": "host_id", "value": host}, {"key": "vif_type", "value": "vrouter"},
-    ]});
     let mut port = cx
         .owned(key, Kind::VIRTUAL_MACHINE_INTERFACE, Some(Kind::PROJECT), name.clone(), &more)
         .uuid(uuid)
         .set("port_security_enabled", true)
-        .set("virtual_machine_interface_bindings", bindings)
         .refer(Kind::VIRTUAL_MACHINE, [machine.clone()])
         .refer(Kind::VIRTUAL_NETWORK, [interface.network.clone()])
         .refer(Kind::SECURITY_GROUP, [cx.names.namespaced(namespace, "default-sg")])
         .refer(Kind::TAG, tags.iter().map(|tag| FqName::single(tag)));
+    port = match plugged.into_port(cx, uuid, port) {
+        Ok(port) => port,
+        Err((reason, message)) => {
+            out.problem(reason, message);
+            out.hold = true;
+            return None;
+        }
+    };
     if let Some(mac) = &interface.choice.mac {
         port = port.set("virtual_machine_interface_mac_addresses", json!({"mac_address": [mac]}));
     }

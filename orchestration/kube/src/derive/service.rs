@@ -1,6 +1,6 @@
 //! Services as load-balancer objects: spec section 1.4 and docs/adr/0009.
 
-use super::{Context, cluster, networks, pod};
+use super::{Context, cluster, dns, networks, pod};
 use crate::desired::{Derived, Desired, Patch};
 use crate::key::Key;
 use crate::names;
@@ -20,18 +20,23 @@ const CLASSES: [&str; 2] = ["opencontrail.org/native", "skein.io/native"];
 pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let place = (key.namespace.clone(), key.name.clone());
     let Some(service) = cx.cache.services.get(&place) else { return Derived::default() };
+    let mut out = Derived::default();
+    dns::records(cx, key, service, &mut out);
     // Headless ones and names of outside things are for DNS alone.
     if service.kind == ServiceType::ExternalName || service.headless || service.addresses.is_empty()
     {
-        return Derived::default();
+        return out;
     }
-    let mut out = Derived::default();
     let project = cx.names.project(&key.namespace);
     let base = format!("{}__{}", key.name, service.meta.uid);
     let port = vip(cx, key, service, &mut out);
     let external = external(cx, key, service, &base, &port, &mut out);
     let balancer = project.child(&base);
-    let facts = facts(service, &external, &mut out);
+    let mut facts = facts(service, &external, &mut out);
+    if dns::is_front(cx, key) {
+        // A node asks itself.
+        facts["internal_traffic_policy"] = json!("Local");
+    }
     let vip_address = service.addresses.first().map(IpAddr::to_string).unwrap_or_default();
     out.objects.push(
         cx.owned(key, Kind::LOADBALANCER, Some(Kind::PROJECT), balancer.clone(), &[])
@@ -56,7 +61,9 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
         listener(cx, key, service, one, &base, &balancer, &mut out);
     }
     out.objects.extend(external.objects);
-    report(cx, key, service, &external.granted, &mut out);
+    if !external.left {
+        report(cx, key, service, &external.granted, &mut out);
+    }
     out
 }
 
@@ -176,7 +183,11 @@ fn listener(
             )
             .refer(Kind::LOADBALANCER_LISTENER, [name.clone()]),
     );
-    members(cx, key, service, port, &name, pool_uuid, out);
+    if dns::is_front(cx, key) {
+        dns::members(cx, key, port, &name, pool_uuid, out);
+    } else {
+        members(cx, key, service, port, &name, pool_uuid, out);
+    }
 }
 
 /// One member for each address and port that endpoints have, ready or not.
@@ -257,6 +268,17 @@ struct External {
     granted: Vec<String>,
     /// Addresses that no pool holds.
     plain: Vec<String>,
+    /// The status is another controller's to write.
+    left: bool,
+}
+
+impl External {
+    /// Addresses that another controller gave: nodes answer them, as kube-proxy does.
+    fn foreign(&mut self, service: &Service) {
+        self.left = true;
+        let usable = service.ingress_vips.iter().filter(|ip| ip.parse::<IpAddr>().is_ok());
+        self.granted.extend(usable.cloned());
+    }
 }
 
 /// The pool of external addresses for an object, if there is one.
@@ -286,6 +308,9 @@ fn external(
         Some(class) => CLASSES.contains(&class),
     };
     let balanced = service.kind == ServiceType::LoadBalancer && ours;
+    if service.kind == ServiceType::LoadBalancer && !ours {
+        all.foreign(service);
+    }
     // What was written back as external is the pool's, not the user's wish.
     let asked: Vec<&str> = service.external.iter().map(String::as_str).collect();
     let mut wanted: Vec<Option<&str>> = match (&service.wanted, asked.is_empty()) {
@@ -335,6 +360,10 @@ fn external(
             }
             // Nodes answer it when someone routes it to them.
             (_, _, Some(address)) => all.plain.push(address.to_string()),
+            // Another controller may serve it without a class.
+            (None, _, None) if pool.is_none() && !service.ingress.is_empty() => {
+                all.foreign(service);
+            }
             (None, _, None) if pool.is_none() && service.wanted.is_none() => out.problem(
                 "NoPool",
                 format!(

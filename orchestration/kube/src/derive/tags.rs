@@ -285,7 +285,9 @@ impl TagTable {
                 .collect::<Option<Vec<_>>>()
         });
         plain.unwrap_or_else(|| {
-            let tag = format!("selector-{}=namespaces", names::digest(&selector.canonical()));
+            // A port carries one tag of a type, and the same selector may be asked for pods as well.
+            let text = format!("namespaces {}", selector.canonical());
+            let tag = format!("selector-{}=namespaces", names::digest(&text));
             vec![(tag, Predicate::Namespaces(selector.clone()))]
         })
     }

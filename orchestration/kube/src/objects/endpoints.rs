@@ -56,6 +56,8 @@ pub struct Endpoint {
     pub hint_zones: Vec<Box<str>>,
     /// Nodes that should use it.
     pub hint_nodes: Vec<Box<str>>,
+    /// Its name below a headless service's.
+    pub hostname: Option<Box<str>>,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +80,7 @@ struct RawEndpoint {
     conditions: RawConditions,
     target_ref: Option<RawTarget>,
     node_name: Option<String>,
+    hostname: Option<String>,
     zone: Option<String>,
     /// v1beta1.
     #[serde(deserialize_with = "super::nullable")]
@@ -153,6 +156,7 @@ struct RawSubset {
 #[serde(rename_all = "camelCase", default)]
 struct RawAddress {
     ip: String,
+    hostname: Option<String>,
     node_name: Option<String>,
     target_ref: Option<RawTarget>,
 }
@@ -196,6 +200,7 @@ impl Slice {
                     terminating: one.conditions.terminating.unwrap_or(false),
                     hint_zones: boxed(one.hints.for_zones),
                     hint_nodes: boxed(one.hints.for_nodes),
+                    hostname: one.hostname.map(Into::into),
                 })
             })
             .collect();
@@ -228,6 +233,7 @@ impl Slice {
                     terminating: false,
                     hint_zones: Vec::new(),
                     hint_nodes: Vec::new(),
+                    hostname: one.hostname.map(Into::into),
                 });
             }
         }

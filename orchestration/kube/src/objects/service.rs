@@ -49,8 +49,12 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// `spec.trafficDistribution`.
     pub distribution: Option<String>,
+    /// `spec.externalName`.
+    pub external_name: Option<String>,
     /// `status.loadBalancer.ingress[].ip`.
     pub ingress: Vec<String>,
+    /// Those of them that the cluster's own traffic need not leave for (`ipMode` is not `Proxy`).
+    pub ingress_vips: Vec<String>,
 }
 
 /// A port of a service.
@@ -100,6 +104,7 @@ struct RawSpec {
     health_check_node_port: Option<u16>,
     publish_not_ready_addresses: Option<bool>,
     traffic_distribution: Option<String>,
+    external_name: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -149,6 +154,18 @@ impl RawLoadBalancer {
             one.get("ip").and_then(|ip| ip.as_str()).map(str::to_owned)
         };
         self.ingress.iter().filter_map(ip).collect()
+    }
+}
+
+impl RawLoadBalancer {
+    /// The addresses in it whose traffic nodes see as it was sent.
+    fn vips(&self) -> Vec<String> {
+        let direct = self
+            .ingress
+            .iter()
+            .filter(|one| one.get("ipMode").and_then(|mode| mode.as_str()) != Some("Proxy"));
+        let ip = direct.filter_map(|one| one.get("ip").and_then(|ip| ip.as_str()));
+        ip.map(str::to_owned).collect()
     }
 }
 
@@ -203,7 +220,9 @@ impl Service {
             health_port: spec.health_check_node_port.filter(|p| *p != 0),
             publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
             distribution: spec.traffic_distribution,
+            external_name: spec.external_name,
             ingress: status.load_balancer.addresses(),
+            ingress_vips: status.load_balancer.vips(),
         }
     }
 }

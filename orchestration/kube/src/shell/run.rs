@@ -11,7 +11,7 @@ use crate::settings::BadSetting;
 use crate::{packed, writer};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use parking_lot::Mutex;
-use skein_client::{Client, ClientError, Event};
+use skein_client::{Client, ClientError, Event, Tls};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,12 +74,19 @@ pub(crate) async fn kubernetes(settings: &Kubernetes) -> Result<kube::Client, Ma
 /// # Errors
 /// It cannot start. Whatever fails later is tried again.
 pub async fn run(
-    config: ManagerConfig,
+    mut config: ManagerConfig,
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), ManagerError> {
+    config.cluster.dns = config.dns.clone();
     config.cluster.check()?;
-    let client = Client::new(&config.api)?;
+    let tls = Tls {
+        ca: config.ca.clone(),
+        certificate: config.certificate.clone(),
+        key: config.key.clone(),
+        server_name: config.server_name.clone(),
+    };
+    let client = Client::with_tls(&config.api, &tls)?;
     let cluster = kubernetes(&config.kubernetes).await?;
     let listener = tokio::net::TcpListener::bind(config.status)
         .await

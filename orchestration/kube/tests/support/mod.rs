@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test file uses its part
 
+pub mod oracle;
+pub mod random_policies;
+
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 use skein_api::{Config, Server};
@@ -160,6 +163,22 @@ impl Bench {
                 self.core.figures(),
                 self.log
             );
+        }
+    }
+
+    /// Does a little of what is to do, and sees some of what came of it.
+    pub async fn some(&mut self, owners: usize) {
+        let now = self.start.elapsed();
+        for work in self.core.poll(now, owners) {
+            if !work.writes.is_empty() {
+                let outcome = writer::execute(&self.client, &work.writes).await;
+                let now = self.start.elapsed();
+                self.core.done(&work.key, &outcome, now);
+            }
+        }
+        let wait = Duration::from_millis(2);
+        while let Ok(event) = tokio::time::timeout(wait, self.watcher.next()).await {
+            self.take(event);
         }
     }
 

@@ -93,9 +93,18 @@ pub struct Numbers {
     /// By interface uuid.
     #[serde(default)]
     pub(crate) labels: Pool<uuid::Uuid>,
+    /// Metadata addresses by interface uuid.
+    #[serde(default)]
+    pub(crate) metadata: Pool<uuid::Uuid>,
 }
 
 impl Numbers {
+    /// A port is gone for good: its numbers may go to another, later.
+    pub(crate) fn forget(&mut self, port: &uuid::Uuid) {
+        self.labels.free(port);
+        self.metadata.free(port);
+    }
+
     /// Interfaces by label.
     #[must_use]
     pub fn label_owners(&self) -> BTreeMap<u32, uuid::Uuid> {

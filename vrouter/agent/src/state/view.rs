@@ -22,6 +22,9 @@ pub(crate) struct Touched {
     pub(crate) intent: bool,
     /// Services by id.
     pub(crate) services: BTreeSet<String>,
+    /// Zones and sets of DNS records by id. Nothing in the kernel follows from them.
+    pub(crate) dns_zones: BTreeSet<String>,
+    pub(crate) dns_records: BTreeSet<String>,
     /// What could not be read: subject and reason.
     pub(crate) problems: Vec<(String, String)>,
 }
@@ -45,6 +48,8 @@ pub(crate) struct View {
     policies: BTreeMap<String, Held<wire::PolicySet>>,
     interfaces: BTreeMap<String, Held<wire::Interface>>,
     services: BTreeMap<String, Held<wire::Service>>,
+    dns_zones: BTreeMap<String, Held<wire::DnsZone>>,
+    dns_records: BTreeMap<String, Held<wire::DnsRecordSet>>,
     routes: BTreeMap<String, BTreeMap<IpNet, Held<Vec<PathSpec>>>>,
     stream: u64,
     snapshot_done: bool,
@@ -97,6 +102,22 @@ impl View {
         self.services.get(id).map(|held| &held.value)
     }
 
+    pub(crate) fn dns_zones(&self) -> impl Iterator<Item = &wire::DnsZone> {
+        self.dns_zones.values().map(|held| &held.value)
+    }
+
+    pub(crate) fn dns_zone(&self, id: &str) -> Option<&wire::DnsZone> {
+        self.dns_zones.get(id).map(|held| &held.value)
+    }
+
+    pub(crate) fn dns_records(&self) -> impl Iterator<Item = &wire::DnsRecordSet> {
+        self.dns_records.values().map(|held| &held.value)
+    }
+
+    pub(crate) fn dns_record_set(&self, id: &str) -> Option<&wire::DnsRecordSet> {
+        self.dns_records.get(id).map(|held| &held.value)
+    }
+
     pub(crate) fn paths(&self, vrf: &str, prefix: &IpNet) -> &[PathSpec] {
         let held = self.routes.get(vrf).and_then(|table| table.get(prefix));
         held.map(|held| held.value.as_slice()).unwrap_or_default()
@@ -123,6 +144,22 @@ impl View {
         for id in intent.services_removed {
             self.services.remove(&id);
             touched.services.insert(id);
+        }
+        for zone in intent.dns_zones {
+            touched.dns_zones.insert(zone.id.clone());
+            self.dns_zones.insert(zone.id.clone(), Held { value: zone, stream });
+        }
+        for id in intent.dns_zones_removed {
+            self.dns_zones.remove(&id);
+            touched.dns_zones.insert(id);
+        }
+        for set in intent.dns_records {
+            touched.dns_records.insert(set.id.clone());
+            self.dns_records.insert(set.id.clone(), Held { value: set, stream });
+        }
+        for id in intent.dns_records_removed {
+            self.dns_records.remove(&id);
+            touched.dns_records.insert(id);
         }
         if let Some(global) = intent.global {
             self.global = Some(global);
@@ -154,6 +191,10 @@ impl View {
             self.vrfs.retain(|_, held| held.stream == stream);
             let gone = self.services.extract_if(.., |_, held| held.stream != stream);
             touched.services.extend(gone.map(|(id, _)| id));
+            let gone = self.dns_zones.extract_if(.., |_, held| held.stream != stream);
+            touched.dns_zones.extend(gone.map(|(id, _)| id));
+            let gone = self.dns_records.extract_if(.., |_, held| held.stream != stream);
+            touched.dns_records.extend(gone.map(|(id, _)| id));
             let known: Vec<String> =
                 self.routes.keys().filter(|vrf| !self.vrfs.contains_key(*vrf)).cloned().collect();
             known.iter().for_each(|vrf| self.drop_table(vrf, touched));
@@ -209,6 +250,8 @@ impl View {
     pub(crate) fn clear(&mut self, touched: &mut Touched) {
         touched.intent = true;
         touched.services.extend(self.services.keys().cloned());
+        touched.dns_zones.extend(self.dns_zones.keys().cloned());
+        touched.dns_records.extend(self.dns_records.keys().cloned());
         let names: Vec<String> = self.routes.keys().cloned().collect();
         names.iter().for_each(|vrf| self.drop_table(vrf, touched));
         *self = Self { stream: self.stream, ..Self::default() };
@@ -223,6 +266,8 @@ impl View {
             policies: self.policies().cloned().collect(),
             interfaces: self.interfaces().cloned().collect(),
             services: self.services().cloned().collect(),
+            dns_zones: self.dns_zones().cloned().collect(),
+            dns_records: self.dns_records().cloned().collect(),
             end_of_snapshot: true,
             ..wire::Intent::default()
         };

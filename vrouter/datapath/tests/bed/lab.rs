@@ -154,6 +154,8 @@ impl Node {
             mtu: 0,
             delivery: Delivery::VethPeer,
             host: false,
+            vlan: None,
+            metadata: None,
             floating: vec![],
         }
     }

@@ -161,6 +161,8 @@ impl Bed {
             mtu: 0,
             delivery: Delivery::Transmit,
             host: false,
+            vlan: None,
+            metadata: None,
             floating: vec![],
         }
     }
@@ -321,7 +323,10 @@ pub fn add_translations(bed: &mut Bed) {
                 members: members.collect(),
                 affinity: None,
                 keep_source,
+                link_local: false,
+                open: false,
                 sources: vec![],
+                by_node: false,
             };
             d.set_service(&service).expect("service");
         }

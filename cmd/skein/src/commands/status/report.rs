@@ -17,7 +17,7 @@ pub(super) enum Answer<T> {
 }
 
 /// What was found.
-pub(super) struct Report {
+pub(crate) struct Report {
     pub(super) api_url: String,
     pub(super) api: Answer<String>,
     pub(super) controller_url: String,
@@ -26,7 +26,7 @@ pub(super) struct Report {
 
 impl Report {
     /// The exit code as an error: nothing, degraded, or unreachable.
-    pub(super) fn verdict(&self) -> Result<(), Error> {
+    pub(crate) fn verdict(&self) -> Result<(), Error> {
         match (&self.api, &self.controller) {
             (Answer::Silent(_), _) | (_, Answer::Silent(_)) => Err(Error::Silent),
             (Answer::Well(_), Answer::Well(said))
@@ -47,6 +47,11 @@ impl Report {
         }
     }
 
+    /// Names of the nodes that the controller knows.
+    pub(crate) fn node_names(&self) -> impl Iterator<Item = String> {
+        self.nodes().iter().map(|node| plain(node.get("name")))
+    }
+
     fn nodes(&self) -> &[Value] {
         match &self.controller {
             Answer::Well(value) => {
@@ -57,7 +62,7 @@ impl Report {
     }
 
     /// For scripts.
-    pub(super) fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let role = |state: &str, reason: &str, url: &str| json!({"state": state, "reason": reason, "url": url});
         let api = match &self.api {
             Answer::Well(_) => role("good", "", &self.api_url),
@@ -78,7 +83,7 @@ impl Report {
     }
 
     /// For people.
-    pub(super) fn render(&self, screen: Screen) -> String {
+    pub(crate) fn render(&self, screen: Screen) -> String {
         let mut text = String::new();
         let mut role = |name: &str, url: &str, tone: Tone, said: &str| {
             let mark = screen.paint(tone, if tone == Tone::Good { "✓" } else { "✗" });

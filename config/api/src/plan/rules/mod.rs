@@ -4,6 +4,7 @@
 
 pub(super) mod address;
 mod bootstrap;
+mod dns;
 mod firewall;
 mod network;
 mod policy;
@@ -58,6 +59,8 @@ pub(super) fn on_create(draft: &mut Draft<'_>, object: &mut Object) -> ApiResult
         Kind::TAG_TYPE => tag::type_on_create(draft, object),
         Kind::GLOBAL_SYSTEM_CONFIG => system::check(draft, object),
         Kind::VIRTUAL_ROUTER => subnets::virtual_router(draft, object),
+        Kind::VIRTUAL_DNS => dns::server(draft, object),
+        Kind::VIRTUAL_DNS_RECORD => dns::record(object),
         kind if FIREWALL.contains(&kind) => firewall::on_create(draft, object),
         _ => Ok(()),
     }?;
@@ -88,6 +91,8 @@ pub(super) fn on_update(draft: &mut Draft<'_>, old: &Object, new: &mut Object) -
         Kind::TAG => tag::on_update(old, new),
         Kind::GLOBAL_SYSTEM_CONFIG => system::on_update(draft, old, new),
         Kind::VIRTUAL_ROUTER => subnets::virtual_router(draft, new),
+        Kind::VIRTUAL_DNS => dns::server(draft, new),
+        Kind::VIRTUAL_DNS_RECORD => dns::record(new),
         kind if FIREWALL.contains(&kind) => firewall::on_update(draft, old, new),
         _ => Ok(()),
     }?;
@@ -113,6 +118,7 @@ pub(super) fn before_delete(draft: &mut Draft<'_>, object: &Object) -> ApiResult
         Kind::ROUTING_INSTANCE => network::routing_instance_before_delete(draft, object),
         Kind::VIRTUAL_MACHINE_INTERFACE => port::before_delete(draft, object),
         Kind::APPLICATION_POLICY_SET => firewall::set_before_delete(draft, object),
+        Kind::VIRTUAL_DNS => dns::server_before_delete(draft, object),
         _ => Ok(()),
     }
 }

@@ -1,14 +1,16 @@
 //! Compiling intent: which ports forward, judged by which loaded policy, in which VRF.
 
+use super::dns::asks_itself;
 use super::{Core, Loaded, LocalPort, PolicyKey, PortProblem, first_prefix};
 use crate::state::compile::{self, Context, LocalPath, Reach};
 use crate::state::diff::Operation;
 use crate::state::numbers::{LABELS, VRFS};
-use crate::state::spec::{InterfaceSpec, read_policy};
+use crate::state::spec::{InterfaceSpec, prefixes, read_policy};
 use crate::state::tables::{
     ContextEntry, FloatingDirection, FloatingEntry, InterfaceEntry, PolicyState, Tables,
 };
 use crate::state::view::Touched;
+use ipnet::IpNet;
 use skein_policy::{Attributes, Family, Policy, Program, policy_prefixes};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -18,9 +20,9 @@ use std::sync::Arc;
 const POLICIES: std::ops::Range<u32> = 1..1 << 16;
 
 /// A bound port on its way to a table entry.
-struct Judged {
-    ifindex: u32,
-    entry: InterfaceEntry,
+pub(super) struct Judged {
+    pub(super) ifindex: u32,
+    pub(super) entry: InterfaceEntry,
     policy: Option<Arc<Policy>>,
     local: Vec<IpAddr>,
 }
@@ -46,6 +48,7 @@ impl Core {
             own_address: self.context.own_address,
             encapsulations: compile::encapsulations(leader.global()),
             services: self.context.services.clone(),
+            nodes: compile::node_prefixes(leader.global()),
             ..Context::default()
         };
         self.problems.extend(self.service_problems.clone());
@@ -56,6 +59,8 @@ impl Core {
                 self.problems.insert(vrf.name.clone(), "no VRF number is free".into());
             }
         }
+        let of_node = leader.vrfs().filter(|vrf| vrf.link_local);
+        context.link_local = of_node.map(|vrf| vrf.name.clone()).collect();
         let networks: BTreeMap<&str, u32> =
             leader.vrfs().map(|vrf| (vrf.name.as_str(), vrf.network_id)).collect();
         for vrf in leader.vrfs() {
@@ -63,16 +68,33 @@ impl Core {
                 let network = networks.get(name.as_str()).copied()?;
                 Some((name.clone(), context.vrfs.get(name).copied()?, network))
             });
-            let reach = Reach { services: usable.collect(), outside: vrf.fabric_snat };
+            let closed = prefixes(&vrf.closed_prefixes).unwrap_or_else(|reason| {
+                self.problems.insert(vrf.name.clone(), reason);
+                Vec::new()
+            });
+            let mut services: Vec<_> = usable.collect();
+            if self.dns.ports.is_some()
+                && asks_itself(vrf, context.own_address)
+                && !services.iter().any(|(name, _, _)| *name == vrf.name)
+                && let Some(number) = context.vrfs.get(&vrf.name)
+            {
+                services.push((vrf.name.clone(), *number, vrf.network_id));
+            }
+            let reach = Reach {
+                services,
+                outside: vrf.fabric_snat,
+                underlay: vrf.underlay,
+                closed: closed.iter().map(IpNet::trunc).collect(),
+            };
             if reach != Reach::default() && context.vrfs.contains_key(&vrf.name) {
                 context.reach.insert(vrf.name.clone(), reach);
             }
         }
-        let mut policies: BTreeMap<&str, Arc<Policy>> = BTreeMap::new();
+        let mut policies: BTreeMap<String, Arc<Policy>> = BTreeMap::new();
         for set in leader.policies() {
             match read_policy(set) {
                 Ok(policy) => {
-                    policies.insert(&set.id, Arc::new(policy));
+                    policies.insert(set.id.clone(), Arc::new(policy));
                 }
                 Err(reason) => {
                     self.problems.insert(format!("policy {}", set.id), reason);
@@ -94,11 +116,13 @@ impl Core {
             }
         }
 
+        self.find_nested();
+
         // Who is here, and with which policy.
         let mut used: Vec<Judged> = Vec::new();
         let mut contexts: Vec<JudgedContext> = Vec::new();
         self.host_interface = None;
-        for (uuid, LocalPort { ifindex, mtu, .. }) in &self.ports {
+        for (uuid, LocalPort { ifindex, mtu, vlan, .. }) in self.ports.iter().chain(&self.nested) {
             let spec = self.interfaces.get(uuid);
             let problem = match spec {
                 None => Some(PortProblem::NoIntent),
@@ -121,7 +145,12 @@ impl Core {
             let local: Vec<IpAddr> =
                 spec.addresses.iter().map(|(prefix, _)| prefix.addr()).collect();
             let mut floating = Vec::new();
-            for wanted in &spec.contexts {
+            let dns = if spec.host && self.dns.ports.is_some() {
+                self.dns_contexts(self.merged.leader(), &context.vrfs, spec)
+            } else {
+                Vec::new()
+            };
+            for wanted in spec.contexts.iter().chain(&dns) {
                 let Some(vrf) = context.vrfs.get(&wanted.vrf).copied() else {
                     let subject = format!("interface {}", spec.name);
                     let reason = format!("routing instance {} is not known", wanted.vrf);
@@ -138,6 +167,11 @@ impl Core {
                     floating.push(id);
                 }
                 context.labels.insert(id, (*ifindex, id));
+                if let Some(floating) = wanted.floating.as_ref().filter(|_| wanted.underlay) {
+                    if let Err(reason) = context.claim(floating.address, (vrf, *ifindex, id)) {
+                        self.problems.insert(format!("interface {}", spec.name), reason);
+                    }
+                }
                 let addresses = match &wanted.floating {
                     Some(floating) => vec![floating.address],
                     None => local.clone(),
@@ -151,6 +185,7 @@ impl Core {
                         context: id,
                         attributes,
                         local_preference: spec.local_preference,
+                        alone: false,
                     });
                 }
                 let policy = wanted.policy.as_deref().and_then(|id| policies.get(id)).cloned();
@@ -198,9 +233,19 @@ impl Core {
                 },
                 mtu: *mtu,
                 host: spec.host,
+                vlan: *vlan,
+                metadata: None,
                 floating,
             };
             context.labels.insert(label, (*ifindex, 0));
+            if !spec.host && context.reach.get(&spec.vrf).is_some_and(|reach| reach.underlay) {
+                let vrf = context.vrfs[&spec.vrf];
+                for address in &local {
+                    if let Err(reason) = context.claim(*address, (vrf, *ifindex, 0)) {
+                        self.problems.insert(format!("interface {}", spec.name), reason);
+                    }
+                }
+            }
             let table = context.local.entry(spec.vrf.clone()).or_default();
             for (prefix, _) in &spec.addresses {
                 table.entry(prefix.addr().into()).or_default().push(LocalPath {
@@ -208,16 +253,19 @@ impl Core {
                     context: 0,
                     attributes: spec.attributes.clone(),
                     local_preference: spec.local_preference,
+                    alone: false,
                 });
             }
             let policy = policy.filter(|_| !spec.policy_disabled);
             used.push(Judged { ifindex: *ifindex, entry, policy, local });
         }
+        self.join_link_local(&mut used, &mut context);
         let own = used.iter().filter_map(|judged| judged.policy.as_deref());
         let in_contexts = contexts.iter().filter_map(|judged| judged.policy.as_deref());
         context.conditions = policy_prefixes(own.chain(in_contexts));
         self.mark_routes(&context, touched);
         self.context = context;
+        self.read_nodes();
         self.free_vrf_numbers();
         self.load_policies(used, contexts);
         self.free_context_labels();

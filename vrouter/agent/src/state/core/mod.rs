@@ -1,9 +1,17 @@
 //! The core itself: events in, operations out.
 
+mod choice;
+mod dns;
 mod intent;
+mod natives;
+mod nested;
+mod node;
 mod order;
 mod routes;
 mod services;
+
+pub use self::dns::{DnsChanges, DnsPorts, DnsView};
+pub use node::HealthCheck;
 
 use crate::state::compile::Context;
 use crate::state::diff::Operation;
@@ -29,6 +37,8 @@ pub struct LocalPort {
     pub ifindex: u32,
     /// MTU of the workload's end in bytes; 0: not known.
     pub mtu: u32,
+    /// It has no device, but a VLAN on another port's: host end and tag.
+    pub vlan: Option<(u32, u16)>,
 }
 
 /// Why a port does not forward.
@@ -85,6 +95,8 @@ pub struct Core {
     merged: Merged,
     leading: usize,
     ports: BTreeMap<Uuid, LocalPort>,
+    /// Ports on VLANs of those.
+    nested: BTreeMap<Uuid, LocalPort>,
     numbers: Numbers,
     default_max_flows: u32,
     context: Context,
@@ -101,17 +113,26 @@ pub struct Core {
     next_hop_users: BTreeMap<u32, u32>,
     /// Name of this node: which members are here.
     node: String,
+    /// Addresses of this node, as its kernel has them.
+    own_addresses: BTreeSet<IpAddr>,
+    /// All nodes, by name.
+    nodes: BTreeMap<String, node::NodeSpec>,
+    /// They changed since services were compiled.
+    nodes_changed: bool,
     /// Host end of the interface of the node's own stack.
     host_interface: Option<u32>,
     context_labels: BTreeSet<u32>,
     services: BTreeMap<String, ServiceSpec>,
     /// VRF numbers that services were compiled with.
     service_numbers: BTreeMap<String, u32>,
+    /// And VRFs of the node's own services.
+    services_of_node: BTreeSet<String>,
     /// Services by the place they want; the first one has it.
     claims: BTreeMap<ServiceKey, BTreeSet<String>>,
     claimed: BTreeMap<String, BTreeSet<ServiceKey>>,
     service_problems: BTreeMap<String, String>,
     unsettled_services: BTreeSet<ServiceKey>,
+    dns: dns::DnsState,
     wanted: Tables,
     applied: Tables,
     applied_policies: BTreeSet<u32>,
@@ -135,6 +156,7 @@ impl Core {
             merged: Merged::new(controllers),
             leading: 0,
             ports: BTreeMap::new(),
+            nested: BTreeMap::new(),
             numbers,
             default_max_flows,
             context: Context { own_address, ..Context::default() },
@@ -150,14 +172,19 @@ impl Core {
             next_hops: Pool::default(),
             next_hop_users: BTreeMap::new(),
             node: String::new(),
+            own_addresses: own_address.into_iter().collect(),
+            nodes: BTreeMap::new(),
+            nodes_changed: false,
             host_interface: None,
             context_labels: BTreeSet::new(),
             services: BTreeMap::new(),
             service_numbers: BTreeMap::new(),
+            services_of_node: BTreeSet::new(),
             claims: BTreeMap::new(),
             claimed: BTreeMap::new(),
             service_problems: BTreeMap::new(),
             unsettled_services: BTreeSet::new(),
+            dns: dns::DnsState::default(),
             wanted: Tables::default(),
             applied: Tables::default(),
             applied_policies: BTreeSet::new(),
@@ -219,8 +246,8 @@ impl Core {
 
     /// A port's host end exists.
     pub fn bind(&mut self, port: LocalPort) {
-        self.ports.insert(port.uuid, port);
-        self.touched.intent = true;
+        let known = self.ports.insert(port.uuid, port.clone());
+        self.touched.intent |= known != Some(port);
     }
 
     /// A port's host end is gone, or its workload is. The label is freed by [`Core::forget`].
@@ -231,7 +258,7 @@ impl Core {
     /// A port will not come back: its label may go to another, later.
     pub fn forget(&mut self, uuid: Uuid) {
         self.unbind(uuid);
-        self.numbers.labels.free(&uuid);
+        self.numbers.forget(&uuid);
     }
 
     /// Why a port does not forward; `None` when it does, with its policy in force.
@@ -240,7 +267,7 @@ impl Core {
         if let Some(problem) = self.port_problems.get(&uuid) {
             return Some(problem.clone());
         }
-        let Some(LocalPort { ifindex, .. }) = self.ports.get(&uuid) else {
+        let Some(LocalPort { ifindex, .. }) = self.local_port(uuid) else {
             return Some(PortProblem::NotBound);
         };
         let wanted = self.wanted.interfaces.get(ifindex);
@@ -257,7 +284,7 @@ impl Core {
     #[must_use]
     pub fn local_routes(&self) -> Vec<wire::LocalRoute> {
         let mut routes = Vec::new();
-        for (uuid, LocalPort { ifindex, .. }) in &self.ports {
+        for (uuid, LocalPort { ifindex, .. }) in self.ports.iter().chain(&self.nested) {
             let (Some(spec), Some(entry)) =
                 (self.interfaces.get(uuid), self.applied.interfaces.get(ifindex))
             else {
@@ -342,6 +369,11 @@ impl Core {
         self.judging.get(&uuid).map(AsRef::as_ref)
     }
 
+    /// The policies that judge bound ports' connections.
+    pub(crate) fn judging(&self) -> impl Iterator<Item = (Uuid, &Arc<Policy>)> {
+        self.judging.iter().map(|(uuid, policy)| (*uuid, policy))
+    }
+
     /// Who an identity is.
     #[must_use]
     pub fn identity(&self, number: u32) -> Option<&Identity> {
@@ -381,7 +413,10 @@ impl Core {
         if touched.intent {
             self.compile_intent(&mut touched);
         }
-        self.compile_services(other, &mut touched);
+        self.dns.note(other, &mut touched);
+        let renamed = self.compile_dns(&mut touched);
+        let all = std::mem::take(&mut self.nodes_changed) || other || renamed;
+        self.compile_services(all, &mut touched);
         for (subject, reason) in touched.problems {
             self.problems.insert(subject, reason);
         }
@@ -392,6 +427,7 @@ impl Core {
                 self.compile_route(&vrf, prefix);
             }
         }
+        self.compile_natives();
         self.compile_node();
     }
 
