@@ -33,7 +33,7 @@ pub(crate) struct Flags {
     /// Configurations, certificates and sockets; in memory [default: /run/skein/loadbalancer]
     #[arg(long, value_name = "DIR", env = "SKEIN_RUN_DIR")]
     run_dir: Option<PathBuf>,
-    /// HAProxy, 2.4 or newer [default: /usr/sbin/haproxy]
+    /// HAProxy, 2.6 or newer [default: /usr/sbin/haproxy]
     #[arg(long, value_name = "PROGRAM")]
     haproxy: Option<PathBuf>,
     /// How network namespaces are called before the load balancer's uuid [default: skein-lb-]

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 /// How long one request may take, before it counts as failed.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Between two requests of a client: a port has only so many flows, and those of closed connections go after a while.
-const PAUSE: Duration = Duration::from_millis(4);
+/// Between two requests of a client: one remote gets half of a port's flows at most, for a member the load balancer is that
+/// one remote, and flows of closed connections go after a while.
+const PAUSE: Duration = Duration::from_millis(15);
 
 /// A server that answers every request with its name and the address it was asked from, until it is dropped.
 #[derive(Debug)]

@@ -92,6 +92,9 @@ async fn ports_of_nodes_that_share_the_address_stay_and_keep_nothing_from_going(
     let moved =
         address(&bench).await.properties["instance_ip_address"].as_str().unwrap().to_owned();
     assert!(moved.starts_with("10.77.0."), "{moved}");
+    // It asked for the address that it had, first.
+    assert!(bench.log.iter().all(|line| line.contains("is in no subnet of network")));
+    bench.log.clear();
 
     // The class is another one: everything goes.
     bench.yaml(&ingress("ingressClassName: nginx"));

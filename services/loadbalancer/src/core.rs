@@ -25,7 +25,7 @@ pub const LIFETIME: Duration = Duration::from_secs(60);
 const REPEAT: Duration = Duration::from_secs(2);
 /// Most flows of a node's port: each request takes one from the client and one to a member, where a workload of its own has
 /// enough with the default.
-const MAX_FLOWS: i64 = 262_144;
+const MAX_FLOWS: i64 = 65_536;
 /// The property of a service-appliance that changes with every beat.
 const BEAT_KEY: &str = "beat";
 
@@ -96,8 +96,8 @@ pub struct Work {
 struct Copy {
     /// Its virtual-machine-interface.
     port: Option<Uuid>,
-    /// It serves.
-    ready: bool,
+    /// It serves; none: that is not known yet, as after a restart of the daemon, and nothing is said about it.
+    ready: Option<bool>,
     /// The last that was known of its load balancer.
     balancer: Option<Arc<Balancer>>,
 }
@@ -220,7 +220,7 @@ impl Core {
 
     /// This node's copy serves, or does not.
     pub fn ready(&mut self, balancer: Uuid, ready: bool) {
-        self.copies.entry(balancer).or_default().ready = ready;
+        self.copies.entry(balancer).or_default().ready = Some(ready);
     }
 
     /// Calls about a subject have been made, or have failed.
@@ -271,8 +271,10 @@ impl Core {
             let carries = placement::carries(&order, &ready, node, copy.port.is_some());
             let own = copy.port.and_then(|port| self.preference_of(port));
             let preference = placement::preference(&all, &ready, node, own);
-            let serves = carries && copy.ready;
-            let writes = copy.port.map(|port| self.words(&balancer, port, preference, serves));
+            let serves = carries && copy.ready != Some(false);
+            // A copy that is not wanted any more goes, whatever it does.
+            let told = copy.port.filter(|_| copy.ready.is_some() || !carries);
+            let writes = told.map(|port| self.words(&balancer, port, preference, serves));
             let shares = copy.port.is_some_and(|port| self.shares(&balancer, port));
             let active = serves && shares && self.is_first(&balancer, own, &live);
             if carries || shares {

@@ -236,6 +236,27 @@ fn nothing_is_written_when_nothing_changes() {
 }
 
 #[test]
+fn a_daemon_that_starts_again_takes_nothing_away_before_it_knows() {
+    let mut fabric = Fabric::new(&["a", "b"]);
+    fabric.settle();
+    let before = fabric.takers();
+    let first = fabric.order()[0].clone();
+    let port = id(Kind::VIRTUAL_MACHINE_INTERFACE, &Fabric::port(&first));
+    let (objects, now) = (fabric.world.objects(), fabric.now);
+    let settings = Settings { node: first.clone(), providers: vec!["opencontrail".into()] };
+    let mut core = Core::new(settings);
+    core.plugged(web(), Some(port));
+    core.snapshot(objects, now);
+    let work = core.poll(now);
+    assert!(work.assignments[&web()].active);
+    assert!(work.writes.iter().all(|(subject, _)| subject.is_nil()), "{:?}", work.writes);
+    // It finds that its proxy does not live.
+    core.ready(web(), false);
+    assert!(core.poll(now).writes.iter().any(|(subject, _)| *subject == web()));
+    assert_eq!(fabric.takers(), before);
+}
+
+#[test]
 fn a_copy_whose_proxy_dies_leaves_the_address_to_the_other_and_comes_back() {
     let mut fabric = Fabric::new(&["a", "b", "c"]);
     fabric.settle();

@@ -33,7 +33,7 @@ pub enum LoadbalancerError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// HAProxy cannot be run.
-    #[error("{program}: {reason}; install HAProxy 2.4 or newer, or set `haproxy`")]
+    #[error("{program}: {reason}; install HAProxy 2.6 or newer, or set `haproxy`")]
     Program {
         /// The program.
         program: String,

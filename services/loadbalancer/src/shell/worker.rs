@@ -107,6 +107,9 @@ impl Worker {
     pub(super) async fn run(mut self) {
         let mut wait = BACKOFF.0;
         let mut next = Instant::now();
+        // What runs from an earlier life of this daemon serves, even if nothing else can be done now.
+        self.state.pid = proxy::master(&self.files);
+        self.state.ready = self.state.pid.is_some();
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             let Some(wanted) = wanted else {
