@@ -31,7 +31,7 @@ const MODULES: [&str; 14] = [
     "8021q",
     "macvlan",
 ];
-/// How long a guest may take to boot; with KVM it is two seconds.
+/// How long a guest may take to boot; emulated on an idle core it is five seconds.
 const BOOT: Duration = Duration::from_secs(90);
 /// How long a command in a guest may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -72,8 +72,8 @@ impl MachineImage {
             source: std::io::Error::other(format!("`apt install {package}`")),
         };
         crate::require("qemu-system-x86_64", "qemu-system-x86")?;
-        let (kernel, modules) = kernel()
-            .ok_or_else(|| missing("a kernel for guests", "linux-image-cloud-amd64"))?;
+        let (kernel, modules) =
+            kernel().ok_or_else(|| missing("a kernel for guests", "linux-image-cloud-amd64"))?;
         let busybox = ["/usr/bin/busybox", "/bin/busybox"].map(Path::new);
         let busybox = busybox.into_iter().find(|path| path.is_file());
         let busybox = busybox.ok_or_else(|| missing("busybox", "busybox-static"))?;
@@ -137,8 +137,7 @@ fn find_module(folder: &Path, name: &str) -> Option<PathBuf> {
 /// What a program is linked to, the loader included.
 fn libraries(program: &Path) -> Result<BTreeSet<String>, LabError> {
     let listed = Command::new("ldd").arg(program).output();
-    let listed =
-        listed.map_err(|source| LabError::Start { program: "ldd".into(), source })?;
+    let listed = listed.map_err(|source| LabError::Start { program: "ldd".into(), source })?;
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();
     let words = text.split_whitespace();
     Ok(words.filter(|word| word.starts_with('/')).map(str::to_owned).collect())
@@ -265,7 +264,8 @@ impl Machine {
         let console = host.directory().join(format!("{name}.serial"));
         let _ = fs::remove_file(&console);
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-accel", "kvm", "-accel", "tcg", "-cpu", "max", "-m", "256", "-smp", "1"])
+        // Emulated: a lab is often a virtual machine itself, and KVM within one may hang.
+        qemu.args(["-accel", "tcg", "-cpu", "max", "-m", "256", "-smp", "1"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
             .arg("-kernel")
             .arg(&image.kernel)
@@ -338,7 +338,8 @@ impl Machine {
         // The terminal takes 4095 bytes a line.
         self.line.write_all(format!("{command}\n").as_bytes()).map_err(failed)?;
         let text = self.read_to("@@\n", PATIENCE)?;
-        let (said, code) = text.trim_end().trim_end_matches('@').rsplit_once("@@").unwrap_or((&text, ""));
+        let (said, code) =
+            text.trim_end().trim_end_matches('@').rsplit_once("@@").unwrap_or((&text, ""));
         Ok(Said { code: code.parse().unwrap_or(-1), text: said.to_owned() })
     }
 

@@ -90,16 +90,24 @@ struct Inside {
 }
 
 fn call(machine: &mut Machine, command: &str, name: &str, kind: &str, container: &str) -> Said {
-    let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={name};K8S_POD_UID={}", uid(name));
+    let args = format!(
+        "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={name};K8S_POD_UID={}",
+        uid(name)
+    );
     machine.cni(command, &config(kind), container, &format!("/run/netns/{name}"), &args).unwrap()
 }
 
 fn add(machine: &mut Machine, name: &'static str, kind: &'static str) -> Inside {
-    machine.must(&format!("touch /run/netns/{name}; unshare --net=/run/netns/{name} ip link set lo up")).unwrap();
+    machine
+        .must(&format!(
+            "touch /run/netns/{name}; unshare --net=/run/netns/{name} ip link set lo up"
+        ))
+        .unwrap();
     let start = Instant::now();
     let said = call(machine, "ADD", name, kind, &format!("c-{name}"));
     assert_eq!(said.code, 0, "ADD of {name}: {}", said.text);
-    let result: Value = serde_json::from_str(&said.text).unwrap_or_else(|e| panic!("{e}: {}", said.text));
+    let result: Value =
+        serde_json::from_str(&said.text).unwrap_or_else(|e| panic!("{e}: {}", said.text));
     println!("ADD of {name} as {kind} took {:?}", start.elapsed());
     let address = result["ips"][0]["address"].as_str().unwrap();
     let ipv4 = address.split('/').next().unwrap().to_owned();
@@ -148,7 +156,8 @@ fn pods_in_machines_are_workloads_of_the_fabric() {
     assert!(b.pings(&mut two, &a.ipv4));
 
     // Segments, checksums and MTU with a tag: what arrives is what was sent.
-    two.must("mkdir -p /tmp/www; dd if=/dev/urandom of=/tmp/www/file bs=1M count=32 2>/dev/null").unwrap();
+    two.must("mkdir -p /tmp/www; dd if=/dev/urandom of=/tmp/www/file bs=1M count=32 2>/dev/null")
+        .unwrap();
     let wanted = two.must("md5sum < /tmp/www/file").unwrap();
     b.run(&mut two, "httpd -p 80 -h /tmp/www");
     let start = Instant::now();
@@ -165,7 +174,9 @@ fn pods_in_machines_are_workloads_of_the_fabric() {
     });
 
     // Other networks are out of reach: of the tenant on the same machine, of the machine itself.
-    assert!(!c.pings(&mut one, &a.ipv4) && !c.pings(&mut one, &b.ipv4) && !a.pings(&mut one, &c.ipv4));
+    assert!(
+        !c.pings(&mut one, &a.ipv4) && !c.pings(&mut one, &b.ipv4) && !a.pings(&mut one, &c.ipv4)
+    );
     assert!(!a.pings(&mut one, &first) && !a.pings(&mut one, &second));
     assert_ne!(one.run(&format!("ping -c 1 -W 1 {}", a.ipv4)).unwrap().code, 0);
     // Nor does a machine get there by speaking for its pod, or with another's tag.
@@ -182,20 +193,31 @@ fn pods_in_machines_are_workloads_of_the_fabric() {
     // The node shows them where they are.
     let all = bed.look(0, "interfaces");
     let nested = all.iter().find(|entry| entry["vlan"] == json!(100)).unwrap();
-    assert_eq!((nested["parent"].as_str(), nested["active"].as_bool()), (Some(one.port.as_str()), Some(true)));
+    assert_eq!(
+        (nested["parent"].as_str(), nested["active"].as_bool()),
+        (Some(one.port.as_str()), Some(true))
+    );
     assert!(nested["host_interface"].as_str().unwrap().ends_with(".100"), "{nested}");
 
     // The agent answers by who asks. Another machine's pod is none of this one's business.
     let look = |machine: &mut Machine, pod: &str| {
-        machine.run(&format!("wget -q -T 5 -O - http://10.10.10.2:9091/vm-cfg/k8s__shop__{pod}")).unwrap()
+        machine
+            .run(&format!("wget -q -T 5 -O - http://10.10.10.2:9091/vm-cfg/k8s__shop__{pod}"))
+            .unwrap()
     };
     let told: Value = serde_json::from_str(&look(&mut one, "a").text).unwrap();
-    assert_eq!((told[0]["vlan-id"].as_u64(), told[0]["sub-interface"].as_bool()), (Some(100), Some(true)));
+    assert_eq!(
+        (told[0]["vlan-id"].as_u64(), told[0]["sub-interface"].as_bool()),
+        (Some(100), Some(true))
+    );
     assert_eq!(told[0]["annotations"], json!(["{index:0/1}"]));
     let plugged = format!("http://10.10.10.2:9091/vm/{}", uid("a"));
     let plugged = one.must(&format!("wget -q -T 5 -O - {plugged}")).unwrap();
     let plugged: Value = serde_json::from_str(&plugged).unwrap();
-    assert_eq!((plugged[0]["ip-address"].as_str(), plugged[0]["plen"].as_u64()), (Some(a.ipv4.as_str()), Some(24)));
+    assert_eq!(
+        (plugged[0]["ip-address"].as_str(), plugged[0]["plen"].as_u64()),
+        (Some(a.ipv4.as_str()), Some(24))
+    );
     assert_ne!(look(&mut two, "a").code, 0);
     assert_ne!(look(&mut one, "b").code, 0);
     // A pod is no machine.
@@ -258,7 +280,11 @@ fn call_with_result(machine: &mut Machine, command: &str, pod: &Inside, containe
     let said = call(machine, "ADD", pod.name, pod.kind, container);
     let mut with = config(pod.kind);
     with["prevResult"] = serde_json::from_str(&said.text).unwrap();
-    let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={};K8S_POD_UID={}", pod.name, uid(pod.name));
+    let args = format!(
+        "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={};K8S_POD_UID={}",
+        pod.name,
+        uid(pod.name)
+    );
     machine.cni(command, &with, container, &format!("/run/netns/{}", pod.name), &args).unwrap()
 }
 

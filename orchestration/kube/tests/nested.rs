@@ -15,11 +15,7 @@ const PARENT: &str = "default-domain:default-project:vm-1";
 
 fn settings() -> Settings {
     let network = "{'domain': 'default-domain', 'project': 'default-project', 'name': 'nodes'}";
-    Settings {
-        nested_mode: true,
-        cluster_network: Some(network.into()),
-        ..Settings::default()
-    }
+    Settings { nested_mode: true, cluster_network: Some(network.into()), ..Settings::default() }
 }
 
 async fn machine(client: &Client, address: &str) {
@@ -38,7 +34,8 @@ async fn machine(client: &Client, address: &str) {
 }
 
 async fn nodes_network(client: &Client) {
-    let ipam = json!({"ipam_subnets": [{"subnet": {"ip_prefix": "10.9.9.0", "ip_prefix_len": 24}}]});
+    let ipam =
+        json!({"ipam_subnets": [{"subnet": {"ip_prefix": "10.9.9.0", "ip_prefix_len": 24}}]});
     let to = ["default-domain", "default-project", "default-network-ipam"];
     let network = json!({
         "fq_name": FqName::parse(NODES), "parent_type": "project",
@@ -54,7 +51,10 @@ async fn ports(client: &Client) -> Vec<Object> {
 }
 
 fn tag(port: &Object) -> Option<u64> {
-    port.properties.get("virtual_machine_interface_properties")?.get("sub_interface_vlan_tag")?.as_u64()
+    port.properties
+        .get("virtual_machine_interface_properties")?
+        .get("sub_interface_vlan_tag")?
+        .as_u64()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +115,10 @@ async fn pods_are_vlans_of_the_machine_they_are_on() {
         list
     };
     let before = of(&all);
-    let mut keep = vec![namespace("default", "", ""), namespace("apart", "", "opencontrail.org/isolation: 'true'")];
+    let mut keep = vec![
+        namespace("default", "", ""),
+        namespace("apart", "", "opencontrail.org/isolation: 'true'"),
+    ];
     keep.push(pod("default", "early", "", ""));
     keep.extend((0..40).map(|nth| {
         pod(if nth % 2 == 0 { "default" } else { "apart" }, &format!("p{nth}"), "", "")

@@ -1,8 +1,8 @@
 //! The node as a person sees it: JSON over HTTP, and metrics for Prometheus.
 
+use crate::PortRecord;
 use crate::node::{Node, NodeHandle};
 use crate::port_service::not_ready;
-use crate::PortRecord;
 use crate::state::{LocalPort, NextHop};
 use axum::Router;
 use axum::extract::{Query, State};

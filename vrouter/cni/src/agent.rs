@@ -101,14 +101,12 @@ impl AgentClient {
             let hint = if inside {
                 "is it a link-local service of global-vrouter-config with 127.0.0.1 behind it, and is \
                  its address routed by the machine's interface?"
-            } else if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
-            {
+            } else if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
                 "start the agent (`skeind vrouter`), or correct `agent` in the configuration"
             } else {
                 "see the agent's log; the call may be repeated"
             };
-            let message =
-                format!("the agent at {} does not answer: {error}", self.at);
+            let message = format!("the agent at {} does not answer: {error}", self.at);
             Error::new(Code::TryAgain, message, hint)
         };
         let mut request = format!(

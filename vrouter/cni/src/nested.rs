@@ -34,7 +34,8 @@ pub(crate) fn add(
     let mut container = None;
     let mut done = Vec::new();
     for mut one in pod.ports {
-        let made = connect(config, inside, &parent, &owner, &mut one, namespace, machine, &mut container);
+        let made =
+            connect(config, inside, &parent, &owner, &mut one, namespace, machine, &mut container);
         match made {
             Ok(mtu) => done.push((one, mtu)),
             Err(error) => {
@@ -106,17 +107,25 @@ fn connect(
     // A repeated ADD finds what an earlier one made.
     let fresh = known.is_none_or(|found| found.mac != one.port.mac);
     if fresh {
-        nested_link::make(machine, namespace, &nested_link::Plan {
-            parent: parent.index,
-            vlan: place.vlan,
-            macvlan: inside.macvlan,
-            owner,
-            wanted: &wanted,
-        })?;
+        nested_link::make(
+            machine,
+            namespace,
+            &nested_link::Plan {
+                parent: parent.index,
+                vlan: place.vlan,
+                macvlan: inside.macvlan,
+                owner,
+                wanted: &wanted,
+            },
+        )?;
     }
     let found = link::find(&mut here, wanted.name)?.ok_or_else(|| {
         let message = format!("the interface {} vanished while it was being set up", wanted.name);
-        Error::new(Code::TryAgain, message, "the container is probably ending; else repeat the call")
+        Error::new(
+            Code::TryAgain,
+            message,
+            "the container is probably ending; else repeat the call",
+        )
     })?;
     nested_link::mark(&mut here, found.index, owner)?;
     link::configure(&mut here, found.index, &wanted)?;
@@ -141,8 +150,7 @@ pub(crate) fn del(
 
 /// Removes what is left of containers that are gone.
 pub(crate) fn gc(config: &NetworkConfig, keep: &[&str]) -> Result<(), Error> {
-    let stale =
-        |found: &Owner<'_>| found.config == config.name && !keep.contains(&found.container);
+    let stale = |found: &Owner<'_>| found.config == config.name && !keep.contains(&found.container);
     nested_link::remove(&mut link::open_netlink()?, stale)
 }
 

@@ -1,9 +1,9 @@
 //! A VLAN of a machine's interface, and a macvlan on top of it.
 
 use crate::link::{
-    AF_INET6, ContainerNamespace, IFLA_ADDRESS, IFLA_AF_SPEC, IFLA_IFNAME, IFLA_INET6_ADDR_GEN_MODE,
-    IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, IFLA_NET_NS_FD, IN6_ADDR_GEN_MODE_NONE,
-    Wanted, exchange, find, kernel, link_header,
+    AF_INET6, ContainerNamespace, IFLA_ADDRESS, IFLA_AF_SPEC, IFLA_IFNAME,
+    IFLA_INET6_ADDR_GEN_MODE, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU,
+    IFLA_NET_NS_FD, IN6_ADDR_GEN_MODE_NONE, Wanted, exchange, find, kernel, link_header,
 };
 use crate::netlink::{
     Batch, F_ACK, F_CREATE, F_DUMP, F_EXCL, Netlink, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK,
@@ -126,14 +126,15 @@ fn dress(machine: &mut Netlink, plan: &Plan<'_>) -> Result<(), Error> {
         .message(RTM_SETLINK, F_ACK, &link_header(0, false))
         .text(IFLA_IFNAME, name)
         .attribute(IFLA_IFALIAS, plan.owner.alias().as_bytes());
-    batch
-        .message(RTM_SETLINK, F_ACK, &link_header(0, false))
-        .text(IFLA_IFNAME, name)
-        .nested(IFLA_AF_SPEC, &[], |families| {
+    batch.message(RTM_SETLINK, F_ACK, &link_header(0, false)).text(IFLA_IFNAME, name).nested(
+        IFLA_AF_SPEC,
+        &[],
+        |families| {
             families.nested(u16::from(AF_INET6), &[], |inet6| {
                 inet6.attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
             });
-        });
+        },
+    );
     batch.message(RTM_SETLINK, F_ACK, &link_header(0, true)).text(IFLA_IFNAME, name);
     let what = "set the VLAN up";
     let outcomes = exchange(machine, &mut batch, what)?;
@@ -237,10 +238,7 @@ fn clear(machine: &mut Netlink, plan: &Plan<'_>) -> Result<(), Error> {
 }
 
 /// Removes our interfaces of some owners; with a VLAN go the macvlans on it. Goes on after an error and reports the first.
-pub(crate) fn remove(
-    machine: &mut Netlink,
-    of: impl Fn(&Owner<'_>) -> bool,
-) -> Result<(), Error> {
+pub(crate) fn remove(machine: &mut Netlink, of: impl Fn(&Owner<'_>) -> bool) -> Result<(), Error> {
     let mut outcome = Ok(());
     for seen in all(machine)? {
         if owner_of(&seen.alias).is_some_and(|owner| of(&owner)) {

@@ -48,7 +48,8 @@ pub(crate) fn c_header(table: &[Reason]) -> String {
     for r in table.iter().filter(|r| !r.retired) {
         let _ = writeln!(text, "\tDROP_{} = {}, /* {} */", r.name.to_uppercase(), r.number, r.what);
     }
-    let _ = writeln!(text, "\tDROP_REASONS = {},\n}};", table.last().map_or(1, |last| last.number + 1));
+    let _ =
+        writeln!(text, "\tDROP_REASONS = {},\n}};", table.last().map_or(1, |last| last.number + 1));
     text
 }
 

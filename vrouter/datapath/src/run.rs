@@ -104,7 +104,12 @@ impl Datapath {
             (TC_ACT_REDIRECT, 3, _) => Outcome::Outside { uplink: ifindex },
             (other, ..) => Outcome::Unknown(other),
         };
-        Ok(Ran { outcome, frame, tag: tag as u16, duration: Duration::from_nanos(options.duration.into()) })
+        Ok(Ran {
+            outcome,
+            frame,
+            tag: tag as u16,
+            duration: Duration::from_nanos(options.duration.into()),
+        })
     }
 
     /// Gives [`Hook::Bench`] its frame: 64 bytes, IPv4 without options and UDP. Ports start again after `spread` packets;

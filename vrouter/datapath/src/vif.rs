@@ -1,7 +1,9 @@
 //! Workload interfaces and their labels.
 
 use crate::abi::{self, ip_to_abi, types};
-use crate::{ContextId, Datapath, Delivery, Error, Result, Vif, VifCounters, VifId, VifPolicy, Vlan};
+use crate::{
+    ContextId, Datapath, Delivery, Error, Result, Vif, VifCounters, VifId, VifPolicy, Vlan,
+};
 use std::net::{IpAddr, Ipv4Addr};
 
 fn encode(vif: &Vif) -> types::vif {

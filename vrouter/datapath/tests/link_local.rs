@@ -108,8 +108,7 @@ fn nobody_speaks_by_a_metadata_address_and_it_is_no_way_in() {
     // Another port of the address, and a workload without a metadata address.
     let other = from_alice(&ip4(ALICE, SERVICE).with(6, &tcp(1, 9092, SYN)));
     let told = |bed: &Bed, frame: &[u8]| bed.alice(frame).outcome;
-    let refused =
-        Outcome::ToWorkload { ifindex: bed.alice, answer_to: Some(R::ServicePort) };
+    let refused = Outcome::ToWorkload { ifindex: bed.alice, answer_to: Some(R::ServicePort) };
     assert_eq!(told(&bed, &other), refused);
     let vif = bed.vif(bed.alice);
     bed.datapath.set_vif(&vif).unwrap();

@@ -41,8 +41,7 @@ fn child(bed: &Bed, id: u32) -> Vif {
 /// Alice's machine holds two more workloads: one in her network, one in another that has the same addresses.
 fn nested() -> Bed {
     let mut bed = Bed::new();
-    for (id, vrf, address, identity) in
-        [(RED_ID, VRF, RED, 1021), (BLUE_ID, OTHER_VRF, BLUE, 2002)]
+    for (id, vrf, address, identity) in [(RED_ID, VRF, RED, 1021), (BLUE_ID, OTHER_VRF, BLUE, 2002)]
     {
         let vif = child(&bed, id);
         let hop = NextHop::Local { ifindex: vif.ifindex, context: 0 };
@@ -78,12 +77,8 @@ fn the_tag_says_whose_frame_it_is_and_comes_back() {
     assert_eq!((out.outcome, out.tag), (bed.delivered(bed.bob), 0));
     assert_eq!(out.frame[..14], ethernet(GATEWAY_MAC, BOB_MAC, 0x0800, &[])[..]);
     // The answer.
-    let answer = ethernet(
-        BOB_MAC,
-        GATEWAY_MAC,
-        0x0800,
-        &ip4(BOB, RED).with(17, &udp(53, 7, b"hello")),
-    );
+    let answer =
+        ethernet(BOB_MAC, GATEWAY_MAC, 0x0800, &ip4(BOB, RED).with(17, &udp(53, 7, b"hello")));
     let back = bed.run(Hook::Workload, bed.bob, &answer);
     assert_eq!((back.outcome, back.tag), (bed.delivered(sub_interface(RED_ID)), RED_TAG));
     // The tag is beside the frame: what is in it is a plain one for the workload.
@@ -92,10 +87,12 @@ fn the_tag_says_whose_frame_it_is_and_comes_back() {
     assert_eq!((counters.packets_out, counters.packets_in, counters.flows), (1, 1, 1));
     assert_eq!(bed.datapath.vif_counters(ALICE_ID).unwrap(), VifCounters::default());
     // Whoever is asked, the record says where it is.
-    assert!(bed.datapath.vifs().unwrap().contains(&Vif {
-        delivery: Delivery::Transmit,
-        ..child(&bed, RED_ID)
-    }));
+    assert!(
+        bed.datapath
+            .vifs()
+            .unwrap()
+            .contains(&Vif { delivery: Delivery::Transmit, ..child(&bed, RED_ID) })
+    );
 }
 
 #[test]
@@ -221,10 +218,8 @@ fn the_gateway_answers_with_the_tag() {
     let dying = Ip4 { ttl: 1, ..ip4(RED, BOB) }.with(17, &udp(1, 2, b"0123456789"));
     let ran = bed.alice(&tagged(RED_TAG, &from(RED_MAC, &dying)));
     assert_eq!(ran.tag, RED_TAG);
-    let told = Outcome::ToWorkload {
-        ifindex: sub_interface(RED_ID),
-        answer_to: Some(R::TtlExceeded),
-    };
+    let told =
+        Outcome::ToWorkload { ifindex: sub_interface(RED_ID), answer_to: Some(R::TtlExceeded) };
     assert_eq!(ran.outcome, told);
 }
 

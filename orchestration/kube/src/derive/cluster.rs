@@ -1,7 +1,7 @@
 //! What every cluster has: spec section 1.1.
 
-use super::{Context, dns, nested};
 use super::networks::attached;
+use super::{Context, dns, nested};
 use crate::desired::{Derived, Desired, Link, Ref};
 use crate::key::Key;
 use ipnet::IpNet;

@@ -50,7 +50,8 @@ pub(super) fn parent<'a>(cx: &Context<'a>, pod: &Pod) -> Result<Option<&'a Arc<O
     let node = pod.node.as_deref().unwrap_or_default();
     let unknown = |message: String| ("UnknownNode", message);
     let Some(network) = cx.graph.by_name(Kind::VIRTUAL_NETWORK, &network) else {
-        let message = format!("the nodes' network {network} does not exist; correct cluster_network");
+        let message =
+            format!("the nodes' network {network} does not exist; correct cluster_network");
         return Err(unknown(message));
     };
     let Some(address) = node_address(cx, pod) else {
@@ -110,7 +111,8 @@ impl Plug<'_> {
             return Ok(port.set("virtual_machine_interface_bindings", bindings));
         };
         let tag = self.tag(cx, parent, uuid).ok_or_else(|| {
-            let message = format!("all {TAGS} VLANs of the machine's port {} are taken", parent.fq_name);
+            let message =
+                format!("all {TAGS} VLANs of the machine's port {} are taken", parent.fq_name);
             ("NoVlan", message)
         })?;
         self.taken.insert(tag);

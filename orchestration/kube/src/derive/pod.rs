@@ -83,8 +83,16 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let mut status = Vec::new();
     let default = default_interface(&interfaces);
     for (at, interface) in interfaces.iter().enumerate() {
-        let entry =
-            attach(cx, key, pod, (at, interfaces.len()), interface, &machine, &mut plugged, &mut out);
+        let entry = attach(
+            cx,
+            key,
+            pod,
+            (at, interfaces.len()),
+            interface,
+            &machine,
+            &mut plugged,
+            &mut out,
+        );
         status.push(
             entry.map(|(addresses, mac)| {
                 describe(cx, interface, at, &addresses, &mac, at == default)

@@ -306,7 +306,12 @@ fn feed(core: &mut Core, event: &Event) {
         Event::Intent(controller, intent) => core.intent(*controller, intent.clone()),
         Event::Routes(controller, routes) => core.routes(*controller, routes),
         Event::Bind(port) => {
-            core.bind(LocalPort { uuid: uuid(*port), ifindex: u32::from(*port), mtu: 1450, vlan: None });
+            core.bind(LocalPort {
+                uuid: uuid(*port),
+                ifindex: u32::from(*port),
+                mtu: 1450,
+                vlan: None,
+            });
         }
         Event::Unbind(port) => core.unbind(uuid(*port)),
         Event::Apply(_) => {}
@@ -426,10 +431,8 @@ proptest! {
 #[test]
 fn a_sub_interface_comes_and_goes_with_its_parent() {
     let nested = || wire::Interface { sub_interfaces: vec![], ..interface(4, 2, 0, 4) };
-    let parent = wire::Interface {
-        sub_interfaces: vec![uuid(4).to_string()],
-        ..interface(1, 1, 0, 0)
-    };
+    let parent =
+        wire::Interface { sub_interfaces: vec![uuid(4).to_string()], ..interface(1, 1, 0, 0) };
     let rival = wire::Interface { vlan: 100, parent: uuid(1).to_string(), ..interface(3, 2, 0, 0) };
     let mut core = core();
     core.connected(0);

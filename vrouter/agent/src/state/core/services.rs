@@ -146,8 +146,9 @@ impl Core {
         let usable = || service.members.iter().filter(|m| !local_only || m.node == self.node);
         // When all are on their way out, they are what there is.
         let some_stay = usable().any(|member| !member.draining);
-        let members: BTreeSet<(IpAddr, u16, bool)> =
-            usable().map(|m| (m.address, self.member_port(service, m), m.draining && some_stay)).collect();
+        let members: BTreeSet<(IpAddr, u16, bool)> = usable()
+            .map(|m| (m.address, self.member_port(service, m), m.draining && some_stay))
+            .collect();
         let by_address = from_outside && service.external && key.1 == service.address;
         Some(ServiceEntry {
             member_vrf: *self.context.vrfs.get(&service.vrf)?,
