@@ -9,7 +9,7 @@ RELEASE := target/release
 # Probe=package, for scripts/need.
 BUILD := clang=clang llvm-strip=llvm gcc=gcc make=make pkg-config=pkg-config \
 	/usr/include/gelf.h=libelf-dev /usr/include/zlib.h=zlib1g-dev
-LAB := ip=iproute2 ping=iputils-ping iperf3=iperf3 ethtool=ethtool \
+LAB := ip=iproute2 ping=iputils-ping iperf3=iperf3 ethtool=ethtool haproxy=haproxy nsenter=util-linux \
 	/usr/lib/cni/bridge=containernetworking-plugins
 # For a real Kubernetes; its own programs come by scripts/kubernetes.
 KUBERNETES := etcd=etcd-server containerd=containerd runc=runc iptables=iptables busybox=busybox-static \
@@ -67,9 +67,10 @@ demo-k8s-down: ## Remove every trace of that cluster
 test: setup-build setup-lab setup-kubernetes setup-tests setup-python ## Every test, in namespaces of this machine
 	$(AS_ROOT) cargo test --workspace --no-fail-fast
 
-bench: setup-build setup-lab ## Speed and memory beside their goals; writes target/bench/summary.json
+bench: setup-build setup-lab setup-kubernetes ## Speed and memory beside their goals; writes target/bench/*.json
 	cargo build --release --bins --examples -p skein -p skeind -p skein-cni -p skein-lab -p skein-datapath -p skein-api
 	scripts/as-root $(RELEASE)/skein-bench
+	scripts/as-root $(RELEASE)/skein-bench kubernetes
 
 lint: setup-build ## Formatting, clippy without warnings, licences and banned dependencies
 	cargo fmt --all --check

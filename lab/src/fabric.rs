@@ -1,7 +1,9 @@
 //! A whole Skein fabric on one machine: a controller host, nodes, and workloads attached by the CNI
 //! plugin as a container runtime attaches them.
 
-use crate::{Attachment, CniError, CniRuntime, Host, Lab, LabError, LabOptions, Pod, Process, Ran};
+use crate::{
+    Attachment, CniError, CniRuntime, Host, Lab, LabError, LabOptions, Outside, Pod, Process, Ran,
+};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -194,6 +196,18 @@ impl Fabric {
     /// The lab underneath.
     pub fn lab(&self) -> &Lab {
         &self.lab
+    }
+
+    /// Adds a router and a host beyond it, and makes it every node's way out.
+    ///
+    /// # Errors
+    /// A command that failed.
+    pub fn outside(&mut self) -> Result<Outside, FabricError> {
+        let outside = Outside::new(&mut self.lab)?;
+        for node in &self.nodes {
+            outside.leads(&node.host)?;
+        }
+        Ok(outside)
     }
 
     /// The host of the controller.

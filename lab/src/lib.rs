@@ -19,6 +19,7 @@ mod host;
 mod http;
 mod iperf;
 mod machine;
+mod outside;
 mod probe;
 mod process;
 mod super_packet;
@@ -26,6 +27,7 @@ mod topology;
 mod transfer;
 mod wait;
 
+pub mod chart;
 pub mod kubernetes;
 
 pub use bridge::{BridgeOverVxlan, LocalBridge};
@@ -37,6 +39,7 @@ pub use host::{Host, Pod};
 pub use http::HttpAnswer;
 pub use iperf::{Iperf, Throughput};
 pub use machine::{Machine, MachineImage, Said};
+pub use outside::Outside;
 pub use probe::TcpService;
 pub use process::Process;
 pub use topology::{Lab, LabOptions};

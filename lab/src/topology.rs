@@ -82,6 +82,12 @@ impl Lab {
         &self.name
     }
 
+    /// How it was made.
+    #[must_use]
+    pub fn options(&self) -> LabOptions {
+        self.options
+    }
+
     /// The hosts in order of creation.
     #[must_use]
     pub fn hosts(&self) -> &[Host] {

@@ -17,61 +17,11 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use support::named::{Named, from_host, from_pod};
 use support::{Bed, api, soon};
 
 const VIP: &str = "10.2.0.10";
-
-/// A server that says its name to whoever connects.
-struct Named(Arc<AtomicBool>);
-
-impl Named {
-    fn start(pod: &Pod, port: u16, name: &'static str) -> Named {
-        let listener = pod.inside(|| TcpListener::bind(("0.0.0.0", port)).unwrap()).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopping = stop.clone();
-        std::thread::spawn(move || {
-            while !stopping.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    Ok((mut stream, from)) => {
-                        let said = format!("{name} {}", from.ip());
-                        let _ = std::io::Write::write_all(&mut stream, said.as_bytes());
-                    }
-                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
-                }
-            }
-        });
-        Named(stop)
-    }
-}
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-fn ask(address: &str, port: u16) -> Result<(String, String), String> {
-    let target = SocketAddr::new(address.parse().unwrap(), port);
-    let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(1))
-        .map_err(|error| format!("{target}: {error}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).map_err(|error| format!("{target}: {error}"))?;
-    let (name, from) = said.split_once(' ').ok_or_else(|| format!("{target} said {said:?}"))?;
-    Ok((name.to_owned(), from.to_owned()))
-}
-
-fn from_pod(pod: &Pod, address: &str, port: u16) -> Result<(String, String), String> {
-    pod.inside(|| ask(address, port)).unwrap()
-}
-
-fn from_host(host: &Host, address: &str, port: u16) -> Result<(String, String), String> {
-    host.inside(|| ask(address, port)).unwrap()
-}
 
 /// Who answers a few dozen connections; a failed one answers with its error.
 fn answering(mut ask: impl FnMut() -> Result<(String, String), String>) -> BTreeSet<String> {
@@ -270,11 +220,11 @@ fn a_service_is_reached_from_pods_nodes_and_outside() {
     assert_eq!(answering(|| from_host(&hosts[0], VIP, 80)), only("near"));
     remove(&bed, "loadbalancer-member", &near_member);
     soon("connections to be refused", || vip().is_err_and(|error| error.contains("refused")));
-    // skein0 is there once, with a route to each network.
+    // skein0 is there once, with a route to each network and to who stands in for the host.
     soon("a route to each network", || {
         let mut show = Command::new("ip");
         let routes = hosts[0].run(show.args(["route", "show", "dev", "skein0"])).unwrap();
-        routes.stdout.lines().count() == 2
+        routes.stdout.lines().count() == 3
     });
 }
 
@@ -349,4 +299,292 @@ fn floating_ips_and_the_way_outside() {
     bed.put("virtual-network", &uuid, &json!({"fabric_snat": true}));
     soon("the way outside", || connects(&inside.pod));
     assert!(!connects(&there.pod), "another network's pods stay in");
+}
+
+/// A server of the host's own stack that says its name to whoever connects.
+fn on_host(host: &Host, port: u16, name: &'static str) -> Named {
+    let listener = host.inside(|| TcpListener::bind(("0.0.0.0", port)).unwrap()).unwrap();
+    Named::serve(listener, name)
+}
+
+/// Who asks, by name.
+struct Client<'a> {
+    name: String,
+    ask: Box<dyn Fn(&str, u16) -> Result<(String, String), String> + 'a>,
+    /// The node it is on, and whether it is that node's own stack.
+    place: Option<(usize, bool)>,
+}
+
+fn clients<'a>(hosts: &'a [Host; 2], pods: [&'a Pod; 2], outside: &'a Host) -> Vec<Client<'a>> {
+    let mut all = vec![Client {
+        name: "outside".into(),
+        ask: Box::new(|address, port| from_host(outside, address, port)),
+        place: None,
+    }];
+    for (node, (host, pod)) in hosts.iter().zip(pods).enumerate() {
+        all.push(Client {
+            name: format!("host {node}"),
+            ask: Box::new(move |address, port| from_host(host, address, port)),
+            place: Some((node, true)),
+        });
+        all.push(Client {
+            name: format!("pod on {node}"),
+            ask: Box::new(move |address, port| from_pod(pod, address, port)),
+            place: Some((node, false)),
+        });
+    }
+    all
+}
+
+fn drops(bed: &Bed) -> String {
+    format!("dropped: {:?} {:?}", bed.look(0, "drops"), bed.look(1, "drops"))
+}
+
+/// Everyone at every address of every node: who answers, as `policy` says.
+fn assert_node_ports(clients: &[Client<'_>], hosts: &[Host; 2], local: bool) {
+    let names = ["near", "far"];
+    let both: BTreeSet<String> = names.map(str::to_owned).into();
+    let only = |node: usize| BTreeSet::from([names[node].to_owned()]);
+    for client in clients {
+        let mut targets: Vec<(String, usize)> =
+            hosts.iter().enumerate().map(|(n, host)| (host.ipv4().to_string(), n)).collect();
+        if let Some((node, true)) = client.place {
+            targets.push(("127.0.0.1".into(), node));
+            targets.push((format!("172.20.0.{}", node + 1), node));
+        }
+        for (address, node) in targets {
+            // At its own node a client in the cluster gets all members, as with kube-proxy.
+            let at_home = client.place.is_some_and(|(home, _)| home == node);
+            let wanted = if local && !at_home { only(node) } else { both.clone() };
+            let mut seen = BTreeSet::new();
+            let reached = skein_lab::wait_until("x", Duration::from_secs(5), || {
+                seen = answering(|| (client.ask)(&address, 30080));
+                seen == wanted
+            });
+            assert!(reached.is_ok(), "{} to {address}: {seen:?}, not {wanted:?}", client.name);
+        }
+    }
+}
+
+/// A second address of each node, which the fabric does not know it by.
+fn second_addresses(hosts: &[Host; 2]) {
+    for (node, host) in hosts.iter().enumerate() {
+        let address = format!("172.20.0.{}/32", node + 1);
+        let mut add = Command::new("ip");
+        add.args(["address", "add", &address, "dev", "lo"]);
+        host.run(&mut add).unwrap().success().unwrap();
+    }
+}
+
+#[test]
+fn node_ports_answer_at_every_node_from_everywhere() {
+    let mut bed = Bed::start("tsvn");
+    networks(&bed);
+    let near = bed.attach(0, "near", "pods");
+    let far = bed.attach(1, "far", "pods");
+    let here = bed.attach(0, "here", "pods");
+    let there = bed.attach(1, "there", "pods");
+    let _servers = [Named::start(&near.pod, 8080, "near"), Named::start(&far.pod, 8080, "far")];
+    let hosts = [0, 1].map(|node| bed.fabric.node(node).host().clone());
+    second_addresses(&hosts);
+    let outside = bed.fabric.control_host().clone();
+    let web = balancer(&bed, "web", json!({"external_traffic_policy": "Cluster"}));
+    member(&bed, 0, &near, json!({}));
+    member(&bed, 1, &far, json!({}));
+    let clients = clients(&hosts, [&here.pod, &there.pod], &outside);
+    assert_node_ports(&clients, &hosts, false);
+    // A packet as large as fits on `lo`, and an answer.
+    let large = |address: &str| {
+        let target = SocketAddr::new(address.parse().unwrap(), 30080);
+        hosts[0].inside(|| {
+            let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(1)).unwrap();
+            std::io::Write::write_all(&mut stream, &vec![7; 1 << 20]).is_ok()
+        })
+    };
+    assert!(large("127.0.0.1").is_ok());
+
+    // The members of the node that is asked, and all for whoever is on it.
+    let uuid = bed.uuid("loadbalancer", &["default-domain", "shop", "web"]);
+    let policy = |policy: &str| {
+        json!({"loadbalancer_service": {"addresses": [VIP], "external_traffic_policy": policy,
+               "health_check_node_port": 30099}})
+    };
+    bed.put("loadbalancer", &uuid, &policy("Local"));
+    assert_node_ports(&clients, &hosts, true);
+    // Health checks say where there are members, from any host.
+    let healthy = |node: usize| {
+        let address = hosts[node].ipv4();
+        let answer = outside.inside(|| plain_http(&format!("{address}:30099"))).unwrap();
+        answer.lines().next().unwrap_or_default().to_owned()
+    };
+    for node in [0, 1] {
+        soon("a healthy node", || healthy(node) == "HTTP/1.1 200 OK");
+    }
+    let mut gone = json!({"address": near.ipv4(), "protocol_port": 8080, "admin_state": true,
+        "interface": bed.port(0, &near), "node": hosts[0].name(), "ready": false});
+    let name = format!("member-{}", near.ipv4());
+    let first = bed.uuid("loadbalancer-member", &["default-domain", "shop", "web", &name]);
+    bed.put("loadbalancer-member", &first, &json!({"loadbalancer_member_properties": gone}));
+    soon("a node without members", || healthy(0) == "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(healthy(1), "HTTP/1.1 200 OK");
+    let address = hosts[0].ipv4().to_string();
+    for client in clients.iter().filter(|client| client.place.is_none_or(|(node, _)| node == 1)) {
+        soon("nobody to answer", || (client.ask)(&address, 30080).is_err());
+    }
+    gone["ready"] = json!(true);
+    bed.put("loadbalancer-member", &first, &json!({"loadbalancer_member_properties": gone}));
+    bed.put("loadbalancer", &uuid, &policy("Cluster"));
+    assert_node_ports(&clients, &hosts, false);
+    // All of it is the kernel's, not the agent's.
+    drop(clients);
+    bed.fabric.node_mut(0).kill_agent().unwrap();
+    assert!(from_host(&hosts[0], "127.0.0.1", 30080).is_ok());
+    assert!(from_pod(&there.pod, &address, 30080).is_ok());
+    bed.fabric.node_mut(0).restart_agent().unwrap();
+    assert!(from_host(&hosts[0], "127.0.0.1", 30080).is_ok());
+    let _ = web;
+}
+
+fn plain_http(target: &str) -> String {
+    let ask = || -> std::io::Result<String> {
+        let mut stream =
+            TcpStream::connect_timeout(&target.parse().unwrap(), Duration::from_secs(1))?;
+        std::io::Write::write_all(&mut stream, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said)?;
+        Ok(said)
+    };
+    ask().unwrap_or_else(|error| error.to_string())
+}
+
+#[test]
+fn the_nodes_own_stack_serves_and_external_addresses_do_not_leave_the_cluster() {
+    let bed = Bed::start("tsvh");
+    networks(&bed);
+    let here = bed.attach(0, "here", "pods");
+    let there = bed.attach(1, "there", "pods");
+    let near = bed.attach(0, "near", "pods");
+    let hosts = [0, 1].map(|node| bed.fabric.node(node).host().clone());
+    let outside = bed.fabric.control_host().clone();
+    let _servers = [on_host(&hosts[0], 8080, "stack"), Named::start(&near.pod, 8080, "near")];
+    const EXTERNAL: &str = "198.51.100.7";
+    let service = |source: &[&str]| {
+        let prefix = |text: &&str| {
+            let (address, length) = text.split_once('/').unwrap();
+            json!({"ip_prefix": address, "ip_prefix_len": length.parse::<u8>().unwrap()})
+        };
+        json!({"addresses": [VIP], "ingress_addresses": [EXTERNAL],
+               "external_traffic_policy": "Local",
+               "source_ranges": source.iter().map(prefix).collect::<Vec<_>>()})
+    };
+    balancer(&bed, "web", service(&[]));
+    let own = hosts[0].ipv4().to_string();
+    make(
+        &bed,
+        "loadbalancer-member",
+        json!({"fq_name": ["default-domain", "shop", "web", "stack"],
+               "parent_type": "loadbalancer-pool",
+               "loadbalancer_member_properties": {
+                   "address": own, "protocol_port": 8080, "admin_state": true,
+                   "node": hosts[0].name()}}),
+    );
+    let only = |name: &str| BTreeSet::from([name.to_owned()]);
+    let clients = clients(&hosts, [&here.pod, &there.pod], &outside);
+    for client in &clients {
+        let mut targets = vec![(own.as_str(), 30080)];
+        if let Some((node, is_host)) = client.place {
+            targets.extend([(VIP, 80), (EXTERNAL, 80)]);
+            if is_host && node == 0 {
+                targets.push(("127.0.0.1", 30080));
+            }
+        }
+        for (address, port) in targets {
+            let mut seen = BTreeSet::new();
+            let reached = skein_lab::wait_until("x", Duration::from_secs(5), || {
+                seen = answering(|| (client.ask)(address, port));
+                seen == only("stack")
+            });
+            let drops = || drops(&bed);
+            assert!(reached.is_ok(), "{} to {address}:{port}: {seen:?}; {}", client.name, drops());
+        }
+    }
+    // The address does not leave: nobody outside would answer it. Who may use it is told, but for nodes.
+    let uuid = bed.uuid("loadbalancer", &["default-domain", "shop", "web"]);
+    let ranges = format!("{}/32", here.ipv4());
+    bed.put("loadbalancer", &uuid, &json!({"loadbalancer_service": service(&[&ranges])}));
+    soon("a client out of range", || from_pod(&there.pod, EXTERNAL, 80).is_err());
+    assert!(from_pod(&here.pod, EXTERNAL, 80).is_ok());
+    assert!(from_host(&hosts[1], EXTERNAL, 80).is_ok());
+    assert!(from_pod(&there.pod, VIP, 80).is_ok(), "the cluster's own address is open");
+}
+
+#[test]
+fn a_port_of_one_node_leads_to_its_pod() {
+    let bed = Bed::start("tsvp");
+    networks(&bed);
+    let here = bed.attach(0, "here", "pods");
+    let there = bed.attach(1, "there", "pods");
+    let server = bed.attach(0, "near", "pods");
+    let hosts = [0, 1].map(|node| bed.fabric.node(node).host().clone());
+    let outside = bed.fabric.control_host().clone();
+    let _server = Named::start(&server.pod, 8080, "near");
+    let full = |name: &str| json!(["default-domain", "shop", name]);
+    // As the Kubernetes manager says a container's hostPort: on the pod's own port.
+    let port = bed.port(0, &server);
+    make(
+        &bed,
+        "loadbalancer",
+        json!({"fq_name": full("host-port"), "parent_type": "project",
+               "loadbalancer_provider": "native",
+               "loadbalancer_properties": {"vip_address": server.ipv4(), "admin_state": true},
+               "loadbalancer_service": {"addresses": ["0.0.0.0"], "host_node": hosts[0].name()},
+               "virtual_machine_interface_refs": [{"uuid": port}]}),
+    );
+    make(
+        &bed,
+        "loadbalancer-listener",
+        json!({"fq_name": full("host-port"), "parent_type": "project",
+               "loadbalancer_listener_properties": {
+                   "protocol": "TCP", "protocol_port": 18080, "admin_state": true},
+               "loadbalancer_refs": [{"to": full("host-port")}]}),
+    );
+    make(
+        &bed,
+        "loadbalancer-pool",
+        json!({"fq_name": full("host-port"), "parent_type": "project",
+               "loadbalancer_pool_properties": {
+                   "protocol": "TCP", "admin_state": true,
+                   "subnet_id": "00000000-0000-4000-8000-000000000001"},
+               "loadbalancer_listener_refs": [{"to": full("host-port")}]}),
+    );
+    let member = make(
+        &bed,
+        "loadbalancer-member",
+        json!({"fq_name": ["default-domain", "shop", "host-port", "one"],
+               "parent_type": "loadbalancer-pool",
+               "loadbalancer_member_properties": {
+                   "address": server.ipv4(), "protocol_port": 8080, "admin_state": true,
+                   "interface": port, "node": hosts[0].name()}}),
+    );
+    let clients = clients(&hosts, [&here.pod, &there.pod], &outside);
+    let addresses = hosts.each_ref().map(|host| host.ipv4().to_string());
+    for client in &clients {
+        let mut seen = String::new();
+        let reached = skein_lab::wait_until("x", Duration::from_secs(5), || {
+            let answer = (client.ask)(&addresses[0], 18080);
+            seen = format!("{answer:?}");
+            answer.is_ok_and(|(name, _)| name == "near")
+        });
+        assert!(reached.is_ok(), "{}: {seen}; {}", client.name, drops(&bed));
+        // At the other node nobody answers.
+        assert!((client.ask)(&addresses[1], 18080).is_err(), "{}", client.name);
+    }
+    assert_eq!(from_host(&hosts[0], "127.0.0.1", 18080).unwrap().0, "near");
+    // The server sees who asks from outside, and from pods.
+    assert_eq!(from_host(&outside, &addresses[0], 18080).unwrap().1, outside.ipv4().to_string());
+    assert_eq!(from_pod(&there.pod, &addresses[0], 18080).unwrap().1, there.ipv4());
+    remove(&bed, "loadbalancer-member", &member);
+    for client in &clients {
+        soon("the port to close", || (client.ask)(&addresses[0], 18080).is_err());
+    }
 }

@@ -88,7 +88,12 @@ struct port_mapping_key {
 	__u8 towards;
 };
 
-/* Services. Those that clients outside reach at the uplink are in VRF 0. */
+/*
+ * Services. Those that clients outside reach at the uplink are in VRF 0; those that workloads and the node's own stack reach
+ * by an address of a node are in SERVICES_INSIDE. In both, the address 0 stands for all addresses of nodes.
+ */
+#define SERVICES_INSIDE 0xffffffffU
+
 struct service_key {
 	__u32 vrf;
 	struct ip address;
@@ -99,8 +104,10 @@ struct service_key {
 
 enum service_flags {
 	SERVICE_KEEP_SOURCE = 1, /* from outside: members of this node only, which see the client's address */
-	SERVICE_SOURCES = 2,     /* from outside: only clients in service_sources */
+	SERVICE_SOURCES = 2,     /* only clients in service_sources */
+	SERVICE_BY_NODE = 4,     /* at all addresses of nodes: not at those of other nodes */
 	SERVICE_LINK_LOCAL = 16, /* of the node itself, by which clients are known by their metadata address */
+	SERVICE_OPEN = 64,       /* what workloads ask it passes their policy: the node's own DNS */
 };
 
 struct service {
@@ -179,7 +186,11 @@ struct node {
 	struct port_range udp;
 	struct port_range sctp;
 	struct port_range icmp;
-	__u32 services; /* how many are in VRF 0 */
+	__u32 services; /* how many are in VRF 0 and in SERVICES_INSIDE */
+	__u32 natives; /* addresses in the underlay that workloads and services here have: host routes in VRF 0 */
+	__u32 uplink; /* where its neighbours ask for those, */
+	__u8 uplink_mac[6]; /* and what they are told */
+	__u8 pad[2];
 };
 
 /* What programs change about a vif, apart so that a new record never overwrites it. */
@@ -230,6 +241,7 @@ enum next_hop_type {
 	NEXT_HOP_COMPOSITE = 3,
 	NEXT_HOP_SERVICE = 4, /* the address belongs to services of `vrf` */
 	NEXT_HOP_OUTSIDE = 5, /* by the uplink, from the node's own address */
+	NEXT_HOP_NATIVE = 6, /* by the uplink as it is: both ends have addresses of the underlay */
 };
 
 enum encapsulation {
@@ -241,7 +253,7 @@ enum encapsulation {
 struct next_hop {
 	__u32 type;
 	__u32 encapsulation;
-	__u32 ifindex; /* local: the vif; tunnel, outside: the uplink */
+	__u32 ifindex; /* local: the vif; tunnel, outside, native: the uplink */
 	__u32 label;
 	__u32 context; /* local: of the vif */
 	__u32 vrf; /* service: where its table and its members' routes are */
@@ -249,7 +261,7 @@ struct next_hop {
 	__u32 family; /* of the tunnel's addresses */
 	__u32 gateway_family; /* 0: ask the kernel's routing table */
 	__u32 count;
-	struct ip remote;
+	struct ip remote; /* native: the node that has the address, if one has */
 	struct ip local;
 	struct ip gateway;
 	__u32 members[MAX_MEMBERS];
@@ -258,6 +270,12 @@ struct next_hop {
 struct address_key {
 	__u32 family;
 	struct ip address;
+};
+
+/* Whose a node's address is. */
+enum node_address_owner {
+	ADDRESS_OWN = 1,
+	ADDRESS_OTHER = 2,
 };
 
 struct flow_key {
@@ -290,7 +308,9 @@ enum form {
 enum flow_flags {
 	FLOW_FROM_HOST = 1, /* the node's own stack opened it */
 	FLOW_FROM_OUTSIDE = 2, /* a client outside the fabric opened it, to a member of this node */
+	FLOW_OPEN = 64,     /* a workload opened it to a service with SERVICE_OPEN */
 	FLOW_TO_NODE_PORT = 4, /* a workload opened it to a service that is meant for clients outside */
+	FLOW_OWN_ADDRESS = 32, /* the node's own stack opened it to an address of its own */
 	FLOW_LINK_LOCAL = 128, /* a workload opened it to a link-local service: no policy is asked */
 };
 

@@ -26,6 +26,9 @@ static __always_inline bool proxies(const struct vif *vif, __u32 family, const s
 	struct route *route;
 	struct next_hop *nh;
 
+	/* The node's own stack asks here for what it answers, and that may be of any VRF that asked it. */
+	if (vif->flags & VIF_HOST)
+		return true;
 	route = route_find(vif->vrf, family, target);
 	if (!route || next_hop_from(route->next_hop, &asker))
 		return false;

@@ -146,7 +146,7 @@ __noinline int flow_resolve(const struct vif *vif, const struct origin *from, __
 	int reason;
 
 	/* The client of a flow that the node's own address stands in for is anyone. */
-	if (policy != POLICY_NONE && inside->vif != NO_VIF) {
+	if (policy != POLICY_NONE && inside->vif != NO_VIF && !(f->flags & FLOW_OWN_ADDRESS)) {
 		local = route_find(f->form ? vif->vrf : f->vrf, p->family, &inside->local);
 		if (!local || !next_hop_from(local->next_hop, &here))
 			return out ? DROP_SOURCE_ADDRESS : DROP_NOT_THIS_PORT;
@@ -186,7 +186,7 @@ __noinline int flow_resolve(const struct vif *vif, const struct origin *from, __
 	if (!out)
 		f->peer = from->peer;
 	f->rule = 0;
-	if (policy == POLICY_NONE || f->flags & FLOW_LINK_LOCAL || (f->flags & FLOW_FROM_HOST && (f->direction & ~FLOW_OF_REMOTE) == INGRESS))
+	if (policy == POLICY_NONE || f->flags & (FLOW_LINK_LOCAL | FLOW_OPEN) || (f->flags & FLOW_FROM_HOST && (f->direction & ~FLOW_OF_REMOTE) == INGRESS))
 		return 0;
 	q.policy = policy;
 	q.identity = f->identity;

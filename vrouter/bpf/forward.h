@@ -119,6 +119,8 @@ static __always_inline bool flow_wanted(struct scratch *s, const struct vif *vif
 		return false;
 	if (vif->floating[0])
 		return true;
+	if (s->own || destination_owner(s))
+		return true;
 	route = route_find(vif->vrf, p->family, &p->destination);
 	nh = route ? next_hop_get(route->next_hop) : 0;
 	return nh && (nh->type == NEXT_HOP_SERVICE || nh->type == NEXT_HOP_OUTSIDE);
@@ -249,7 +251,7 @@ static __always_inline int send_on(struct __sk_buff *skb, struct scratch *s, con
 		return send_local(skb, s, vif, nh, path->form);
 	if (nh->type == NEXT_HOP_TUNNEL)
 		overhead = tunnel_overhead(nh);
-	else if (nh->type != NEXT_HOP_OUTSIDE)
+	else if (nh->type != NEXT_HOP_OUTSIDE && nh->type != NEXT_HOP_NATIVE)
 		return DROP_DISCARD_ROUTE;
 	if (wire_length(skb, p) + overhead > nh->mtu)
 		return too_big(skb, s, vif, nh->mtu - overhead);
@@ -259,7 +261,7 @@ static __always_inline int send_on(struct __sk_buff *skb, struct scratch *s, con
 	if (ttl_decrement(skb, p))
 		return DROP_REWRITE_FAILED;
 	count_out(vif->id, p->length);
-	if (nh->type == NEXT_HOP_OUTSIDE)
+	if (nh->type != NEXT_HOP_TUNNEL)
 		return uplink_send(skb, s, nh, SENT_OUTSIDE);
 	return tunnel_send(skb, s, nh, path->entropy);
 }
@@ -277,7 +279,7 @@ static __always_inline int workload_packet(struct __sk_buff *skb, struct scratch
 	int reason;
 
 	s->vif = 0;
-	s->outside = 0;
+	s->outside = s->own = 0;
 	s->direction = EGRESS;
 	p->family = 0;
 	if (skb->vlan_present || vlan_type(skb->protocol)) {
@@ -298,7 +300,9 @@ static __always_inline int workload_packet(struct __sk_buff *skb, struct scratch
 		return DROP_ADMIN_DOWN;
 	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
 		return DROP_TRUNCATED;
-	if (secure && !mac_equal(eth.h_source, vif->mac))
+	/* Taken from `lo` (loopback.h): the stack's own word, whatever it says. */
+	s->own = vif->flags & VIF_HOST && mac_equal(eth.h_source, gateway);
+	if (secure && !s->own && !mac_equal(eth.h_source, vif->mac))
 		return DROP_SOURCE_MAC;
 	if (eth.h_proto == bpf_htons(ETH_P_ARP))
 		return arp_answer(skb, s, vif);
@@ -316,7 +320,7 @@ static __always_inline int workload_packet(struct __sk_buff *skb, struct scratch
 		return DROP_DESTINATION_MAC;
 	if (is_gateway(vif, p))
 		return icmp_echo_reply(skb, s, vif);
-	reason = sanity(p);
+	reason = s->own ? 0 : sanity(p);
 	if (reason)
 		return reason;
 	if (p->ttl <= 1)
@@ -354,7 +358,7 @@ static __always_inline int fabric_packet(struct __sk_buff *skb, struct scratch *
 	int reason;
 
 	s->vif = 0;
-	s->outside = 0;
+	s->outside = s->own = 0;
 	s->direction = INGRESS;
 	reason = tunnel_parse(skb, &t);
 	if (reason)

@@ -37,6 +37,7 @@ TABLE(member_set, HASH, 1024 /* set */, struct member_key, __u32, NO_PREALLOC);
 TABLE(affinities, LRU_HASH, 8192 /* set */, struct affinity_key, struct affinity, );
 TABLE(service_sources, LPM_TRIE, 65536, struct service_source_key, __u32, NO_PREALLOC);
 TABLE(node, ARRAY, 1, __u32, struct node, );
+TABLE(node_addresses, HASH, 65536, struct address_key, __u32, NO_PREALLOC);
 TABLE(peers, HASH, 65536, struct address_key, __u32, NO_PREALLOC);
 TABLE(tunnel_addresses, HASH, 64, struct address_key, __u32, );
 TABLE(policies, LPM_TRIE, 1024 /* set */, struct policy_key, struct policy_value, NO_PREALLOC);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What comes by an uplink to the node's own addresses without a tunnel: answers to workloads that went out by them. and clients of services there. All
- * else is the host's, untouched.
+ * What comes by an uplink without a tunnel. To the node's own addresses: answers to workloads that went out by them, and clients of
+ * services there. To addresses in the underlay that workloads have: theirs. All else is the host's, untouched.
  */
 #pragma once
-#include "forward.h"
+#include "native.h"
 
 enum { FOR_SERVICE = -6 };
 
@@ -19,18 +19,6 @@ static __always_inline struct vif *outside_owner(struct scratch *s, struct origi
 	ifindex = f->ifindex;
 	from->context = f->arrival;
 	return bpf_map_lookup_elem(&vifs, &ifindex);
-}
-
-/* Whether a client outside may use the service. */
-static __always_inline bool source_allowed(struct scratch *s, const struct service *service)
-{
-	struct service_source_key *key = &s->pick.source;
-
-	key->bits = 64 + 128;
-	key->service = service->id;
-	key->family = s->packet.family;
-	key->address = s->packet.source;
-	return !(service->flags & SERVICE_SOURCES) || bpf_map_lookup_elem(&service_sources, key);
 }
 
 static __always_inline int outside_deliver(struct __sk_buff *skb, struct scratch *s, const struct vif *vif,
@@ -99,6 +87,15 @@ __noinline int outside_service(struct __sk_buff *skb)
 	}
 	if (!vif)
 		return DROP_NO_INTERFACE;
+	flow_key_set(&s->key, NO_VIF, p, EGRESS);
+	if (!bpf_map_lookup_elem(&flows, &s->key) && !sanity(p)) {
+		const struct ip *self = own_address(p->family);
+
+		/* A member that is the node's own stack must not see itself as its client. */
+		reason = service_pick(s, service, flow_hash(p));
+		if (!reason && self && ip_equal(self, &s->pick.fresh.member.address))
+			return outside_deliver(skb, s, vif, from);
+	}
 	s->vif = vif->id;
 	s->outside = 1;
 	s->direction = EGRESS;
@@ -115,27 +112,60 @@ __noinline int outside_service(struct __sk_buff *skb)
 	return send_on(skb, s, vif, &path);
 }
 
-/* Returns 0 with s->action set, NOT_OURS, FOR_SERVICE if outside_service is to look, or a drop reason. */
+/* To a workload in the underlay. Who sends is judged by the route to it, as everywhere. */
+__noinline int native_deliver(struct __sk_buff *skb)
+{
+	struct scratch *s = scratch_get();
+
+	if (!s)
+		return NOT_OURS;
+	struct origin *from = &s->from;
+	__u32 ifindex = s->target;
+	struct vif *vif = bpf_map_lookup_elem(&vifs, &ifindex);
+
+	if (!vif)
+		return DROP_NO_INTERFACE;
+	s->vif = vif->id;
+	from->ifindex = 0;
+	from->peer = PEER_OUTSIDE;
+	from->flags = ORIGIN_NATIVE;
+	if (sanity(&s->packet))
+		return DROP_MARTIAN;
+	return outside_deliver(skb, s, vif, from);
+}
+
+/*
+ * Returns 0 with s->action set, NOT_OURS, FOR_SERVICE or FOR_NATIVE if outside_service or native_deliver is to look, or a
+ * drop reason.
+ */
 __noinline int outside_packet(struct __sk_buff *skb)
 {
 	struct scratch *s = scratch_get();
 	struct node *n = node_get();
 
-	if (!s || !n || !(n->families | n->services))
+	if (!s || !n || !(n->families | n->services | n->natives))
 		return NOT_OURS;
 	struct packet *p = &s->packet, *quoted = &s->quoted;
 	struct origin *from = &s->from;
 	struct vif *vif;
 	__u32 family;
 
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
+		return n->natives ? native_arp(skb) : NOT_OURS;
 	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
 		return NOT_OURS;
 	family = skb->protocol == bpf_htons(ETH_P_IP) ? 4 : 6;
 	s->vif = NO_VIF;
-	s->outside = 0;
+	s->outside = s->own = 0;
 	s->direction = INGRESS;
 	if (parse(skb, p, sizeof(struct ethhdr), family, false))
 		return NOT_OURS;
+	if (n->natives) {
+		if (native_target(s))
+			return FOR_NATIVE;
+		if (is_solicitation(p))
+			return native_nd(skb);
+	}
 	if (p->fragment == FRAGMENT_LATER && fragment_resolve(s, INGRESS))
 		return NOT_OURS;
 	if (p->icmp_kind == ICMP_ERROR) {

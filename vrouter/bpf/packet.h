@@ -40,6 +40,7 @@ enum origin_flags {
 	ORIGIN_HOST = 1, /* the vif is the node's own stack */
 	ORIGIN_OUTSIDE = 2, /* no vif and no tunnel: to the node's own address on the uplink */
 	ORIGIN_SERVICE = 4, /* and there to a service: it may open a connection */
+	ORIGIN_NATIVE = 8, /* no vif and no tunnel: to the address of a workload in the underlay */
 };
 
 /* Where a packet came from: a vif, or the outer source of a tunnel. */
@@ -60,6 +61,7 @@ struct pick {
 	struct affinity fresh;
 	struct member_key known;
 	struct service_source_key source;
+	struct address_key at;
 };
 
 struct scratch {
@@ -77,6 +79,8 @@ struct scratch {
 	__u32 vif; /* whose packet it is by now */
 	__u32 direction;
 	__u32 outside; /* a client outside sent it, who gets the answers */
+	__u32 target; /* host end of the workload in the underlay that it is for */
+	__u32 own; /* the node's own stack sent it to an address of its own */
 	__u32 onward; /* translated into an answer to one: not for the vif it came to */
 	/* An answer under construction; pseudo header, ICMP header and quote for ICMPv6. */
 	__u8 answer[40 + 8 + ICMP_QUOTE];

@@ -68,6 +68,8 @@ static __always_inline bool leaf_is(const struct next_hop *nh, const struct orig
 {
 	if (from->flags & ORIGIN_OUTSIDE)
 		return nh->type == NEXT_HOP_OUTSIDE;
+	if (from->flags & ORIGIN_NATIVE)
+		return nh->type == NEXT_HOP_NATIVE;
 	if (from->ifindex)
 		return nh->type == NEXT_HOP_LOCAL && nh->ifindex == from->ifindex;
 	return nh->type == NEXT_HOP_TUNNEL && nh->family == from->family && ip_equal(&nh->remote, &from->remote);

@@ -76,7 +76,9 @@ __noinline int floating_leave(const struct vif *vif)
 	const struct packet *p = &s->packet;
 	struct flow *f = &s->flow;
 	struct route *route = route_find(vif->vrf, p->family, &s->key.remote);
-	__s32 best = route ? (__s32)route->length : -1;
+	struct next_hop *nh = route ? next_hop_get(route->next_hop) : 0;
+	/* Any of its own addresses is better than the node's. */
+	__s32 best = nh && nh->type != NEXT_HOP_OUTSIDE ? (__s32)route->length : -1;
 	__u32 i, id, port;
 	struct context *c;
 
@@ -131,6 +133,31 @@ static __always_inline __u32 jump(__u64 key, __u32 count)
 
 enum { MEMBER_TRIES = 4 };
 
+/* Next hop of the host's routes to the fabric (169.254.1.1): nobody's address, and known on the host's interface alone. */
+#define HOST_GATEWAY4 0xa9fe0101
+
+/* The address that the fabric knows the node's own stack by. */
+static __always_inline const struct ip *own_address(__u32 family)
+{
+	struct node *n = node_get();
+
+	if (!n || !(n->families & (family == 4 ? NODE_IPV4 : NODE_IPV6)))
+		return 0;
+	return family == 4 ? &n->address4 : &n->address6;
+}
+
+/* Whether the client of the packet may use the service. */
+static __always_inline bool source_allowed(struct scratch *s, const struct service *service)
+{
+	struct service_source_key *key = &s->pick.source;
+
+	key->bits = 64 + 128;
+	key->service = service->id;
+	key->family = s->packet.family;
+	key->address = s->packet.source;
+	return !(service->flags & SERVICE_SOURCES) || bpf_map_lookup_elem(&service_sources, key);
+}
+
 /*
  * Picks a member for the client s->key.local and makes it s->flow's other end. A member that would give the workload two flows
  * that look the same is passed over.
@@ -142,8 +169,14 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 	struct pick *pick = &s->pick;
 	struct member *chosen = &pick->fresh.member, *member;
 	__u32 count = service->count, index;
+	const struct ip *self = &s->key.local;
 	int i;
 
+	if (s->own) {
+		self = own_address(p->family);
+		if (!self)
+			return DROP_DISCARD_ROUTE;
+	}
 	f->service = service->id;
 	f->mate = s->key;
 	if (!count)
@@ -185,16 +218,22 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 			*chosen = *member;
 		}
 		f->form = FORM_WORKLOAD;
-		f->mate.local = s->key.local;
+		f->mate.local = *self;
 		f->mate.local_port = s->key.local_port;
 		f->mate.remote = chosen->address;
 		f->mate.remote_port = chosen->port;
-		if (ip_equal(&chosen->address, &s->key.local) && s->key.vif != NO_VIF) {
+		if (ip_equal(&chosen->address, self) && s->key.vif != NO_VIF) {
 			/* Its own client: both ends see the service's address. */
 			f->form = FORM_LOOP;
 			f->mate.local_port = chosen->port;
 			f->mate.remote = s->key.remote;
 			f->mate.remote_port = s->key.local_port;
+			/* That is the stack's own here, and its answers would go past us. */
+			if (s->own) {
+				if (p->family != 4)
+					return DROP_NOT_TRANSLATABLE;
+				ip_from4(&f->mate.remote, bpf_htonl(HOST_GATEWAY4));
+			}
 		}
 		if (!bpf_map_lookup_elem(&flows, &f->mate))
 			break;
@@ -247,7 +286,11 @@ __noinline int service_enter(const struct vif *vif, __u32 hash)
 	service = has_ports(&s->packet) ? bpf_map_lookup_elem(&services, key) : 0;
 	if (!service)
 		return DROP_SERVICE_PORT;
+	if (!(vif->flags & VIF_HOST) && !source_allowed(s, service))
+		return DROP_SERVICE_SOURCE;
 	flow_moves_to(&s->flow, vif, service->vrf);
+	if (service->flags & SERVICE_OPEN)
+		s->flow.flags |= FLOW_OPEN;
 	if (service->flags & SERVICE_LINK_LOCAL)
 		return link_local_enter(s, service, vif, hash);
 	return service_pick(s, service, hash);
@@ -275,36 +318,92 @@ __noinline int outside_leave(void)
 	return 0;
 }
 
-/* The service at the uplink to which the packet of s->key, as its client sees it, goes. */
-static __always_inline struct service *service_outside(struct scratch *s)
+/* Whose the destination of the packet is: 0 if no node's. */
+static __always_inline __u32 destination_owner(struct scratch *s)
+{
+	struct address_key *at = &s->pick.at;
+	__u32 *owner;
+
+	at->family = s->packet.family;
+	at->address = s->packet.destination;
+	owner = bpf_map_lookup_elem(&node_addresses, at);
+	return owner ? *owner : 0;
+}
+
+/* The service of a pseudo VRF to which the packet goes by its very destination, else by all nodes' addresses. */
+static __always_inline struct service *service_by(struct scratch *s, __u32 vrf, bool any)
 {
 	struct service_key *key = &s->pick.key;
 	const struct packet *p = &s->packet;
 
-	if (!has_ports(p))
-		return 0;
-	key->vrf = 0;
+	key->vrf = vrf;
 	key->address = p->destination;
+	if (any)
+		__builtin_memset(&key->address, 0, sizeof(key->address));
 	key->port = p->destination_port;
 	key->family = p->family;
 	key->protocol = p->protocol;
 	return bpf_map_lookup_elem(&services, key);
 }
 
+/* The service at the uplink to which the packet of s->key, as its client sees it, goes. */
+static __always_inline struct service *service_outside(struct scratch *s)
+{
+	struct service *service;
+
+	if (!has_ports(&s->packet))
+		return 0;
+	service = service_by(s, 0, false);
+	if (service)
+		return service;
+	service = service_by(s, 0, true);
+	/* Seldom got so far, so the second table costs the host's own packets nothing. */
+	return service && destination_owner(s) == ADDRESS_OWN ? service : 0;
+}
+
 /*
  * Out of a workload to a service that is meant for clients outside, by a node's address or another that it has a route to: it
- * need not leave to come back in.
+ * need not leave to come back in. What the node's own stack sends to itself goes to a service or nowhere.
  */
 __noinline int node_port_enter(const struct vif *vif, __u32 hash)
 {
 	struct scratch *s = scratch_get();
-	struct service *service;
+	struct service *service = 0;
+	struct next_hop *nh;
+	struct route *route;
+	__u32 owner;
 
 	if (!s || !vif)
 		return DROP_NO_INTERFACE;
-	service = service_outside(s);
-	if (!service || !route_find(vif->vrf, s->packet.family, &s->key.remote))
-		return 0;
+	if (!has_ports(&s->packet))
+		return s->own ? DROP_SERVICE_PORT : 0;
+	owner = s->own ? ADDRESS_OWN : destination_owner(s);
+	if (owner) {
+		service = service_by(s, SERVICES_INSIDE, false);
+		if (!service) {
+			service = service_by(s, SERVICES_INSIDE, true);
+			/* The other node's stack has the last word, and refuses what nobody there is for. */
+			if (service && owner == ADDRESS_OTHER && service->flags & SERVICE_BY_NODE)
+				service = 0;
+		}
+	}
+	if (s->own) {
+		if (!service)
+			return DROP_SERVICE_PORT;
+		s->flow.flags |= FLOW_OWN_ADDRESS;
+	} else {
+		if (!service)
+			service = service_by(s, 0, false);
+		if (!service)
+			return 0;
+		route = route_find(vif->vrf, s->packet.family, &s->key.remote);
+		nh = route ? next_hop_get(route->next_hop) : 0;
+		/* Those whose VRF has the service go there by its route, as to any. */
+		if (!nh || (!owner && nh->type == NEXT_HOP_SERVICE))
+			return 0;
+		if (!(vif->flags & VIF_HOST) && !source_allowed(s, service))
+			return DROP_SERVICE_SOURCE;
+	}
 	flow_moves_to(&s->flow, vif, service->vrf);
 	s->flow.flags |= FLOW_TO_NODE_PORT;
 	return service_pick(s, service, hash);
@@ -349,6 +448,12 @@ __noinline int outside_enter(const struct vif *vif, const struct origin *from, _
 	f->mate.local = s->pick.fresh.member.address;
 	f->mate.local_port = s->pick.fresh.member.port;
 	f->open_destination = f->mate.local_port;
+	/* The stack would answer the client past us. */
+	if (vif->flags & VIF_HOST) {
+		if (p->family != 4)
+			return DROP_NOT_TRANSLATABLE;
+		ip_from4(&f->mate.remote, bpf_htonl(HOST_GATEWAY4));
+	}
 	return 0;
 }
 
@@ -379,8 +484,10 @@ __noinline int translation_holds(const struct vif *vif)
 			/* Either entry may be the one that the server's packets find; both ports are tried. */
 			key.address = inside->local;
 			key.port = inside->local_port;
-			if (!bpf_map_lookup_elem(&member_set, &key))
+			if (!bpf_map_lookup_elem(&member_set, &key)) {
+				key.address = outside->local;
 				key.port = outside->local_port;
+			}
 			ask_route = false;
 		} else {
 			key.address = outside->remote;
@@ -435,6 +542,7 @@ static __always_inline struct port_range node_ports(const struct packet *p)
 }
 
 struct port_search {
+	__u32 remote; /* the other end's port, not ours */
 	__u32 first;
 	__u32 size;
 	__u32 at;
@@ -449,7 +557,10 @@ static long try_port(__u32 round, struct port_search *search)
 	(void)round;
 	if (!s)
 		return 1;
-	s->mate.local_port = search->first + search->at;
+	if (search->remote)
+		s->mate.remote_port = search->first + search->at;
+	else
+		s->mate.local_port = search->first + search->at;
 	search->error = bpf_map_update_elem(&flows, &s->mate, &s->flow, BPF_NOEXIST);
 	search->at = search->at + 1 < search->size ? search->at + 1 : 0;
 	return search->error != EXISTS;
@@ -459,11 +570,15 @@ static long try_port(__u32 round, struct port_search *search)
  * Enters the mate, for whose local port any one of the node's will do: tries some in a row from one chosen by hash. The
  * insertion itself reserves the port, so two CPUs never get the same.
  */
-static __always_inline long insert_with_port(struct scratch *s, __u32 hash)
+static __always_inline long insert_with_port(struct scratch *s, __u32 hash, bool remote)
 {
 	const struct packet *p = &s->packet;
-	struct port_range range = node_ports(p);
-	struct port_search search = { .first = range.first, .error = EXISTS };
+	struct port_range range = { 1024, 65535 };
+	struct port_search search = { .error = EXISTS, .remote = remote };
+
+	if (!remote)
+		range = node_ports(p);
+	search.first = range.first;
 
 	/* A protocol without ports: one flow for each pair of addresses. */
 	if (!has_ports(p) && p->icmp_kind == ICMP_NONE)
@@ -488,8 +603,12 @@ __noinline int flow_insert_pair(const struct vif *vif, __u32 hash)
 	__u32 d = s->direction & 1, form = f->form, owner = vif->id;
 	struct vif_state *state = bpf_map_lookup_elem(&vif_states, &owner);
 	bool made = true;
-	/* The node's address in place of the workload's, or of a client's outside. */
-	bool borrows = form == FORM_WORKLOAD && (f->mate.vif == NO_VIF || s->key.vif == NO_VIF);
+	/* The node's address in place of the workload's, of a client's outside, or of another one of the node's. */
+	bool borrows = form == FORM_WORKLOAD && (f->mate.vif == NO_VIF || s->key.vif == NO_VIF ||
+						 (f->flags & FLOW_OWN_ADDRESS &&
+						  !ip_equal(&s->key.local, &f->mate.local)));
+	/* Nobody's address in place of a client's outside, towards the node's own stack. */
+	bool stands_in = form == FORM_FABRIC && s->key.vif == NO_VIF && !ip_equal(&s->key.remote, &f->mate.remote);
 	long error;
 	int reason;
 
@@ -499,8 +618,9 @@ __noinline int flow_insert_pair(const struct vif *vif, __u32 hash)
 	f->mate = s->key;
 	if (form != FORM_LOOP)
 		f->form = form == FORM_WORKLOAD ? FORM_FABRIC : FORM_WORKLOAD;
-	error = borrows ? insert_with_port(s, hash) : bpf_map_update_elem(&flows, &s->mate, f, BPF_NOEXIST);
-	if (error == EXISTS && !borrows) {
+	error = borrows || stands_in ? insert_with_port(s, hash, stands_in) :
+				       bpf_map_update_elem(&flows, &s->mate, f, BPF_NOEXIST);
+	if (error == EXISTS && !borrows && !stands_in) {
 		/* Good if it is this very flow's, which another CPU enters at the same time. */
 		other = bpf_map_lookup_elem(&flows, &s->mate);
 		if (other && other->form == f->form && key_equal(&other->mate, &s->key))

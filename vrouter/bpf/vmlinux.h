@@ -52,6 +52,7 @@ enum bpf_adj_room_mode { BPF_ADJ_ROOM_NET = 0, BPF_ADJ_ROOM_MAC = 1 };
 #define BPF_F_ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8)
 
 enum { TC_ACT_OK = 0, TC_ACT_SHOT = 2 };
+enum { BPF_F_INGRESS = 1 };
 enum { PACKET_HOST = 0 };
 enum { AF_INET = 2, AF_INET6 = 10 };
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The hooks: wiring only. What happens to packets is in forward.h. */
 #include "outside.h"
+#include "loopback.h"
 #include "sweep.h"
 
 /* Makes the layout of ring buffer records part of the BTF. */
@@ -34,11 +35,20 @@ int from_fabric(struct __sk_buff *skb)
 	if (reason == NOT_OURS)
 		reason = outside_packet(skb);
 	/* From here, not from there: a chain of calls has 512 bytes of stack. */
+	if (reason == FOR_NATIVE)
+		reason = native_deliver(skb);
 	if (reason == FOR_SERVICE)
 		reason = outside_service(skb);
 	if (reason == NOT_OURS)
 		return TC_ACT_OK;
 	return reason ? drop(skb, s, reason) : (int)s->action;
+}
+
+/* tc egress of the node's `lo`. */
+SEC("tc")
+int from_loopback(struct __sk_buff *skb)
+{
+	return loopback_packet(skb);
 }
 
 SEC("syscall")

@@ -8,6 +8,7 @@ use skein_api::{Clients, Config, Https, Server, TlsFiles};
 use skein_controller::{
     Authority, CLIENT_ORGANIZATION, Controller, ControllerConfig, ControllerError,
 };
+use skein_kube::Publication;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,6 +41,17 @@ pub(crate) struct Flags {
     /// More names and addresses by which clients know the API, for its certificate
     #[arg(long = "api-name", value_name = "NAME", env = "SKEIN_API_NAMES", value_delimiter = ',')]
     api_names: Vec<String>,
+    /// Runs in a Kubernetes cluster: keep how to join in Secrets of this namespace
+    #[arg(long, value_name = "NAMESPACE", env = "SKEIN_PUBLISH_NAMESPACE")]
+    publish_namespace: Option<String>,
+    /// Address under which the cluster's nodes reach this controller, for those Secrets
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "SKEIN_PUBLISH_ADDRESS",
+        requires = "publish_namespace"
+    )]
+    publish_address: Option<IpAddr>,
     /// Where agents connect, over TLS [default: 0.0.0.0:8084]
     #[arg(long, value_name = "ADDR:PORT", env = "SKEIN_LISTEN")]
     listen: Option<SocketAddr>,
@@ -81,6 +93,8 @@ pub(crate) enum RoleError {
     Settings(#[from] SettingsError),
     #[error("data directory {path}: {source}; choose another one with --data")]
     Data { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {source}; is it there, and writable?")]
+    File { path: PathBuf, source: std::io::Error },
     #[error("runtime: {0}")]
     Runtime(std::io::Error),
     #[error(transparent)]
@@ -115,6 +129,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
     }
     let mut names = flags.api_names;
     names.extend(file.api_names);
+    names.extend(flags.publish_address.map(|address| address.to_string()));
     let https = flags.api_https.or(file.api_https).unwrap_or(DEFAULT_HTTPS);
     api.https = Some(secure(https, file.tls, names, &data.join("pki"))?);
     let listen = flags.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN);
@@ -123,7 +138,23 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
         .enable_all()
         .build()
         .map_err(RoleError::Runtime)?;
-    runtime.block_on(serve(api, data, listen, status))
+    let publication = match (flags.publish_namespace, flags.publish_address) {
+        (Some(namespace), Some(address)) => Some(Publication {
+            namespace,
+            kubernetes: skein_kube::Kubernetes::default(),
+            pki: data.join("pki"),
+            agents: SocketAddr::new(address, listen.port()).to_string(),
+            api: format!("https://{}", SocketAddr::new(address, https.port())),
+        }),
+        (Some(_), None) => {
+            return Err(RoleError::Flag {
+                name: "--publish-namespace",
+                reason: "give --publish-address, too: nodes must know where this is".into(),
+            });
+        }
+        (None, _) => None,
+    };
+    runtime.block_on(serve(api, data, listen, status, publication))
 }
 
 /// The listener with TLS: by the configured files, else by the controller's authority.
@@ -188,6 +219,7 @@ async fn serve(
     data: PathBuf,
     listen: SocketAddr,
     status: SocketAddr,
+    publication: Option<Publication>,
 ) -> Result<(), RoleError> {
     let server = Server::start(api).await?;
     let controller = Controller::start(ControllerConfig {
@@ -201,6 +233,13 @@ async fn serve(
     while !controller.ready() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    let publishing = publication.map(|publication| {
+        tokio::spawn(async move {
+            if let Err(error) = skein_kube::publish(publication).await {
+                tracing::error!(%error, "how to join is not told to the cluster");
+            }
+        })
+    });
     notify::notify("READY=1");
     tracing::info!(
         api = %server.local_addr(),
@@ -209,6 +248,9 @@ async fn serve(
         "ready"
     );
     shutdown::requested().await;
+    if let Some(publishing) = publishing {
+        publishing.abort();
+    }
     controller.stop().await;
     server.shutdown().await;
     tracing::info!("stopped");

@@ -105,7 +105,8 @@ async fn of_kubernetes(settings: &Kubernetes) -> Result<Certificates, RoleError>
             let wanted = names.borrow_and_update().clone();
             // Names of namespaces have no underscores.
             let split = |name: &String| {
-                name.split_once("__").map(|(namespace, name)| (namespace.to_owned(), name.to_owned()))
+                name.split_once("__")
+                    .map(|(namespace, name)| (namespace.to_owned(), name.to_owned()))
             };
             let secrets: BTreeSet<SecretName> = wanted.iter().filter_map(split).collect();
             ask.send_if_modified(|before| {

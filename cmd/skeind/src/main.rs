@@ -5,6 +5,7 @@
 //! node. Settings come from a TOML file, then `SKEIN_*` variables, then flags.
 
 mod all_in_one;
+mod install_cni;
 mod kube_manager;
 mod loadbalancer;
 mod logging;
@@ -34,6 +35,8 @@ enum Role {
     Vrouter(vrouter::Flags),
     /// The Kubernetes manager of one cluster, in the foreground
     KubeManager(Box<kube_manager::Flags>),
+    /// Put the CNI plugin and its configuration onto this node, and end
+    InstallCni(install_cni::Flags),
     /// HAProxy for load balancers and Ingresses on one node, beside its agent, in the foreground
     Loadbalancer(Box<loadbalancer::Flags>),
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Role::AllInOne(flags) => all_in_one::run(flags),
         Role::Vrouter(flags) => vrouter::run(flags),
         Role::KubeManager(flags) => kube_manager::run(*flags),
+        Role::InstallCni(flags) => install_cni::run(&flags),
         Role::Loadbalancer(flags) => loadbalancer::run(*flags),
     };
     match result {

@@ -45,6 +45,14 @@ pub(crate) struct Flags {
     /// File with the join string, as the controller keeps it in pki/join-token
     #[arg(long, value_name = "FILE", env = "SKEIN_JOIN_FILE")]
     join_file: Option<PathBuf>,
+    /// DNS server to ask for names that are nobody's here; may be given more than once [default: those of /etc/resolv.conf]
+    #[arg(
+        long = "dns-upstream",
+        value_name = "ADDR:PORT",
+        env = "SKEIN_DNS_UPSTREAMS",
+        value_delimiter = ','
+    )]
+    dns_upstreams: Vec<SocketAddr>,
 }
 
 /// Runs until SIGTERM or SIGINT; the datapath goes on forwarding.
@@ -56,6 +64,9 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
     }
     if !flags.controllers.is_empty() {
         config.controllers = flags.controllers;
+    }
+    if !flags.dns_upstreams.is_empty() {
+        config.dns.upstreams = flags.dns_upstreams;
     }
     if !flags.uplinks.is_empty() {
         config.uplinks = flags.uplinks;

@@ -39,6 +39,8 @@ pub struct Path {
     pub label: u32,
     /// Tunnel types the next hop can receive.
     pub tunnels: Vec<TunnelType>,
+    /// The prefix is one of the underlay: others there need no tunnel.
+    pub native: bool,
     /// Where the path belongs.
     pub route_targets: BTreeSet<RouteTarget>,
     /// Origin virtual network.

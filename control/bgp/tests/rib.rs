@@ -24,6 +24,7 @@ fn path(node: u8, network: u32, preference: u32, targets: &[u8]) -> Path {
         next_hop: [192, 168, 0, node].into(),
         label: 16,
         tunnels: vec![TunnelType::Vxlan],
+        native: false,
         route_targets: targets.iter().map(|n| target(*n)).collect(),
         network,
         security_groups: Vec::new(),

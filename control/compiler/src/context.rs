@@ -24,6 +24,8 @@ pub struct Context {
     pub policy: Option<Arc<PolicySet>>,
     /// `None`: reached by the port's own addresses, as a member of a service.
     pub floating: Option<Floating>,
+    /// The floating address is one of the underlay, and this port has it there.
+    pub underlay: bool,
 }
 
 /// A floating IP of a port.
@@ -72,7 +74,8 @@ pub(crate) fn contexts(
     mut policy: impl FnMut(&mut Engine, Uuid) -> Option<Arc<PolicySet>>,
 ) -> Vec<Context> {
     let mut wanted: Wanted = memberships(engine, port, network);
-    wanted.extend(floating_ips(engine, port, own));
+    let own = floating_ips(engine, port, own);
+    wanted.extend(own.iter().cloned());
     let mut out = Vec::new();
     for (network, floating) in wanted {
         let Answer::Network(facts) = engine.ask(Query::Network(network)) else { continue };
@@ -81,6 +84,8 @@ pub(crate) fn contexts(
             vrf: facts.vrf.clone(),
             network_id: facts.id,
             policy: policy(engine, network),
+            // Those of services are answered for by one node of all that have a member.
+            underlay: facts.underlay && own.contains(&(network, floating.clone())),
             floating,
         });
     }

@@ -5,7 +5,7 @@ use crate::firewall::{self, Subject};
 use crate::intent::{Global, Interface, PolicySet, Vrf};
 use crate::query::{Answer, Query, Read};
 use crate::service::{self, ServiceSet};
-use crate::{interface, network, network_policy, security_group};
+use crate::{interface, network, network_policy, node, security_group};
 use skein_model::{Change, FqName, Graph, Kind, Object};
 use skein_policy::Policy;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -355,6 +355,8 @@ impl Engine {
         self.frames.push(HashSet::new());
         let answer = match query {
             Query::Network(uuid) => network::facts(self, uuid),
+            Query::Node(uuid) => node::facts(self, uuid),
+            Query::Nodes => node::all(self),
             Query::Mentions(uuid) => network_policy::mentions(self, uuid),
             Query::Tags(uuid) => interface::own_tags(self, uuid),
             Query::GroupId(uuid) => security_group::id(self, uuid),

@@ -35,11 +35,18 @@ pub(crate) fn complete(engine: &mut Engine, object: &Object, mut port: Interface
     if let Answer::Peers(peers) = engine.ask(Query::Peers(port.network)) {
         for peer in peers.iter() {
             if let Answer::Network(facts) = engine.ask(Query::Network(*peer)) {
-                port.host_prefixes.extend(facts.subnets.iter().map(|subnet| subnet.prefix));
+                let prefixes = facts.subnets.iter().map(|subnet| subnet.prefix);
+                if facts.underlay {
+                    port.underlay_prefixes.extend(prefixes);
+                } else {
+                    port.host_prefixes.extend(prefixes);
+                }
             }
         }
     }
-    port.host_prefixes.sort();
-    port.host_prefixes.dedup();
+    for prefixes in [&mut port.host_prefixes, &mut port.underlay_prefixes] {
+        prefixes.sort();
+        prefixes.dedup();
+    }
     port
 }

@@ -1,6 +1,7 @@
 //! What the compiler says: what the network must do, in terms of VRFs, policies and interfaces.
 
 use crate::context::Context;
+use crate::node::NodeFacts;
 use ipnet::IpNet;
 use skein_bgp::{RouteTarget, TunnelType};
 use skein_policy::{Attributes, Policy};
@@ -30,10 +31,16 @@ pub struct Vrf {
     pub service_vrfs: Vec<(String, Uuid)>,
     /// What no route matches leaves from the node's own address.
     pub fabric_snat: bool,
-    /// Its services are those of the node itself, and of the fabric for whoever has no way there.
-    pub link_local: bool,
+    /// It is in the underlay: its workloads speak there with their own addresses, to whatever no route matches as well.
+    pub underlay: bool,
+    /// Its routes lead to addresses of the underlay: workloads' or nodes'.
+    pub native: bool,
+    /// Of the underlay, prefixes in which only what is routed is reached.
+    pub closed: Vec<IpNet>,
     /// The virtual-DNS that its workloads ask.
     pub dns: Option<Uuid>,
+    /// Its services are those of the node itself, and of the fabric for whoever has no way there.
+    pub link_local: bool,
 }
 
 /// A subnet of a virtual network.
@@ -84,6 +91,8 @@ pub struct Interface {
     pub parent: Option<(Uuid, u16)>,
     /// Ports that share its device.
     pub sub_interfaces: Vec<Uuid>,
+    /// What the node's own stack reaches by its uplink, without a router.
+    pub underlay_prefixes: Vec<IpNet>,
 }
 
 impl Interface {
@@ -119,4 +128,6 @@ pub struct Global {
     pub autonomous_system: u32,
     /// Tunnel types in order of preference.
     pub encapsulations: Vec<TunnelType>,
+    /// The nodes, in order of their names.
+    pub nodes: Arc<Vec<Arc<NodeFacts>>>,
 }

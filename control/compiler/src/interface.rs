@@ -74,6 +74,7 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
         host_prefixes: Vec::new(),
         parent: sub_interface::parent(engine, &object),
         sub_interfaces: sub_interface::children(engine, &object),
+        underlay_prefixes: Vec::new(),
     };
     Answer::Interface(Arc::new(host::complete(engine, &object, port)))
 }

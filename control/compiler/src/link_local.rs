@@ -3,7 +3,7 @@
 
 use crate::engine::Engine;
 use crate::query::{Answer, Query};
-use crate::service::{Member, Service, ServiceSet};
+use crate::service::{Distribution, Member, Service, ServiceSet};
 use skein_model::values::LinklocalServicesTypes;
 use skein_model::{FqName, Kind};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +56,9 @@ pub(crate) fn services(engine: &mut Engine, config: Uuid) -> Answer {
                 interface: None,
                 node: String::new(),
                 draining: false,
+                zone: String::new(),
+                hint_zones: Vec::new(),
+                hint_nodes: Vec::new(),
             })
             .collect();
         for protocol in [TCP, UDP] {
@@ -74,6 +77,10 @@ pub(crate) fn services(engine: &mut Engine, config: Uuid) -> Answer {
                 node_port: 0,
                 external_local: false,
                 external: false,
+                announced: false,
+                health_check_port: 0,
+                node: String::new(),
+                distribution: Distribution::default(),
                 source_prefixes: Vec::new(),
             });
         }

@@ -3,7 +3,9 @@
 use crate::engine::Engine;
 use crate::intent::{Global, Subnet, Vrf};
 use crate::query::{Answer, Query};
+use crate::underlay::{self, IP_FABRIC};
 use crate::{link_local, rule, service};
+use ipnet::IpNet;
 use skein_bgp::{RouteTarget, TunnelType};
 use skein_model::values::{InstanceTargetType, IpamSubnetType, RouteTargetList, VnSubnetsType};
 use skein_model::views::{GlobalSystemConfig, GlobalVrouterConfig, NetworkIpam, VirtualNetwork};
@@ -31,6 +33,10 @@ pub(crate) struct NetworkFacts {
     pub(crate) max_flows: u32,
     /// What no route matches leaves from the node's own address.
     pub(crate) fabric_snat: bool,
+    /// Its addresses are the underlay's.
+    pub(crate) underlay: bool,
+    /// What it then closes to others there.
+    pub(crate) closes: Vec<IpNet>,
 }
 
 /// Route targets that a network has of its own, not through policies.
@@ -41,9 +47,6 @@ pub(crate) struct RouteTargets {
     /// Exported.
     pub(crate) export: BTreeSet<RouteTarget>,
 }
-
-/// The network of the nodes.
-const IP_FABRIC: &str = "default-domain:default-project:ip-fabric";
 
 /// A positive number of a flow limit; anything else means no limit of its own.
 pub(crate) fn flow_limit(value: Option<i64>) -> u32 {
@@ -68,27 +71,34 @@ pub(crate) fn facts(engine: &mut Engine, uuid: Uuid) -> Answer {
     };
     // The default routing instance is always called like its network (spec/control-plane.md 1.1).
     let vrf = object.fq_name.child(object.name()).to_string();
+    let configured = subnets(engine, &object);
+    let underlay = underlay::is_underlay(engine, &object);
+    let closes = if underlay { underlay::closes(engine, &object, &configured) } else { Vec::new() };
     Answer::Network(Arc::new(NetworkFacts {
         name: object.fq_name.clone(),
         id,
         vrf,
-        subnets: subnets(engine, &object),
+        subnets: configured.iter().filter_map(subnet).collect(),
         port_security: view.port_security_enabled().unwrap_or(true),
         project: object.parent.map(|(_, uuid)| uuid),
         max_flows: flow_limit(view.virtual_network_properties().and_then(|p| p.max_flows)),
-        fabric_snat: view.fabric_snat() == Some(true),
+        // In the underlay they have a way of their own.
+        fabric_snat: view.fabric_snat() == Some(true) && !underlay,
+        underlay,
+        closes,
     }))
 }
 
-fn subnets(engine: &mut Engine, network: &Object) -> Vec<Subnet> {
+/// Subnets of a network, its own and those of flat IPAMs.
+fn subnets(engine: &mut Engine, network: &Object) -> Vec<IpamSubnetType> {
     let mut out = Vec::new();
     for reference in network.references_to(Kind::NETWORK_IPAM) {
         let Some(link) = reference.attribute::<VnSubnetsType>() else { continue };
-        out.extend(link.ipam_subnets.iter().filter_map(subnet));
         let flat = link.ipam_subnets.iter().any(|s| s.subnet.is_none());
+        out.extend(link.ipam_subnets);
         if flat && let Some(ipam) = engine.get(Kind::NETWORK_IPAM, reference.uuid) {
             let own = NetworkIpam::of(&ipam).and_then(NetworkIpam::ipam_subnets);
-            out.extend(own.unwrap_or_default().subnets.iter().filter_map(subnet));
+            out.extend(own.unwrap_or_default().subnets);
         }
     }
     out
@@ -175,8 +185,15 @@ pub(crate) fn vrf(engine: &mut Engine, uuid: Uuid) -> Answer {
         export: own.export.clone(),
         service_vrfs: service::usable(engine, uuid, &peers),
         fabric_snat: network.fabric_snat,
-        link_local: network.name.to_string() == link_local::NETWORK,
+        underlay: network.underlay,
+        native: network.underlay || network.name.to_string() == IP_FABRIC,
+        closed: if network.underlay || network.fabric_snat {
+            underlay::closed(engine)
+        } else {
+            Vec::new()
+        },
         dns,
+        link_local: network.name.to_string() == link_local::NETWORK,
     }))
 }
 
@@ -206,5 +223,9 @@ pub(crate) fn global(engine: &mut Engine) -> Answer {
     if encapsulations.is_empty() {
         encapsulations = DEFAULT_ENCAPSULATIONS.to_vec();
     }
-    Answer::Global(Arc::new(Global { autonomous_system, encapsulations }))
+    let nodes = match engine.ask(Query::Nodes) {
+        Answer::Nodes(nodes) => nodes,
+        _ => Arc::default(),
+    };
+    Answer::Global(Arc::new(Global { autonomous_system, encapsulations, nodes }))
 }

@@ -5,6 +5,7 @@ use crate::firewall::{Firewall, FirewallPolicy, FirewallRule, RuleSet};
 use crate::intent::{Global, Interface, Vrf};
 use crate::network::{NetworkFacts, RouteTargets};
 use crate::network_policy::Mentions;
+use crate::node::NodeFacts;
 use crate::rule::Rules;
 use crate::service::{Frontend, ServiceSet};
 use skein_model::{FqName, Kind};
@@ -21,6 +22,10 @@ use uuid::Uuid;
 pub(crate) enum Query {
     /// What a virtual network is: [`NetworkFacts`].
     Network(Uuid),
+    /// What a node is: [`NodeFacts`].
+    Node(Uuid),
+    /// All nodes.
+    Nodes,
     /// Networks that a network's policies pass traffic to: [`Mentions`].
     Mentions(Uuid),
     /// Ids of the tags that one object carries itself.
@@ -96,6 +101,8 @@ pub(crate) enum Answer {
     /// The object does not exist or is not usable.
     Nothing,
     Network(Arc<NetworkFacts>),
+    Node(Arc<NodeFacts>),
+    Nodes(Arc<Vec<Arc<NodeFacts>>>),
     Mentions(Arc<Mentions>),
     GroupId(u32),
     Rules(Arc<Stamped<Rules>>),

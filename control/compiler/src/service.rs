@@ -51,8 +51,28 @@ pub struct Service {
     pub external_local: bool,
     /// Clients outside the fabric reach the address, too, when it is routed to a node.
     pub external: bool,
+    /// The address is one of the underlay: a node that has members answers for it there.
+    pub announced: bool,
     /// Clients from outside must be in one of these; empty: anyone.
     pub source_prefixes: Vec<IpNet>,
+    /// HTTP port on every node that tells whether the node has members; 0: none.
+    pub health_check_port: u16,
+    /// A port of this one node, at its addresses; empty: a service.
+    pub node: String,
+    /// Which members to prefer.
+    pub distribution: Distribution,
+}
+
+/// Which members to prefer while there are some and no hints say otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Distribution {
+    /// None.
+    #[default]
+    Any,
+    /// Those of the client's zone.
+    SameZone,
+    /// Those of the client's node, then those of its zone.
+    SameNode,
 }
 
 /// Who serves.
@@ -68,6 +88,12 @@ pub struct Member {
     pub node: String,
     /// On its way out: chosen only while no other member is left.
     pub draining: bool,
+    /// The zone of its node; may be empty.
+    pub zone: String,
+    /// Zones whose clients should use it.
+    pub hint_zones: Vec<String>,
+    /// Nodes whose clients should use it.
+    pub hint_nodes: Vec<String>,
 }
 
 /// The services of one listener.
@@ -97,6 +123,9 @@ pub(crate) struct Frontend {
     internal_local: bool,
     external_local: bool,
     publish_not_ready: bool,
+    health_check_port: u16,
+    node: String,
+    distribution: Distribution,
 }
 
 /// One of a service's addresses in its own VRF.
@@ -105,6 +134,7 @@ struct Place {
     address: IpAddr,
     /// Answers on the node port, too: the cluster's own addresses do.
     cluster: bool,
+    announced: bool,
     source_prefixes: Vec<IpNet>,
 }
 
@@ -121,6 +151,9 @@ struct Extension {
     external_traffic_policy: Option<String>,
     source_ranges: Vec<SubnetType>,
     publish_not_ready: Option<bool>,
+    health_check_node_port: Option<u16>,
+    traffic_distribution: Option<String>,
+    host_node: Option<String>,
 }
 
 /// What `loadbalancer_listener_properties` has besides the original's.
@@ -139,6 +172,9 @@ struct MemberExtension {
     ready: Option<bool>,
     serving: Option<bool>,
     terminating: Option<bool>,
+    zone: Option<String>,
+    hint_zones: Vec<String>,
+    hint_nodes: Vec<String>,
 }
 
 fn addresses(texts: &[String]) -> Vec<IpAddr> {
@@ -193,13 +229,19 @@ fn read_frontend(engine: &mut Engine, uuid: Uuid) -> Option<Frontend> {
     let object = engine.get(Kind::VIRTUAL_MACHINE_INTERFACE, virtual_port)?;
     let network = object.reference_to(Kind::VIRTUAL_NETWORK)?.uuid;
     let Answer::Network(facts) = engine.ask(Query::Network(network)) else { return None };
-    let floating = floating(engine, virtual_port);
+    // A port of a node hangs on the pod's own port, whose floating IPs are nothing to it.
+    let host_node = extension.host_node.clone().unwrap_or_default();
+    let floating = if host_node.is_empty() { floating(engine, virtual_port) } else { Vec::new() };
     let (protocol, port) = (protocol(front.protocol.as_deref())?, number(front.protocol_port)?);
     let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     let affinity = extension.session_affinity.as_deref() == Some("ClientIP");
     Some(Frontend {
         name: display_name(&balancer, &listener, port),
-        addresses: places(engine, virtual_port, properties.vip_address, &extension, &floating),
+        addresses: if host_node.is_empty() {
+            places(engine, virtual_port, properties.vip_address, &extension, &floating)
+        } else {
+            host_places(&extension)
+        },
         floating,
         vrf: facts.vrf.clone(),
         network,
@@ -214,6 +256,13 @@ fn read_frontend(engine: &mut Engine, uuid: Uuid) -> Option<Frontend> {
         internal_local: is_local(&extension.internal_traffic_policy),
         external_local: is_local(&extension.external_traffic_policy),
         publish_not_ready: extension.publish_not_ready == Some(true),
+        health_check_port: extension.health_check_node_port.unwrap_or(0),
+        node: host_node,
+        distribution: match extension.traffic_distribution.as_deref() {
+            Some("PreferSameZone") => Distribution::SameZone,
+            Some("PreferSameNode") => Distribution::SameNode,
+            _ => Distribution::Any,
+        },
     })
 }
 
@@ -240,6 +289,14 @@ pub(crate) fn pool_network(engine: &mut Engine, floating_ip: &Object) -> Option<
     }
 }
 
+/// Addresses of a node at which a port of it answers: unspecified ones stand for all of a family.
+fn host_places(extension: &Extension) -> Vec<Place> {
+    let listed: BTreeSet<IpAddr> = addresses(&extension.addresses).into_iter().collect();
+    let place =
+        |address| Place { address, cluster: true, announced: false, source_prefixes: Vec::new() };
+    listed.into_iter().map(place).collect()
+}
+
 /// Every address of a balancer in its own VRF, each once.
 fn places(
     engine: &mut Engine,
@@ -262,12 +319,21 @@ fn places(
     let mut guarded = addresses(&extension.ingress_addresses);
     guarded.extend(floating.iter().map(|(_, address)| *address));
     let open = addresses(&extension.external_addresses);
+    let mut announced = BTreeSet::new();
+    for (network, address) in floating {
+        if let Answer::Network(facts) = engine.ask(Query::Network(*network))
+            && facts.underlay
+        {
+            announced.insert(*address);
+        }
+    }
     let mut out: BTreeMap<IpAddr, Place> = BTreeMap::new();
     let mut add = |list: Vec<IpAddr>, cluster: bool, sources: &[IpNet]| {
         for address in list.into_iter().filter(|address| !address.is_unspecified()) {
             out.entry(address).or_insert_with(|| Place {
                 address,
                 cluster,
+                announced: announced.contains(&address),
                 source_prefixes: sources.to_vec(),
             });
         }
@@ -326,6 +392,9 @@ fn candidates(engine: &mut Engine, listener: Uuid, publish_not_ready: bool) -> V
                     interface: more.interface.and_then(|text| text.parse().ok()),
                     node: more.node.unwrap_or_default(),
                     draining,
+                    zone: more.zone.unwrap_or_default(),
+                    hint_zones: more.hint_zones,
+                    hint_nodes: more.hint_nodes,
                 },
             });
         }
@@ -366,7 +435,11 @@ pub(crate) fn services(engine: &mut Engine, listener: Uuid) -> Answer {
         node_port: if place.cluster { front.node_port } else { 0 },
         external_local: front.external_local,
         external: !place.cluster,
+        announced: place.announced && !place.cluster,
         source_prefixes: place.source_prefixes.clone(),
+        health_check_port: front.health_check_port,
+        node: front.node.clone(),
+        distribution: front.distribution,
     });
     Answer::Services(Arc::new(ServiceSet {
         network: front.network,

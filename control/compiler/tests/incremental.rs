@@ -14,6 +14,7 @@ use uuid::Uuid;
 use world::dns::{ipam, machine, record, server};
 use world::firewall::{addresses, firewall_policy, rule, services, set, staged, tag};
 use world::services::{balancer, floating_ip, member, node};
+use world::underlay::{fabric, provided};
 use world::{Build, group, id, network, policy, port, tagged};
 
 const NETWORKS: [&str; 3] = ["red", "green", "blue"];
@@ -157,6 +158,28 @@ fn step() -> impl Strategy<Value = Vec<Change>> {
             Build::new(Kind::PROJECT, "shop").refer(Kind::TAG, name).put(),
         ]),
         service_step(),
+        (pick(&NETWORKS), 1u32..5, some(&POLICIES)).prop_map(|(n, id, p)| provided(n, id, &p)),
+        (pick(&NETWORKS), 1u32..5).prop_map(|(n, id)| {
+            let mut changes = network(n, id, &[]);
+            let last = changes.pop().into_iter();
+            changes.extend(last.map(|change| match change {
+                Change::Put(mut object) => {
+                    let all = &mut Arc::make_mut(&mut object).properties;
+                    all.insert("fabric_snat".into(), json!(true));
+                    Change::Put(object)
+                }
+                other => other,
+            }));
+            changes
+        }),
+        (any::<bool>(), some(&POLICIES)).prop_map(|(there, policies)| {
+            let mut changes = fabric(&policies);
+            if !there {
+                let network = id(Kind::VIRTUAL_NETWORK, "ip-fabric");
+                changes.push(Change::Delete(network));
+            }
+            changes
+        }),
         pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::VIRTUAL_NETWORK, n))]),
         pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::ROUTING_INSTANCE, n))]),
         pick(&POLICIES).prop_map(|n| vec![Change::Delete(id(Kind::NETWORK_POLICY, n))]),

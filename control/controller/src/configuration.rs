@@ -36,6 +36,8 @@ pub(crate) const FOLLOWED: &[Kind] = &[
     Kind::SERVICE_GROUP,
     Kind::ADDRESS_GROUP,
     Kind::VIRTUAL_ROUTER,
+    Kind::VIRTUAL_DNS,
+    Kind::VIRTUAL_DNS_RECORD,
 ];
 
 /// Feeds the core until the task is dropped.
@@ -159,5 +161,44 @@ async fn create_once(
     match client.create(kind, fields).await {
         Err(error) if error.is_conflict() => Ok(()),
         other => other.map(|_| ()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FOLLOWED;
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    /// Names of types in the sources below a folder: `Kind::NAME`.
+    fn named(folder: &Path, found: &mut BTreeSet<String>) {
+        let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{folder:?}: {e}"));
+        for entry in entries {
+            let path = entry.unwrap_or_else(|e| panic!("{folder:?}: {e}")).path();
+            if path.is_dir() {
+                named(&path, found);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+            for after in text.split("Kind::").skip(1) {
+                let name: String =
+                    after.chars().take_while(|c| c.is_ascii_uppercase() || *c == '_').collect();
+                // What is associated with the type and no type itself has small letters.
+                if after[name.len()..].starts_with(|c: char| !c.is_ascii_alphanumeric()) {
+                    found.insert(name.to_lowercase().replace('_', "-"));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_type_that_the_compiler_asks_for_is_followed() {
+        let mut asked = BTreeSet::new();
+        named(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../compiler/src"), &mut asked);
+        assert!(asked.len() > 15, "the compiler's sources are not read: {asked:?}");
+        let followed: BTreeSet<String> =
+            FOLLOWED.iter().map(|kind| kind.name().to_owned()).collect();
+        let missing: Vec<_> = asked.difference(&followed).collect();
+        assert!(missing.is_empty(), "the compiler asks for {missing:?}, which never arrive");
     }
 }

@@ -384,7 +384,7 @@ impl Core {
         if !may_have(name, port) || !is_host || !port.enabled {
             return None;
         }
-        let (route_targets, network) = self.origin(port, vrf, prefix.addr())?;
+        let (route_targets, network, native) = self.origin(port, vrf, prefix.addr())?;
         let rd = RouteDistinguisher {
             address: rd_address(node.tunnel_address),
             instance: local.instance,
@@ -394,6 +394,7 @@ impl Core {
             next_hop: node.tunnel_address,
             label: local.label,
             tunnels: node.tunnels.clone(),
+            native,
             route_targets,
             network,
             security_groups: port.attributes.security_groups.clone(),
@@ -407,17 +408,18 @@ impl Core {
         Some((key, path))
     }
 
-    /// Route targets and origin network of an address of a port in a VRF: its own, or one of its contexts'.
+    /// Route targets and origin network of an address of a port in a VRF, its own or one of its contexts', and whether it is one of
+    /// the underlay.
     fn origin(
         &self,
         port: &Interface,
         vrf: &str,
         address: IpAddr,
-    ) -> Option<(BTreeSet<RouteTarget>, u32)> {
+    ) -> Option<(BTreeSet<RouteTarget>, u32, bool)> {
         let own_address = || port.addresses.iter().any(|own| own.prefix.addr() == address);
         if vrf == port.vrf && own_address() {
             let network = self.engine.vrf(port.network)?;
-            return Some((network.export.clone(), port.attributes.network));
+            return Some((network.export.clone(), port.attributes.network, network.native));
         }
         let context =
             port.contexts.iter().filter(|context| context.vrf == vrf).find(|context| {
@@ -429,7 +431,7 @@ impl Core {
             // A member of a service: the way to it is the service's own, nobody else's.
             BTreeSet::from([RouteTarget::private(context.network_id)])
         };
-        Some((route_targets, context.network_id))
+        Some((route_targets, context.network_id, context.underlay))
     }
 
     /// Hands changed routes to the nodes that have their VRF.

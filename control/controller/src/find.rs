@@ -120,6 +120,7 @@ fn describe(core: &Core, object: &Object, port: &Interface, index: u32) -> Found
             _ => String::new(),
         },
         annotations: annotations(object),
+        underlay: core.engine().vrf(port.network).is_some_and(|vrf| vrf.underlay),
     }
 }
 

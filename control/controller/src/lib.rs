@@ -15,6 +15,7 @@ mod pki;
 mod ports;
 mod run;
 mod service;
+mod staged;
 mod status;
 
 pub use certificates::{CLIENT_ORGANIZATION, Issued};

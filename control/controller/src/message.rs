@@ -4,7 +4,8 @@ use crate::node::IntentDelta;
 use ipnet::IpNet;
 use skein_bgp::{Path, PathKey, TunnelType};
 use skein_compiler::{
-    Context, FloatingDirection, Interface, Member, PolicySet, PortMapping, Service, Vrf,
+    Context, Distribution, FloatingDirection, Interface, Member, NodeFacts, PolicySet, PortMapping,
+    Service, Vrf,
 };
 use skein_policy::{Layer, Peer, Rule, RuleAction};
 use skein_proto::session::{self, Encapsulation, policy_peer, to_agent};
@@ -40,6 +41,7 @@ pub(crate) fn intent(delta: &IntentDelta) -> session::ToAgent {
         revision: delta.revision,
         global: delta.global.as_ref().map(|global| session::Global {
             encapsulation_priorities: encapsulations(&global.encapsulations),
+            nodes: global.nodes.iter().map(|n| node(n)).collect(),
         }),
         vrfs: delta.vrfs.iter().map(|v| vrf(v)).collect(),
         vrfs_removed: delta.vrfs_removed.clone(),
@@ -54,6 +56,14 @@ pub(crate) fn intent(delta: &IntentDelta) -> session::ToAgent {
     };
     delta.dns.write(&mut message);
     session::ToAgent { message: Some(to_agent::Message::Intent(message)) }
+}
+
+fn node(node: &NodeFacts) -> session::NodeFacts {
+    session::NodeFacts {
+        name: node.name.clone(),
+        addresses: node.addresses.iter().map(ToString::to_string).collect(),
+        zone: node.zone.clone(),
+    }
 }
 
 fn address(address: Option<IpAddr>) -> String {
@@ -77,8 +87,10 @@ fn vrf(vrf: &Vrf) -> session::Vrf {
             .collect(),
         service_vrfs: vrf.service_vrfs.iter().map(|(name, _)| name.clone()).collect(),
         fabric_snat: vrf.fabric_snat,
-        link_local: vrf.link_local,
+        underlay: vrf.underlay,
+        closed_prefixes: vrf.closed.iter().map(ToString::to_string).collect(),
         dns_zone: vrf.dns.map_or_else(String::new, |zone| zone.to_string()),
+        link_local: vrf.link_local,
     }
 }
 
@@ -107,6 +119,7 @@ fn interface(port: &Interface) -> session::Interface {
         parent: port.parent.map_or_else(String::new, |(parent, _)| parent.to_string()),
         vlan: port.parent.map_or(0, |(_, tag)| tag.into()),
         sub_interfaces: port.sub_interfaces.iter().map(ToString::to_string).collect(),
+        underlay_prefixes: port.underlay_prefixes.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -130,6 +143,7 @@ fn context(context: &Context) -> session::Context {
         fixed_address: address(floating.map(|floating| floating.fixed)),
         port_mappings: floating.into_iter().flat_map(|f| &f.mappings).map(mapping).collect(),
         direction: direction.into(),
+        underlay: context.underlay,
     }
 }
 
@@ -146,8 +160,17 @@ fn service(service: &Service) -> session::Service {
         node_port: service.node_port.into(),
         external_local: service.external_local,
         external: service.external,
+        announced: service.announced,
         name: service.name.clone(),
         source_prefixes: service.source_prefixes.iter().map(ToString::to_string).collect(),
+        health_check_port: service.health_check_port.into(),
+        node: service.node.clone(),
+        distribution: match service.distribution {
+            Distribution::Any => session::Distribution::Any,
+            Distribution::SameZone => session::Distribution::SameZone,
+            Distribution::SameNode => session::Distribution::SameNode,
+        }
+        .into(),
     }
 }
 
@@ -158,6 +181,9 @@ fn member(member: &Member) -> session::Member {
         interface: member.interface.map_or_else(String::new, |uuid| uuid.to_string()),
         node: member.node.clone(),
         draining: member.draining,
+        zone: member.zone.clone(),
+        hint_zones: member.hint_zones.clone(),
+        hint_nodes: member.hint_nodes.clone(),
     }
 }
 
@@ -223,6 +249,7 @@ pub(crate) fn route(vrf: &str, prefix: &IpNet, best: &[(&PathKey, &Arc<Path>)]) 
         node: key.source.0.to_string(),
         label: path.label,
         encapsulations: encapsulations(&path.tunnels),
+        native: path.native,
         network_id: path.network,
         security_groups: path.security_groups.clone(),
         tags: path.tags.clone(),

@@ -143,6 +143,7 @@ impl PortService {
                 mac: port.mac.clone(),
                 addresses: crate::find::addresses(port),
                 vrf: port.vrf.clone(),
+                underlay: core.engine().vrf(port.network).is_some_and(|vrf| vrf.underlay),
             })
         })
     }

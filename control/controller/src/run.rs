@@ -111,6 +111,8 @@ impl Controller {
         // The watch reads a blocking amount at the start; a task of its own keeps sessions alive.
         let follow = configuration::follow(client.clone(), shared.clone());
         tasks.spawn(until(follow, stopped(&stopping)));
+        let report = crate::staged::report(client.clone(), shared.clone());
+        tasks.spawn(until(report, stopped(&stopping)));
         let register = configuration::register_nodes(client, shared.clone());
         tasks.spawn(until(register, stopped(&stopping)));
         tasks.spawn(until(clock(shared.clone()), stopped(&stopping)));

@@ -4,7 +4,7 @@ use super::control_plane::{API_PORT, BootstrapToken, Plan};
 use super::node::{self, KubeNode, Prepared};
 use super::{Api, Authority, ClusterError, ControlPlane, KubePod, Programs, cgroups, files, image};
 use crate::command::run;
-use crate::{Host, Lab, LabError, LabOptions, Ran, wait_for};
+use crate::{Host, Lab, LabError, LabOptions, Outside, Ran, wait_for};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -265,6 +265,14 @@ impl Cluster {
         &self.lab
     }
 
+    /// Adds a router at the edge of the underlay and a host beyond it.
+    ///
+    /// # Errors
+    /// A command that failed.
+    pub fn outside(&mut self) -> Result<Outside, ClusterError> {
+        Ok(Outside::new(&mut self.lab)?)
+    }
+
     /// The host of the control plane.
     #[must_use]
     pub fn control_host(&self) -> &Host {
@@ -322,6 +330,14 @@ impl Cluster {
     #[must_use]
     pub fn kubectl_program(&self) -> &Path {
         &self.programs.kubectl
+    }
+
+    /// Gives every node the images of an archive on this machine.
+    ///
+    /// # Errors
+    /// What a runtime's client said.
+    pub fn import_images(&self, archive: &Path) -> Result<(), ClusterError> {
+        self.nodes.iter().try_for_each(|node| node.import_images(&self.programs.ctr, archive))
     }
 
     fn kubectl_command(&self, arguments: &[&str]) -> Command {
@@ -492,6 +508,19 @@ impl Cluster {
         let path = format!("/api/v1/nodes/{}/proxy/healthz", node.name());
         node.kubelet.start_again()?;
         node.kubelet.wait_ready(READY, || api.text(&path).map(|_| ()))
+    }
+
+    /// Kills a node's container runtime and starts it again, and waits until it answers. Containers live on.
+    ///
+    /// # Errors
+    /// The end of its log.
+    pub fn restart_runtime(&mut self, number: usize) -> Result<(), ClusterError> {
+        let node = &mut self.nodes[number];
+        node.containerd.kill()?;
+        node.containerd.start_again()?;
+        let mut ask = node.command(&self.programs.ctr);
+        ask.args(["--address", node::CONTAINERD_SOCKET, "version"]);
+        node.containerd.wait_ready(READY, || run(None, &mut ask, None)?.success().map(|_| ()))
     }
 
     /// Lets everything live on after this value is dropped.

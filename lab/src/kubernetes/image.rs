@@ -23,6 +23,41 @@ const APPLETS: [&str; 24] = [
     "nc", "nslookup", "ping", "ping6", "ps", "sleep", "tail", "test", "time", "true", "wc", "wget",
 ];
 
+/// The image with every program of Skein's, as deploy/images/Dockerfile makes it.
+pub const SKEIN_IMAGE: &str = "skein.lab/skein:1";
+
+/// Writes an archive with [`SKEIN_IMAGE`] to `archive`, working in the folder `work`. `programs` holds what was built.
+///
+/// # Errors
+/// A program is missing, or something cannot be written.
+pub fn build_skein(programs: &Path, work: &Path, archive: &Path) -> Result<(), ClusterError> {
+    let (root, contents) = (work.join("layer"), work.join("image"));
+    for old in [&root, &contents] {
+        let _ = fs::remove_dir_all(old);
+        files::folder(old)?;
+    }
+    for folder in ["usr/bin", "tmp", "etc", "proc", "sys", "dev", "run", "var/lib", "var/run"] {
+        files::folder(&root.join(folder))?;
+    }
+    for name in ["skeind", "skein", "skein-cni"] {
+        let program = programs.join(name);
+        if !program.is_file() {
+            return Err(ClusterError::NotBuilt(program));
+        }
+        let copy = root.join("usr/bin").join(name);
+        files::copy(&program, &copy)?;
+        // Only symbols; the copy is ours to shrink.
+        let _ = Command::new("strip").arg(&copy).status();
+        for library in libraries(&program)? {
+            files::copy(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
+        }
+    }
+    let plugin = root.join("usr/bin/kubectl-skein");
+    symlink("skein", &plugin).map_err(|source| ClusterError::file("link", &plugin, source))?;
+    let images = [(SKEIN_IMAGE, json!(["/usr/bin/skeind"]), Value::Null)];
+    pack(&root, &contents, &images, archive)
+}
+
 /// Writes the archive with all images to `archive`, working in the folder `work`.
 pub(crate) fn build(probe: &Path, work: &Path, archive: &Path) -> Result<(), ClusterError> {
     let root = work.join("layer");
@@ -32,14 +67,24 @@ pub(crate) fn build(probe: &Path, work: &Path, archive: &Path) -> Result<(), Clu
         files::folder(old)?;
     }
     fill(&root, probe)?;
-    let layer = contents.join("layer.tar");
-    tar(&root, &layer)?;
-    let bytes = fs::read(&layer).map_err(|e| ClusterError::file("read", &layer, e))?;
-    let layer_digest = sha256(&bytes);
     let images = [
         (PAUSE_IMAGE, json!(["/bin/busybox", "sleep", "2147483647"]), Value::Null),
         (PROBE_IMAGE, json!(["/bin/skein-probe"]), json!(["serve"])),
     ];
+    pack(&root, &contents, &images, archive)
+}
+
+/// Packs a folder as the only layer of images: name, entry point, arguments.
+fn pack(
+    root: &Path,
+    contents: &Path,
+    images: &[(&str, Value, Value)],
+    archive: &Path,
+) -> Result<(), ClusterError> {
+    let layer = contents.join("layer.tar");
+    tar(root, &layer)?;
+    let bytes = fs::read(&layer).map_err(|e| ClusterError::file("read", &layer, e))?;
+    let layer_digest = sha256(&bytes);
     let mut manifest = Vec::new();
     for (name, entrypoint, arguments) in images {
         let config = json!({
@@ -55,7 +100,7 @@ pub(crate) fn build(probe: &Path, work: &Path, archive: &Path) -> Result<(), Clu
         manifest.push(json!({"Config": file, "RepoTags": [name], "Layers": ["layer.tar"]}));
     }
     files::write(&contents.join("manifest.json"), Value::from(manifest).to_string())?;
-    tar(&contents, archive)
+    tar(contents, archive)
 }
 
 fn fill(root: &Path, probe: &Path) -> Result<(), ClusterError> {

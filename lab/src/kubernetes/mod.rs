@@ -9,6 +9,7 @@
 //! and clusters of different names can stand side by side.
 
 mod api;
+mod asker;
 mod cgroups;
 mod cluster;
 mod control_plane;
@@ -24,11 +25,12 @@ mod pod;
 mod programs;
 
 pub use api::Api;
+pub use asker::Asker;
 pub use cluster::{Cluster, ClusterOptions};
 pub use control_plane::ControlPlane;
 pub use daemon::Daemon;
 pub use error::ClusterError;
-pub use image::{PAUSE_IMAGE, PROBE_IMAGE};
+pub use image::{PAUSE_IMAGE, PROBE_IMAGE, SKEIN_IMAGE, build_skein};
 pub use network::{NetworkOptions, SkeinNetwork};
 pub use node::KubeNode;
 pub use outcome::{ProbeAnswer, ProbeOutcome, StreamReport};

@@ -32,6 +32,8 @@ pub struct NetworkOptions {
     pub service_subnets: Vec<String>,
     /// More arguments of the manager.
     pub manager_arguments: Vec<String>,
+    /// More arguments of every agent.
+    pub agent_arguments: Vec<String>,
 }
 
 impl Default for NetworkOptions {
@@ -41,6 +43,7 @@ impl Default for NetworkOptions {
             pod_subnets: vec!["10.244.0.0/16".into(), "fd00:244::/64".into()],
             service_subnets: vec![SERVICE_RANGE.into()],
             manager_arguments: Vec::new(),
+            agent_arguments: Vec::new(),
         }
     }
 }
@@ -96,13 +99,13 @@ impl SkeinNetwork {
         let mut controller =
             Daemon::start("skein-controller", log, Place::Host(control_host.clone()), line)?;
         controller.wait_ready(READY, || answers(&control_host, 8083))?;
-        let manager = start_manager(cluster, &skeind, options)?;
+        let manager = start_manager(cluster, &skeind, options, None)?;
         let mut network =
             SkeinNetwork { agents: Vec::new(), manager, controller, control_host, skein };
         network.wait_manager()?;
         let join = files::read(&data.join("pki/join-token"))?;
         for node in cluster.nodes() {
-            let agent = network.start_agent(node, &skeind, &join)?;
+            let agent = network.start_agent(node, &skeind, &join, &options.agent_arguments)?;
             network.agents.push(agent);
         }
         for (agent, node) in network.agents.iter_mut().zip(cluster.nodes()) {
@@ -115,6 +118,22 @@ impl SkeinNetwork {
         Ok(network)
     }
 
+    /// Starts one more Kubernetes manager, which waits for its turn. `port`: where its status is.
+    ///
+    /// # Errors
+    /// It did not start; the error quotes its log.
+    pub fn standby_manager(
+        cluster: &Cluster,
+        options: &NetworkOptions,
+        port: u16,
+    ) -> Result<Daemon, ClusterError> {
+        let skeind = program(&cluster.options().programs, "skeind")?;
+        let mut manager = start_manager(cluster, &skeind, options, Some(port))?;
+        let host = cluster.control_host().clone();
+        manager.wait_ready(READY, || answers(&host, port))?;
+        Ok(manager)
+    }
+
     fn wait_manager(&mut self) -> Result<(), ClusterError> {
         let host = self.control_host.clone();
         self.manager.wait_ready(READY, || answers(&host, 8108))
@@ -125,6 +144,7 @@ impl SkeinNetwork {
         node: &KubeNode,
         skeind: &Path,
         join: &str,
+        arguments: &[String],
     ) -> Result<Agent, ClusterError> {
         files::write_secret(&node.folder().join("skein/join"), join)?;
         let host = node.host();
@@ -135,7 +155,8 @@ impl SkeinNetwork {
             .flag("controller", format!("{}:{AGENT_PORT}", self.control_host.ipv4()))
             .flag("tunnel-address", host.ipv4())
             .flag("uplink", host.uplink())
-            .flag("join-file", "/var/lib/skein/join");
+            .flag("join-file", "/var/lib/skein/join")
+            .args(arguments);
         Ok(Agent { daemon: node.start_daemon("skein-agent", line)?, host: host.clone() })
     }
 
@@ -203,23 +224,26 @@ fn start_manager(
     cluster: &Cluster,
     skeind: &Path,
     options: &NetworkOptions,
+    standby: Option<u16>,
 ) -> Result<Daemon, ClusterError> {
     cluster.apply(RIGHTS)?;
     let kubeconfig = cluster.state().join("kube-manager.kubeconfig");
     cluster.authority().kubeconfig(&kubeconfig, ACCOUNT, &[])?;
+    let name = standby.map_or(String::new(), |port| format!("-{port}"));
     let line = Line::new(skeind)
         .arg("kube-manager")
         .flag("api", format!("http://127.0.0.1:{API_PORT}"))
         .file("kubeconfig", &kubeconfig)
         .flag("cluster-name", &options.cluster)
         // As the name of a pod that is started again: it need not wait for its own lease to end.
-        .flag("identity", cluster.control_host().name())
+        .flag("identity", format!("{}{name}", cluster.control_host().name()))
+        .flag("status", format!("127.0.0.1:{}", standby.unwrap_or(8108)))
         .flag("pod-subnets", options.pod_subnets.join(","))
         .flag("service-subnets", options.service_subnets.join(","))
         .args(&options.manager_arguments);
-    let log = cluster.logs().join("ctl/skein-kube-manager.log");
+    let log = cluster.logs().join(format!("ctl/skein-kube-manager{name}.log"));
     let place = Place::Host(cluster.control_host().clone());
-    Daemon::start("skein-kube-manager", log, place, line)
+    Daemon::start(&format!("skein-kube-manager{name}"), log, place, line)
 }
 
 /// Gives containerd the network's configuration: written aside and renamed, as the runtime watches the folder.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Where a node sees its own folder.
 const INSIDE: &str = "/run/node";
-const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+pub(crate) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 /// The address of the cluster's DNS, by convention the tenth Service address.
 const DNS: &str = "10.96.0.10";
 /// For a step of a node's start that takes well under a second on an idle machine.
@@ -145,6 +145,22 @@ impl KubeNode {
     /// `nsenter` could not be started; a failure of the command is in [`Ran`].
     pub fn run(&self, program: &str, arguments: &[&str]) -> Result<Ran, LabError> {
         run(None, self.command(program).args(arguments), None)
+    }
+
+    /// Gives the runtime the images of an archive on this machine.
+    ///
+    /// # Errors
+    /// What the runtime's client said.
+    pub fn import_images(&self, ctr: &Path, archive: &Path) -> Result<(), ClusterError> {
+        let copy = self.folder.join("more-images.tar");
+        std::fs::copy(archive, &copy)
+            .map_err(|source| ClusterError::file("copy images to", &copy, source))?;
+        let mut command = self.command(ctr);
+        command.args(["--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", "image", "import"]);
+        command.arg(format!("{INSIDE}/more-images.tar"));
+        run(None, &mut command, None)?.success()?;
+        let _ = std::fs::remove_file(&copy);
+        Ok(())
     }
 
     /// Starts a program in all namespaces of the node; its log stands beside the kubelet's.

@@ -11,10 +11,22 @@
 )]
 #![allow(clippy::print_stdout, reason = "how long the steps took is for whoever reads a failure")]
 
+mod dns;
+mod lifecycle;
 mod networks;
+#[allow(dead_code, unreachable_pub, reason = "shared with the manager's own tests")]
+#[path = "../../../orchestration/kube/tests/support/oracle.rs"]
+mod oracle;
+mod outside;
 mod policies;
+mod policy_cases;
+#[allow(unreachable_pub, reason = "shared with the manager's own tests")]
+#[path = "../../../orchestration/kube/tests/support/random_policies.rs"]
+mod random_policies;
+mod refusals;
 mod restarts;
 mod services;
+mod staged;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -110,8 +122,14 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
         .unwrap_or_else(|error| panic!("{error}"));
     steps.done("Kubernetes");
     assert_kubelets_joined_by_requests(&cluster);
-    let mut network = SkeinNetwork::install(&cluster, &NetworkOptions::default())
-        .unwrap_or_else(|error| panic!("{error}"));
+    let upstream = dns::Upstream::start(cluster.control_host());
+    let options = NetworkOptions {
+        manager_arguments: vec!["--dns-serve".into(), "true".into()],
+        agent_arguments: dns::Upstream::arguments(cluster.control_host()),
+        ..NetworkOptions::default()
+    };
+    let mut network =
+        SkeinNetwork::install(&cluster, &options).unwrap_or_else(|error| panic!("{error}"));
     steps.done("network");
 
     cluster.apply(&daemon_sets()).unwrap();
@@ -147,12 +165,19 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     steps.done("every node to every pod");
 
     services::check(&cluster, &network, &pods, &mut steps);
+    dns::check(&cluster, &mut network, &upstream, &pods, &mut steps);
     policies::check(&cluster, &mut steps);
+    staged::check(&cluster, &network, &pods, &mut steps);
+    let refused = refusals::start(&cluster);
     networks::check(&cluster, &network, &pods, &mut steps);
+    lifecycle::check(&cluster, &network, &pods, &mut steps);
+    refused.check(&cluster, &mut steps);
+    outside::check(&mut cluster, &network, &pods, &mut steps);
     restarts::check(&mut cluster, &mut network, &pods, &mut steps);
 
     let (state, tree) = (cluster.state(), cluster.lab().directory());
     drop(network);
+    drop(upstream);
     drop(cluster);
     steps.done("clean-up");
     assert_nothing_is_left("k8s", &[&state, &tree]);

@@ -24,7 +24,7 @@ pub(crate) fn check(
 }
 
 /// A pod on every node, in a namespace.
-fn on_every_node(
+pub(crate) fn on_every_node(
     cluster: &Cluster,
     namespace: &str,
     app: &str,
@@ -52,13 +52,13 @@ fn tcp(pods: &[KubePod]) -> Vec<String> {
     pods.iter().map(|pod| format!("tcp:{}:80", pod.address)).collect()
 }
 
-fn assert_reach(from: &[KubePod], to: &[KubePod], wanted: bool) {
+pub(crate) fn assert_reach(from: &[KubePod], to: &[KubePod], wanted: bool) {
     assert_answers(from, &tcp(to), wanted);
 }
 
 /// All ask at once: waiting for what does not come is most of the time. What is to come may be on its way; what is not
 /// to come must not come at any time.
-fn assert_answers(from: &[KubePod], targets: &[String], wanted: bool) {
+pub(crate) fn assert_answers(from: &[KubePod], targets: &[String], wanted: bool) {
     std::thread::scope(|scope| {
         for pod in from {
             scope.spawn(move || {

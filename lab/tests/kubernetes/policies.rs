@@ -1,279 +1,418 @@
-//! Network policies: for each one the table of all pods x all pods x ports must be the one that Kubernetes means.
+//! Network policies: for each set of them the table of all pods x all pods x ports must be the one that Kubernetes means.
+//!
+//! What it means says an oracle that is written from Kubernetes' text alone. The tables are asked for by programs that
+//! stay in the pods. A change counts as arrived when every connection that it concerns is as it should be; then the whole
+//! table is asked for.
 
 use crate::{
-    PATIENCE, PODS_READY, Steps, all_answered, ask_from_node, create_namespace, create_pod,
+    PATIENCE, PODS_READY, Steps, all_answered, ask_from_node, create_namespace, create_pod, oracle,
+    policy_cases, random_policies,
 };
+use oracle::{End, World};
+use random_policies::Random;
 use serde_json::{Value, json};
-use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE};
+use skein_lab::kubernetes::{Asker, Cluster, KubePod, PROBE_IMAGE};
 use skein_lab::wait_for;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 const PODS: [&str; 3] = ["a", "b", "c"];
-const PORTS: [&str; 3] = ["tcp:80", "tcp:81", "udp:80"];
-/// How long an answer is awaited in a table: a lost handshake is repeated only after a second.
-const ANSWER: Duration = Duration::from_millis(900);
-/// How long one is awaited while a policy is on its way.
-const GLANCE: Duration = Duration::from_millis(100);
+/// Protocol, port, and which of the pod's addresses is asked.
+const DOORS: [(&str, u16, usize); 8] = [
+    ("tcp", 80, 0),
+    ("tcp", 81, 0),
+    ("udp", 80, 0),
+    ("udp", 81, 0),
+    ("sctp", 80, 0),
+    ("sctp", 81, 0),
+    ("tcp", 80, 1),
+    ("udp", 81, 1),
+];
+/// How long an answer is awaited in a table. What should have come is asked for again.
+const ANSWER: Duration = Duration::from_millis(200);
+/// Tables of policies by chance.
+const BY_CHANCE: usize = 26;
+/// The same of administrators' policies.
+const ADMIN_BY_CHANCE: usize = 8;
 
-/// A pod by namespace and name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place(&'static str, &'static str);
+/// A question: source and target by their places in the world, and a door.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cell {
+    from: usize,
+    to: usize,
+    door: usize,
+}
 
-/// Whether a connection from one pod to another on a port may be.
-type Expected<'a> = Box<dyn Fn(Place, Place, &str) -> bool + 'a>;
-
-struct Case<'a> {
-    name: &'static str,
-    /// Policies of namespace x.
-    policies: Vec<Value>,
-    expected: Expected<'a>,
+struct Tables<'c> {
+    cluster: &'c Cluster,
+    pods: Vec<KubePod>,
+    askers: Vec<Asker>,
+    world: World,
+    /// Paths of the policies that are there.
+    made: Vec<String>,
+    policies: usize,
+    tables: usize,
+    slowest: f64,
 }
 
 pub(crate) fn check(cluster: &Cluster, steps: &mut Steps) {
-    let pods = start(cluster);
+    let mut tables = Tables::start(cluster);
     steps.done("pods for policies");
-    assert_table(&pods, "no policy", &|_, _, _| true);
-    for case in cases(&pods) {
-        hold(cluster, &pods, &case);
+    tables.expect("no policy", None);
+    for (at, (name, policies)) in policy_cases::cases(&tables.world).into_iter().enumerate() {
+        tables.hold(name, &policies, &[]);
+        // Those that close everything are the first ones.
+        if at < 4 {
+            tables.nodes_reach_their_own(name);
+        }
     }
-    steps.done("policies");
+    steps.done("tables by hand");
+    let seed = match std::env::var("SKEIN_SEED") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("SKEIN_SEED={text} is no number")),
+        Err(_) => 20_261_123,
+    };
+    println!("SKEIN_SEED={seed}");
+    let mut random = Random(seed);
+    for round in 0..BY_CHANCE {
+        let count = 1 + random.below(5);
+        let policies: Vec<Value> = (0..count)
+            .map(|at| {
+                random_policies::policy(&mut random, &tables.world, &format!("r{round}-{at}"))
+            })
+            .collect();
+        let name = format!("SKEIN_SEED={seed} round {round}");
+        tables.hold(&name, &policies, &[]);
+        match round % 4 {
+            1 => tables.relabel_pod(&mut random, &name),
+            2 => tables.relabel_namespace(&mut random, &name),
+            3 => tables.edit(&mut random, &name),
+            _ => {}
+        }
+    }
+    steps.done("tables by chance, relabelled and edited");
+    cluster.apply(&policy_cases::definitions().to_string()).unwrap();
+    for (name, policies, admin) in policy_cases::admin_cases() {
+        tables.hold(name, &policies, &admin);
+    }
+    for round in 0..ADMIN_BY_CHANCE {
+        let policies: Vec<Value> = (0..random.below(3))
+            .map(|at| {
+                random_policies::policy(&mut random, &tables.world, &format!("s{round}-{at}"))
+            })
+            .collect();
+        let admin: Vec<Value> = (0..1 + random.below(4))
+            .map(|at| random_policies::admin(&mut random, &tables.world, 10 * round + at))
+            .collect();
+        tables.hold(&format!("SKEIN_SEED={seed} tier round {round}"), &policies, &admin);
+    }
+    tables.hold("none again", &[], &[]);
+    steps.done("tables of administrators' policies");
+    println!(
+        "{} policies in {} tables of {} connections; in force after {:.3} s at most",
+        tables.policies,
+        tables.tables,
+        tables.cells().len(),
+        tables.slowest
+    );
+    assert!(tables.policies >= 100, "{} policies", tables.policies);
     for namespace in NAMESPACES {
         cluster.api().delete(&format!("/api/v1/namespaces/{namespace}")).unwrap();
     }
 }
 
-/// Three pods in each of three namespaces, a namespace's pods and pods of one name on different nodes.
-fn start(cluster: &Cluster) -> Vec<(Place, KubePod)> {
-    for namespace in NAMESPACES {
-        create_namespace(cluster, &json!({"name": namespace, "labels": {"ns": namespace}}));
+fn labels(value: &Value) -> oracle::Labels {
+    let all = value.as_object().into_iter().flatten();
+    all.map(|(key, value)| (key.clone(), value.as_str().unwrap().to_owned())).collect()
+}
+
+/// Ports by name, other numbers in each pod.
+fn named_ports(pod: &str) -> Value {
+    match pod {
+        "a" => json!([
+            {"name": "door", "containerPort": 81, "protocol": "TCP"},
+            {"name": "post", "containerPort": 80, "protocol": "UDP"},
+        ]),
+        "b" => json!([
+            {"name": "door", "containerPort": 80, "protocol": "TCP"},
+            {"name": "gate", "containerPort": 81, "protocol": "SCTP"},
+        ]),
+        _ => json!([{"name": "door", "containerPort": 80, "protocol": "UDP"}]),
     }
-    for (row, namespace) in NAMESPACES.into_iter().enumerate() {
-        for (column, name) in PODS.into_iter().enumerate() {
-            let node = cluster.nodes()[(row + column) % cluster.nodes().len()].name();
-            create_pod(cluster, namespace, &pod(name, node));
-        }
+}
+
+fn pod_labels(pod: &str) -> Value {
+    match pod {
+        "a" => json!({"pod": "a", "tier": "web", "example.com/role": "Front", "App": "one"}),
+        "b" => json!({"pod": "b", "tier": "db", "application": "k8s", "team": "red"}),
+        _ => json!({"pod": "c", "team": "blue", "example.com/role": ""}),
     }
-    let mut found = Vec::new();
-    for namespace in NAMESPACES {
-        for pod in cluster.wait_pods(namespace, "pod", PODS.len(), PODS_READY).unwrap() {
-            let name = PODS.into_iter().find(|name| *name == pod.name).unwrap();
-            found.push((Place(namespace, name), pod));
-        }
+}
+
+fn namespace_labels(namespace: &str) -> Value {
+    match namespace {
+        "x" => json!({"ns": "x", "team": "red"}),
+        "y" => json!({"ns": "y", "team": "blue", "example.com/env": "prod"}),
+        _ => json!({"ns": "z", "example.com/env": ""}),
     }
-    found
 }
 
 fn pod(name: &str, node: &str) -> Value {
     json!({
-        "metadata": {"name": name, "labels": {"pod": name}},
+        "metadata": {"name": name, "labels": pod_labels(name)},
         "spec": {
             "nodeName": node,
             "terminationGracePeriodSeconds": 1,
             "containers": [{
                 "name": "probe", "image": PROBE_IMAGE, "imagePullPolicy": "Never",
-                "ports": [{"name": "door", "containerPort": 81, "protocol": "TCP"}],
+                "ports": named_ports(name),
                 "readinessProbe": {"tcpSocket": {"port": 80}, "periodSeconds": 1, "timeoutSeconds": 5},
             }],
         },
     })
 }
 
-fn policy(name: &str, spec: &Value) -> Value {
-    json!({"metadata": {"name": name}, "spec": spec})
+/// The address of the other family: this API server tells the first one only.
+fn second_address(pod: &KubePod) -> IpAddr {
+    let shown = pod.run("/bin/ip", &["-6", "addr", "show", "eth0"]).unwrap().success().unwrap();
+    let found = shown.split_whitespace().find(|word| word.starts_with("fd00:244:"));
+    let address = found.and_then(|word| word.split('/').next()?.parse().ok());
+    address.unwrap_or_else(|| panic!("{} has no second address: {shown}", pod.name))
 }
 
-/// Ingress of pod a of namespace x from peers on ports; empty means any.
-fn to_a(from: Value, ports: Value) -> Vec<Value> {
-    let mut rule = json!({});
-    for (key, value) in [("from", from), ("ports", ports)] {
-        if value.as_array().is_some_and(|list| !list.is_empty()) {
-            rule[key] = value;
+impl<'c> Tables<'c> {
+    /// Three pods in each of three namespaces, a namespace's pods and pods of one name on different nodes.
+    fn start(cluster: &'c Cluster) -> Tables<'c> {
+        let mut world = World::default();
+        for namespace in NAMESPACES {
+            let own = namespace_labels(namespace);
+            create_namespace(cluster, &json!({"name": namespace, "labels": own}));
+            let labels = labels(&own);
+            world.namespaces.push(oracle::Namespace { name: namespace.into(), labels });
         }
+        for (row, namespace) in NAMESPACES.into_iter().enumerate() {
+            for (column, name) in PODS.into_iter().enumerate() {
+                let node = cluster.nodes()[(row + column) % cluster.nodes().len()].name();
+                create_pod(cluster, namespace, &pod(name, node));
+            }
+        }
+        let mut pods = Vec::new();
+        for namespace in NAMESPACES {
+            for pod in cluster.wait_pods(namespace, "pod", PODS.len(), PODS_READY).unwrap() {
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                let ports = named_ports(&pod.name);
+                let ports = ports.as_array().unwrap().iter().map(|port| {
+                    let number = port["containerPort"].as_u64().unwrap();
+                    (text(&port["name"]), text(&port["protocol"]), u16::try_from(number).unwrap())
+                });
+                world.pods.push(oracle::Pod {
+                    namespace: namespace.into(),
+                    name: pod.name.clone(),
+                    labels: labels(&pod_labels(&pod.name)),
+                    addresses: vec![pod.address.parse().unwrap(), second_address(&pod)],
+                    ports: ports.collect(),
+                });
+                pods.push(pod);
+            }
+        }
+        let askers = pods.iter().map(|pod| pod.asker().unwrap()).collect();
+        let made = Vec::new();
+        Tables { cluster, pods, askers, world, made, policies: 0, tables: 0, slowest: 0.0 }
     }
-    let spec = json!({
-        "podSelector": {"matchLabels": {"pod": "a"}}, "policyTypes": ["Ingress"], "ingress": [rule],
-    });
-    vec![policy("to-a", &spec)]
-}
 
-fn cases(pods: &[(Place, KubePod)]) -> Vec<Case<'_>> {
-    const A: Place = Place("x", "a");
-    let address = |place: Place| {
-        pods.iter().find(|(at, _)| *at == place).map(|(_, pod)| pod.address.clone()).unwrap()
-    };
-    let none = json!([]);
-    let named = |labels: Value| json!({"matchLabels": labels});
-    let hole = format!("{}/32", address(Place("y", "b")));
-    let deny = |kinds: Value| policy("deny", &json!({"podSelector": {}, "policyTypes": kinds}));
-    let mut cases = Vec::new();
-    let mut case = |name, policies, expected: Expected<'static>| {
-        cases.push(Case { name, policies, expected });
-    };
-    case("nothing comes in", vec![deny(json!(["Ingress"]))], Box::new(|_, to, _| to.0 != "x"));
-    case("nothing goes out", vec![deny(json!(["Egress"]))], Box::new(|from, _, _| from.0 != "x"));
-    case(
-        "pods of a label come in",
-        to_a(json!([{"podSelector": named(json!({"pod": "b"}))}]), none.clone()),
-        Box::new(|from, to, _| to != A || from == Place("x", "b")),
-    );
-    case(
-        "a namespace comes in",
-        to_a(json!([{"namespaceSelector": named(json!({"ns": "y"}))}]), none.clone()),
-        Box::new(|from, to, _| to != A || from.0 == "y"),
-    );
-    case(
-        "pods of a label in other namespaces, and namespaces by an expression, come in",
-        to_a(
-            json!([
-                {"namespaceSelector": named(json!({"ns": "y"})), "podSelector": named(json!({"pod": "b"}))},
-                {"namespaceSelector": {"matchExpressions": [
-                    {"key": "ns", "operator": "NotIn", "values": ["x", "y"]},
-                ]}},
-            ]),
-            none.clone(),
-        ),
-        Box::new(|from, to, _| to != A || from == Place("y", "b") || from.0 == "z"),
-    );
-    case(
-        "a port and a named port are open",
-        to_a(none, json!([{"protocol": "UDP", "port": 80}, {"protocol": "TCP", "port": "door"}])),
-        Box::new(|_, to, port| to != A || port != "tcp:80"),
-    );
-    case(
-        "addresses come in but for one",
-        to_a(json!([{"ipBlock": {"cidr": "10.244.0.0/16", "except": [hole]}}]), json!([])),
-        Box::new(|from, to, _| to != A || from != Place("y", "b")),
-    );
-    case(
-        "two policies add up",
-        [
-            vec![deny(json!(["Ingress"]))],
-            to_a(
-                json!([{"namespaceSelector": named(json!({"ns": "z"}))}]),
-                json!([{"protocol": "TCP", "port": 81}]),
-            ),
-        ]
-        .concat(),
-        Box::new(|from, to, port| to.0 != "x" || (to == A && from.0 == "z" && port == "tcp:81")),
-    );
-    case(
-        "out to a namespace on a port only, while the other side keeps its own rules",
-        vec![policy(
-            "out",
-            &json!({
-                "podSelector": {"matchLabels": {"pod": "a"}}, "policyTypes": ["Egress"],
-                "egress": [{
-                    "to": [{"namespaceSelector": named(json!({"ns": "y"}))}],
-                    "ports": [{"protocol": "UDP", "port": 80}],
-                }],
-            }),
-        )],
-        Box::new(|from, to, port| from != A || (to.0 == "y" && port == "udp:80")),
-    );
-    cases
-}
-
-/// Makes a case's policies, waits for their effect, compares the whole table, and takes them back.
-fn hold(cluster: &Cluster, pods: &[(Place, KubePod)], case: &Case<'_>) {
-    const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/x/networkpolicies";
-    // A connection that is to be closed tells when the policy is in force.
-    let (from, to, port) = pairs(pods)
-        .into_iter()
-        .find(|(from, to, port)| !(case.expected)(from.0, to.0, port))
-        .unwrap();
-    let witness = [target(&to.1, port)];
-    for policy in &case.policies {
-        cluster.api().create(POLICIES, policy).unwrap();
+    /// All questions of a table; whom a pod is to itself no policy says.
+    fn cells(&self) -> Vec<Cell> {
+        let count = self.pods.len();
+        let pairs = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
+        pairs
+            .filter(|(from, to)| from != to)
+            .flat_map(|(from, to)| (0..DOORS.len()).map(move |door| Cell { from, to, door }))
+            .collect()
     }
-    let since = Instant::now();
-    let closed = |wanted: bool| {
-        wait_for(case.name, PATIENCE, || {
-            let at = since.elapsed();
-            let outcome = from.1.ask(&witness, GLANCE).unwrap();
-            if outcome[0].answered() == wanted { Err(format!("{outcome:?}")) } else { Ok(at) }
-        })
-        .unwrap()
-    };
-    println!("policy in force after {:.3} s: {}", closed(true).as_secs_f64(), case.name);
-    assert_table(pods, case.name, &case.expected);
-    // Whatever comes in or not: a node reaches its own pods, so that its probes work.
-    for (number, node) in cluster.nodes().iter().enumerate() {
-        let own = pods.iter().filter(|(at, pod)| at.0 == "x" && pod.node == node.name());
-        let targets: Vec<String> = own.map(|(_, pod)| target(pod, "tcp:80")).collect();
-        let all = wait_for("a node's own pods", PATIENCE, || {
-            all_answered(ask_from_node(cluster, number, &targets, ANSWER))
+
+    fn right(world: &World, cell: Cell) -> bool {
+        let (protocol, port, family) = DOORS[cell.door];
+        let end = |at: usize| End::Pod(&world.pods[at], world.pods[at].addresses[family]);
+        let protocol = protocol.to_uppercase();
+        oracle::allowed(world, end(cell.from), end(cell.to), (&protocol, port))
+    }
+
+    /// Asks; gives those that are not as they should be, with what was said.
+    fn wrong(&mut self, cells: &[Cell]) -> Vec<(Cell, String)> {
+        let world = &self.world;
+        let asking = self.askers.iter_mut().enumerate().map(|(from, asker)| {
+            let own: Vec<Cell> = cells.iter().filter(|cell| cell.from == from).copied().collect();
+            (own, asker)
         });
-        all.unwrap_or_else(|error| panic!("{}: {error}", case.name));
-    }
-    for policy in &case.policies {
-        let name = policy["metadata"]["name"].as_str().unwrap();
-        cluster.api().delete(&format!("{POLICIES}/{name}")).unwrap();
-    }
-    closed(false);
-}
-
-type Pair<'a> = (&'a (Place, KubePod), &'a (Place, KubePod), &'static str);
-
-/// All questions of a table; whom a pod is to itself no policy says.
-fn pairs(pods: &[(Place, KubePod)]) -> Vec<Pair<'_>> {
-    let mut all = Vec::new();
-    for from in pods {
-        for to in pods.iter().filter(|to| to.0 != from.0) {
-            all.extend(PORTS.map(|port| (from, to, port)));
-        }
-    }
-    all
-}
-
-fn target(pod: &KubePod, port: &str) -> String {
-    let (protocol, port) = port.split_once(':').unwrap();
-    format!("{protocol}:{}:{port}", pod.address)
-}
-
-/// Waits until the whole table is as expected; panics with every line that is not.
-fn assert_table(
-    pods: &[(Place, KubePod)],
-    name: &str,
-    expected: &dyn Fn(Place, Place, &str) -> bool,
-) {
-    let wrong = || -> Vec<String> {
-        let answers: Vec<_> = std::thread::scope(|scope| {
-            let asking: Vec<_> = pods
-                .iter()
-                .map(|from| {
-                    let all = pairs(pods).into_iter().filter(|pair| pair.0.0 == from.0);
-                    let all: Vec<Pair<'_>> = all.collect();
+        let answers = std::thread::scope(|scope| {
+            let threads: Vec<_> = asking
+                .filter(|(own, _)| !own.is_empty())
+                .map(|(own, asker)| {
                     scope.spawn(move || {
-                        let targets: Vec<String> =
-                            all.iter().map(|(_, to, port)| target(&to.1, port)).collect();
-                        let outcomes = from.1.ask(&targets, ANSWER).unwrap();
-                        all.into_iter().zip(outcomes).collect::<Vec<_>>()
+                        let targets: Vec<String> = own
+                            .iter()
+                            .map(|cell| {
+                                let (protocol, port, family) = DOORS[cell.door];
+                                let address = world.pods[cell.to].addresses[family];
+                                format!("{protocol}:{}", std::net::SocketAddr::new(address, port))
+                            })
+                            .collect();
+                        let outcomes = asker.ask(&targets, ANSWER).unwrap();
+                        own.into_iter().zip(outcomes).collect::<Vec<_>>()
                     })
                 })
                 .collect();
-            asking.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
-        answers
+        let wrong = answers
             .into_iter()
-            .filter(|((from, to, port), outcome)| {
-                outcome.answered() != expected(from.0, to.0, port)
-            })
-            .map(|((from, to, port), outcome)| {
-                format!(
-                    "{:?} on {} -> {:?} on {} {port}: {:?}",
-                    from.0, from.1.node, to.0, to.1.node, outcome.error
-                )
-            })
-            .collect()
-    };
-    wait_for(&format!("the table of `{name}`"), PATIENCE, || {
-        let wrong = wrong();
-        if wrong.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{} wrong:\n{}", wrong.len(), wrong.join("\n")))
+            .filter(|(cell, outcome)| outcome.answered() != Self::right(world, *cell));
+        wrong.map(|(cell, outcome)| (cell, format!("{:?}", outcome.error))).collect()
+    }
+
+    /// Asks until all is as it should be; what is, is not asked again.
+    fn until_right(&mut self, name: &str, mut cells: Vec<Cell>) {
+        let since = Instant::now();
+        while !cells.is_empty() {
+            let wrong = self.wrong(&cells);
+            if since.elapsed() > PATIENCE {
+                let lines: Vec<String> = wrong
+                    .iter()
+                    .map(|(cell, said)| {
+                        let place = |at: usize| {
+                            let pod = &self.pods[at];
+                            format!("{}/{} on {}", pod.namespace, pod.name, pod.node)
+                        };
+                        let right = Self::right(&self.world, *cell);
+                        let (from, to) = (place(cell.from), place(cell.to));
+                        format!("{from} -> {to} {:?} should be {right}: {said}", DOORS[cell.door])
+                    })
+                    .collect();
+                let ask = |port, path| {
+                    let answer = self.cluster.control_host().http(port, "GET", path, "");
+                    answer.map_or_else(|error| error.to_string(), |answer| answer.body)
+                };
+                panic!(
+                    "{name}: {} wrong\nmanager: {}\nconfiguration: {}\n{}\n{}\n{}\n{:?}\n{:?}",
+                    lines.len(),
+                    ask(8108, "/v1/status"),
+                    ask(8082, "/firewall-policys"),
+                    lines.join("\n"),
+                    json!(self.world.policies),
+                    json!(self.world.admin),
+                    self.world.namespaces,
+                    self.world.pods,
+                );
+            }
+            cells = wrong.into_iter().map(|(cell, _)| cell).collect();
         }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// The whole table must be right, after what differs from another world.
+    fn expect(&mut self, name: &str, before: Option<&World>) {
+        let cells = self.cells();
+        if let Some(before) = before {
+            let changed: Vec<Cell> = cells
+                .iter()
+                .filter(|cell| Self::right(before, **cell) != Self::right(&self.world, **cell))
+                .copied()
+                .collect();
+            let since = Instant::now();
+            self.until_right(name, changed);
+            self.slowest = self.slowest.max(since.elapsed().as_secs_f64());
+        }
+        self.until_right(name, cells);
+        self.tables += 1;
+    }
+
+    /// Puts these policies in place of those that are there.
+    fn hold(&mut self, name: &str, policies: &[Value], admin: &[Value]) {
+        let before = self.world.clone();
+        let old = std::mem::take(&mut self.made);
+        let number = self.tables;
+        let mut make = |policy: &Value| {
+            // Those before are taken away only when these are there: names must differ.
+            let mut policy = policy.clone();
+            let own = format!("{}-{number}", policy["metadata"]["name"].as_str().unwrap());
+            policy["metadata"]["name"] = json!(own);
+            let path = collection(&policy);
+            let stored = wait_for("a policy to be taken", PATIENCE, || {
+                self.cluster.api().create(&path, &policy).map_err(|error| error.to_string())
+            });
+            let stored = stored.unwrap_or_else(|error| panic!("{name}: {error}: {policy}"));
+            self.made.push(format!("{path}/{own}"));
+            self.policies += 1;
+            stored
+        };
+        // The oracle reads what the API server kept: what it does not know, it drops.
+        self.world.policies = policies.iter().map(&mut make).collect();
+        self.world.admin = admin.iter().map(&mut make).collect();
+        for path in old {
+            self.cluster.api().delete(&path).unwrap();
+        }
+        self.expect(name, Some(&before));
+    }
+
+    fn relabel_pod(&mut self, random: &mut Random, name: &str) {
+        let before = self.world.clone();
+        let at = random.below(self.pods.len());
+        let (key, values) = *random.pick(&random_policies::POD_LABELS[1..]);
+        let value = *random.pick(values);
+        let pod = &self.pods[at];
+        let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name);
+        self.cluster.api().merge(&path, &json!({"metadata": {"labels": {key: value}}})).unwrap();
+        self.world.pods[at].labels.insert(key.into(), value.into());
+        self.expect(&format!("{name}, {path} {key}={value}"), Some(&before));
+    }
+
+    fn relabel_namespace(&mut self, random: &mut Random, name: &str) {
+        let before = self.world.clone();
+        let at = random.below(self.world.namespaces.len());
+        let value = *random.pick(&["red", "blue", "green"]);
+        let path = format!("/api/v1/namespaces/{}", self.world.namespaces[at].name);
+        self.cluster.api().merge(&path, &json!({"metadata": {"labels": {"team": value}}})).unwrap();
+        self.world.namespaces[at].labels.insert("team".into(), value.into());
+        self.expect(&format!("{name}, {path} team={value}"), Some(&before));
+    }
+
+    /// Other rules for a policy that is there.
+    fn edit(&mut self, random: &mut Random, name: &str) {
+        let before = self.world.clone();
+        let at = random.below(self.world.policies.len());
+        let mut edited = self.world.policies[at].clone();
+        edited["spec"] = random_policies::policy(random, &self.world, "edited")["spec"].take();
+        edited["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+        let path = &self.made[at];
+        let path = path.clone();
+        self.world.policies[at] = self.cluster.api().replace(&path, &edited).unwrap();
+        self.policies += 1;
+        self.expect(&format!("{name}, {path} edited"), Some(&before));
+    }
+
+    /// Whatever comes in or not: a node reaches its own pods, so that its probes work.
+    fn nodes_reach_their_own(&self, name: &str) {
+        for (number, node) in self.cluster.nodes().iter().enumerate() {
+            let own = self.pods.iter().filter(|pod| pod.node == node.name());
+            let targets: Vec<String> = own.map(|pod| format!("tcp:{}:80", pod.address)).collect();
+            let all = wait_for("a node's own pods", PATIENCE, || {
+                all_answered(ask_from_node(self.cluster, number, &targets, ANSWER))
+            });
+            all.unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+}
+
+/// Where objects of this type are.
+fn collection(policy: &Value) -> String {
+    let version = policy["apiVersion"].as_str().unwrap();
+    match policy["kind"].as_str().unwrap() {
+        "NetworkPolicy" => {
+            let namespace = policy["metadata"]["namespace"].as_str().unwrap();
+            format!("/apis/{version}/namespaces/{namespace}/networkpolicies")
+        }
+        "ClusterNetworkPolicy" => format!("/apis/{version}/clusternetworkpolicies"),
+        "AdminNetworkPolicy" => format!("/apis/{version}/adminnetworkpolicies"),
+        "BaselineAdminNetworkPolicy" => format!("/apis/{version}/baselineadminnetworkpolicies"),
+        other => panic!("{other}"),
+    }
 }

@@ -1,10 +1,14 @@
 //! What holds while programs of the node and of the control plane are killed.
 
 use crate::{
-    NODES, PER_NODE, PODS_READY, Steps, assert_all_pairs, assert_same, other_node, quickly,
-    replace_a_pod,
+    NODES, PATIENCE, PER_NODE, PODS_READY, Steps, assert_all_pairs, assert_same, other_node,
+    quickly, replace_a_pod,
 };
-use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, SkeinNetwork, StreamReport};
+use serde_json::{Value, json};
+use skein_lab::kubernetes::{
+    Cluster, KubePod, NetworkOptions, PROBE_IMAGE, SkeinNetwork, StreamReport,
+};
+use skein_lab::wait_for;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -58,6 +62,25 @@ pub(crate) fn check(
     });
     steps.done("kubelet killed and started again");
 
+    under_traffic(&cluster.state(), first, last, || {
+        cluster.restart_runtime(node).unwrap();
+        cluster.apply(&late_pod("after-runtime", cluster.nodes()[node].name())).unwrap();
+        cluster.wait_pods("default", "app=after-runtime", 1, PODS_READY).unwrap();
+    });
+    steps.done("container runtime killed and started again");
+    under_traffic(&cluster.state(), first, last, || {
+        cluster.control_plane.api_server.kill().unwrap();
+        std::thread::sleep(DEAD);
+        cluster.control_plane.restart_api_server().unwrap();
+        cluster.apply(&late_pod("after-api", cluster.nodes()[node].name())).unwrap();
+        cluster.wait_pods("default", "app=after-api", 1, PODS_READY).unwrap();
+    });
+    steps.done("API server killed and started again");
+    missed_deletes(cluster, network);
+    steps.done("deleted while the manager was away");
+    take_over(cluster, network, last);
+    steps.done("a standing-by manager took over");
+
     assert_same(pods, &cluster.wait_pods("default", "app=probe", count, PODS_READY).unwrap());
     assert_all_pairs(pods, quickly);
     crate::assert_hosts_reach(cluster, pods);
@@ -71,6 +94,77 @@ fn late_pod(name: &str, node: &str) -> String {
            nodeName: {node}\n  terminationGracePeriodSeconds: 1\n  \
            containers: [{{name: probe, image: \"{PROBE_IMAGE}\", imagePullPolicy: Never}}]\n"
     )
+}
+
+/// What is deleted while no manager runs is cleared away when one does.
+fn missed_deletes(cluster: &Cluster, network: &mut SkeinNetwork) {
+    let api = cluster.api();
+    let service = json!({"metadata": {"name": "missed"}, "spec": {"ports": [{"port": 80}]}});
+    let policy = json!({"metadata": {"name": "missed"}, "spec": {"podSelector": {"matchLabels": {"app": "missed"}}}});
+    crate::create_namespace(cluster, &json!({"name": "missed"}));
+    let node = cluster.nodes()[0].name();
+    cluster.apply(&late_pod("missed", node)).unwrap();
+    cluster.wait_pods("default", "app=missed", 1, PODS_READY).unwrap();
+    let services = "/api/v1/namespaces/default/services";
+    let policies = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
+    api.create(services, &service).unwrap();
+    api.create(policies, &policy).unwrap();
+    let left = |network: &SkeinNetwork| -> Vec<String> {
+        let kinds = ["project", "virtual-machine", "loadbalancer", "firewall-policy"];
+        let lists = kinds.map(|kind| network.skein(&["get", kind]).unwrap().stdout);
+        let lines = lists.iter().flat_map(|list| list.lines());
+        lines.filter(|line| line.contains("missed")).map(str::to_owned).collect()
+    };
+    wait_for("all objects", PATIENCE, || match left(network) {
+        list if list.len() == 4 => Ok(()),
+        list => Err(format!("{list:?}")),
+    })
+    .unwrap();
+    network.manager.kill().unwrap();
+    let pods = "/api/v1/namespaces/default/pods/missed";
+    let namespace = "/api/v1/namespaces/missed".to_owned();
+    let paths =
+        [format!("{services}/missed"), format!("{policies}/missed"), pods.into(), namespace];
+    for path in paths {
+        api.delete(&path).unwrap();
+    }
+    wait_for("the pod to go", PODS_READY, || match api.find(pods).unwrap() {
+        None => Ok(()),
+        Some(_) => Err("it is there"),
+    })
+    .unwrap();
+    network.restart_manager().unwrap();
+    wait_for("what is left over to go", PODS_READY, || match left(network) {
+        list if list.is_empty() => Ok(()),
+        list => Err(format!("{list:?}")),
+    })
+    .unwrap();
+}
+
+/// The manager that leads dies; another one makes the next pod, and reaches those of the first.
+fn take_over(cluster: &Cluster, network: &mut SkeinNetwork, old: &KubePod) {
+    let port = 8118;
+    let mut standby =
+        SkeinNetwork::standby_manager(cluster, &NetworkOptions::default(), port).unwrap();
+    let leads = || {
+        let answer = cluster.control_host().http(port, "GET", "/v1/status", "").unwrap();
+        let status: Value = serde_json::from_str(&answer.body).unwrap();
+        status["leading"] == true
+    };
+    assert!(!leads(), "two lead");
+    network.manager.kill().unwrap();
+    let since = Instant::now();
+    cluster.apply(&late_pod("taken", cluster.nodes()[0].name())).unwrap();
+    let new = cluster.wait_pods("default", "app=taken", 1, PODS_READY).unwrap();
+    println!("a pod is ready {:.1} s after the manager's death", since.elapsed().as_secs_f64());
+    assert!(leads());
+    assert_all_pairs(&[new[0].clone(), old.clone()], quickly);
+    // And back.
+    standby.kill().unwrap();
+    network.restart_manager().unwrap();
+    cluster.apply(&late_pod("given-back", cluster.nodes()[0].name())).unwrap();
+    let newer = cluster.wait_pods("default", "app=given-back", 1, PODS_READY).unwrap();
+    assert_all_pairs(&[new[0].clone(), newer[0].clone(), old.clone()], quickly);
 }
 
 /// Does something while a connection from one pod to another is busy, which must not notice.

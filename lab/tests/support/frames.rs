@@ -38,6 +38,14 @@ pub fn send(pod: &Pod, frames: &[Vec<u8>]) {
     }
 }
 
+/// Sends frames out of a host's uplink, as anyone on the underlay could.
+pub fn send_from(host: &Host, frames: &[Vec<u8>]) {
+    let lines: Vec<String> = frames.iter().map(|frame| hex(frame)).collect();
+    let mut command = Command::new("python3");
+    command.args(["-c", SEND, host.uplink(), &lines.join(" ")]);
+    host.run(&mut command).unwrap().success().unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// A log of its own for each listener.
 fn name() -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);

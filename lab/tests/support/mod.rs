@@ -9,8 +9,10 @@
 )]
 
 pub mod frames;
+pub mod named;
 pub mod programs;
 pub mod traffic;
+pub mod web;
 
 use serde_json::{Value, json};
 use skein_lab::{Fabric, FabricOptions, Host, LabOptions, Workload, wait_until};
@@ -60,9 +62,13 @@ pub struct Bed {
 impl Bed {
     /// Starts a fabric of two nodes.
     pub fn start(name: &str) -> Bed {
+        Bed::on(name, LabOptions::default())
+    }
+
+    /// The same on an underlay of one's own choice.
+    pub fn on(name: &str, lab: LabOptions) -> Bed {
         let place = Place::take();
-        let options =
-            FabricOptions { programs: programs::folder(), nodes: 2, lab: LabOptions::default() };
+        let options = FabricOptions { programs: programs::folder(), nodes: 2, lab };
         let fabric = Fabric::start(name, options).unwrap_or_else(|error| panic!("{error}"));
         let bed = Bed { fabric, _place: place };
         bed.run("create project shop");

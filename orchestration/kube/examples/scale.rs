@@ -152,6 +152,13 @@ fn uid(name: &str) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
 }
 
+/// With all that can be switched on and costs objects.
+fn settings() -> Settings {
+    let mut settings = Settings::default();
+    settings.dns.serve = true;
+    settings
+}
+
 const NAMESPACES: usize = 50;
 
 fn feed(core: &mut Core, pods: usize, services: usize, policies: usize) {
@@ -242,7 +249,7 @@ fn main() {
     }
     let start = Instant::now();
     let mut revision = 1;
-    let mut core = Core::new(Settings::default());
+    let mut core = Core::new(settings());
     core.config_snapshot(table.objects.values().cloned().collect(), revision);
     feed(&mut core, pods, services, policies);
     core.kubernetes_listed();
@@ -285,7 +292,7 @@ fn start_on(file: &std::ffi::OsStr, pods: usize, services: usize, policies: usiz
         .collect();
     let mut table = Table::default();
     let (start, mut revision) = (Instant::now(), 1);
-    let mut core = Core::new(Settings::default());
+    let mut core = Core::new(settings());
     core.config_snapshot(objects, revision);
     feed(&mut core, pods, services, policies);
     core.kubernetes_listed();

@@ -4,7 +4,7 @@ use crate::derive::service_id;
 use crate::key::{Key, Sort};
 use crate::objects::{
     AdminPolicy, Ingress, IngressClass, KubeObject, Nad, Namespace, NetworkPolicy, Node, Pod,
-    Resource, Service, Slice,
+    Resource, Service, Slice, VirtualNetwork,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub struct Cache {
     pub policies: BTreeMap<Place, NetworkPolicy>,
     /// Network attachment definitions.
     pub nads: BTreeMap<Place, Nad>,
+    /// Networks that users made.
+    pub virtual_networks: BTreeMap<Place, VirtualNetwork>,
     /// Policies of administrators, by kind and name.
     pub admin: BTreeMap<Place, AdminPolicy>,
     /// Slices of a service.
@@ -100,6 +102,7 @@ impl Cache {
             KubeObject::IngressClass(o) => drop(self.classes.insert(name, o)),
             KubeObject::NetworkPolicy(o) => drop(self.policies.insert(place, o)),
             KubeObject::Nad(o) => drop(self.nads.insert(place, o)),
+            KubeObject::VirtualNetwork(o) => drop(self.virtual_networks.insert(place, *o)),
             KubeObject::AdminPolicy(o) => {
                 self.admin.insert((o.resource.kind().into(), name), o);
             }
@@ -125,6 +128,10 @@ impl Cache {
                 self.policies.remove(&place).map(KubeObject::NetworkPolicy)
             }
             KubeObject::Nad(_) => self.nads.remove(&place).map(KubeObject::Nad),
+            KubeObject::VirtualNetwork(_) => self
+                .virtual_networks
+                .remove(&place)
+                .map(|network| KubeObject::VirtualNetwork(Box::new(network))),
             KubeObject::AdminPolicy(o) => self
                 .admin
                 .remove(&(o.resource.kind().into(), meta.name.clone()))
@@ -245,6 +252,9 @@ impl Cache {
             Resource::Ingress => rest(&self.ingresses, seen, KubeObject::Ingress),
             Resource::NetworkPolicy => rest(&self.policies, seen, KubeObject::NetworkPolicy),
             Resource::Nad => rest(&self.nads, seen, KubeObject::Nad),
+            Resource::VirtualNetwork => rest(&self.virtual_networks, seen, |network| {
+                KubeObject::VirtualNetwork(Box::new(network))
+            }),
             Resource::ClusterNetworkPolicy
             | Resource::AdminNetworkPolicy
             | Resource::BaselineAdminNetworkPolicy => {
@@ -308,8 +318,9 @@ impl Cache {
     pub fn keys(&self) -> Vec<Key> {
         let mut out: Vec<Key> = Vec::new();
         out.extend(self.namespaces.keys().map(|name| Key::new(Sort::Namespace, "", name)));
-        let places: [(Sort, Vec<&Place>); 6] = [
+        let places: [(Sort, Vec<&Place>); 7] = [
             (Sort::Nad, self.nads.keys().collect()),
+            (Sort::VirtualNetwork, self.virtual_networks.keys().collect()),
             (Sort::Service, self.services.keys().collect()),
             (Sort::Policy, self.policies.keys().collect()),
             (Sort::Admin, self.admin.keys().collect()),

@@ -19,6 +19,8 @@ pub enum Sort {
     Namespace,
     /// A network attachment definition.
     Nad,
+    /// A network that a user made.
+    VirtualNetwork,
     /// A service.
     Service,
     /// A network policy.
@@ -77,6 +79,7 @@ impl Key {
             Sort::AddressGroup => "AddressGroup",
             Sort::Namespace => "Namespace",
             Sort::Nad => "Network",
+            Sort::VirtualNetwork => "VirtualNetwork",
             Sort::Service => "Service",
             Sort::Policy => "NetworkPolicy",
             Sort::Admin => &self.namespace,
@@ -92,6 +95,7 @@ impl Key {
             "AddressGroup" => Sort::AddressGroup,
             "Namespace" => Sort::Namespace,
             "Network" => Sort::Nad,
+            "VirtualNetwork" => Sort::VirtualNetwork,
             "Service" | "Endpoints" => Sort::Service,
             "NetworkPolicy" => Sort::Policy,
             "Ingress" => Sort::Ingress,
@@ -111,6 +115,7 @@ impl Key {
             Sort::Cluster | Sort::Tag | Sort::AddressGroup => return None,
             Sort::Namespace => Resource::Namespace,
             Sort::Nad => Resource::Nad,
+            Sort::VirtualNetwork => Resource::VirtualNetwork,
             Sort::Service => Resource::Service,
             Sort::Policy => Resource::NetworkPolicy,
             Sort::Ingress => Resource::Ingress,

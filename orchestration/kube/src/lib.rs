@@ -24,4 +24,4 @@ pub mod writer;
 
 pub use config::{Election, Kubernetes, ManagerConfig};
 pub use settings::Settings;
-pub use shell::{ManagerError, run};
+pub use shell::{ManagerError, Publication, publish, run};

@@ -1,7 +1,7 @@
 //! From what should be there and what is there to the writes in between.
 
 use crate::desired::{Derived, Desired, Link, Ref};
-use crate::key::{Key, Ownership};
+use crate::key::{Key, Ownership, Sort};
 use crate::packed;
 use serde_json::{Map, Value, json};
 use skein_model::{FqName, Graph, Kind, Object, Reference};
@@ -264,7 +264,12 @@ impl Planner<'_> {
                 .filter(|h| !wanted.iter().any(|(uuid, _)| *uuid == h.uuid))
                 .filter_map(|h| self.graph.get(h.uuid))
                 .filter(|target| {
-                    !desired.open || self.ownership.owner_of(target).as_ref() == Some(self.key)
+                    let owner = self.ownership.owner_of(target);
+                    // Where addresses come from is ours to say.
+                    let of_cluster = || owner.as_ref().is_some_and(|o| o.sort == Sort::Cluster);
+                    !desired.open
+                        || owner.as_ref() == Some(self.key)
+                        || (*kind == Kind::NETWORK_IPAM && of_cluster())
                 })
                 .collect();
             if missing.is_empty() && extra.is_empty() {

@@ -67,9 +67,9 @@ async fn keep(
             keep
         });
         for name in names {
-            tasks.entry(name.clone()).or_insert_with(|| {
-                tokio::spawn(one(client.clone(), name, found.clone()))
-            });
+            tasks
+                .entry(name.clone())
+                .or_insert_with(|| tokio::spawn(one(client.clone(), name, found.clone())));
         }
         if wanted.changed().await.is_err() {
             tasks.values().for_each(tokio::task::JoinHandle::abort);

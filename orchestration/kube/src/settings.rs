@@ -48,6 +48,8 @@ pub struct Settings {
     pub network_status_single_ip: bool,
     /// External addresses are written to `spec.externalIPs` as well, as the original does.
     pub write_external_ips: bool,
+    /// Paths of type ImplementationSpecific are compared whole, as the original does, and not as prefixes.
+    pub exact_ingress_paths: bool,
     /// Policies hold on secondary interfaces, too.
     pub policy_on_secondary: bool,
     /// Pods get the address they already have, if it is in their network: for taking over a running cluster.
@@ -111,6 +113,7 @@ impl Default for Settings {
             isolated_reach_default: true,
             network_status_single_ip: false,
             write_external_ips: false,
+            exact_ingress_paths: false,
             policy_on_secondary: false,
             keep_pod_addresses: true,
             dns: Dns::default(),

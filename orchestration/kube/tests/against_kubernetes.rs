@@ -264,7 +264,7 @@ async fn a_real_cluster_is_translated_with_least_rights() {
     object(&client, Kind::FIREWALL_POLICY, "default-policy-management:k8s-shop-guard").await;
     object(&client, Kind::TAG, "role=db").await;
 
-    plane.apply(&pod("bad", "opencontrail.org/network: nonsense"));
+    plane.apply(&pod("bad", "opencontrail.org/network: 'non:sense'"));
     eventually("the Event", async || {
         let (_, text) = plane.kubectl(&["get", "events", "-n", "shop", "-o", "json"], "");
         text.contains("BadAnnotation").then_some(())

@@ -76,15 +76,20 @@ async fn services_have_the_records_of_the_specification() {
         "db.shop.svc A 10.47.0.2 *",
         "first.db.shop.svc A 10.47.0.1",
     ];
-    let mut expected: Vec<&str> = [&web[..], &db[..], &["out.shop.svc CNAME www.example.com. *"]].concat();
+    let mut expected: Vec<&str> =
+        [&web[..], &db[..], &["out.shop.svc CNAME www.example.com. *"]].concat();
     expected.sort_unstable();
     assert_eq!(records(&bench), expected);
 
     let server = bench.must(Kind::VIRTUAL_DNS, "default-domain:k8s-cluster-dns").await;
     let data = &server.properties["virtual_DNS_data"];
-    assert_eq!((&data["domain_name"], &data["cluster_names"]), (&json!("cluster.local"), &json!(true)));
+    assert_eq!(
+        (&data["domain_name"], &data["cluster_names"]),
+        (&json!("cluster.local"), &json!(true))
+    );
     for ipam in ["pod-ipam", "service-ipam"] {
-        let ipam = bench.must(Kind::NETWORK_IPAM, &format!("default-domain:k8s-default:k8s-{ipam}")).await;
+        let ipam =
+            bench.must(Kind::NETWORK_IPAM, &format!("default-domain:k8s-default:k8s-{ipam}")).await;
         assert_eq!(bench.targets(&ipam, Kind::VIRTUAL_DNS), ["default-domain:k8s-cluster-dns"]);
         assert_eq!(ipam.properties["network_ipam_mgmt"]["ipam_dns_method"], "virtual-dns-server");
     }
@@ -145,7 +150,14 @@ async fn the_service_that_pods_ask_leads_to_the_clients_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_pods_serve_names_nothing_changes_and_switching_takes_all_back() {
     let mut bench = Bench::with(settings(false)).await;
-    let all = || vec![namespace("shop", "", ""), namespace("kube-system", "", ""), object(CLUSTER_IP), object(FRONT)];
+    let all = || {
+        vec![
+            namespace("shop", "", ""),
+            namespace("kube-system", "", ""),
+            object(CLUSTER_IP),
+            object(FRONT),
+        ]
+    };
     for object in all() {
         bench.put(object);
     }
@@ -161,5 +173,8 @@ async fn where_pods_serve_names_nothing_changes_and_switching_takes_all_back() {
     bench.settle().await;
     assert_eq!(counts(&bench), [0, 0, 0]);
     let ipam = bench.must(Kind::NETWORK_IPAM, "default-domain:k8s-default:k8s-pod-ipam").await;
-    assert!(ipam.references.is_empty() && !ipam.properties.contains_key("network_ipam_mgmt"), "{ipam:?}");
+    assert!(
+        ipam.references.is_empty() && !ipam.properties.contains_key("network_ipam_mgmt"),
+        "{ipam:?}"
+    );
 }

@@ -214,7 +214,7 @@ async fn a_custom_network_holds_pods_and_an_unknown_one_is_told() {
         "",
         "opencontrail.org/network: 'default-domain:default-project:red'",
     ));
-    bench.put(pod("shop", "bad", "", "opencontrail.org/network: 'red'"));
+    bench.put(pod("shop", "bad", "", "opencontrail.org/network: 'shop:red'"));
     bench.settle().await;
     let mut reasons = bench.reasons();
     reasons.sort_unstable();
@@ -360,8 +360,81 @@ async fn a_change_right_after_another_does_not_wait() {
     let begun = std::time::Instant::now();
     bench.put(pod("default", "web", "", ""));
     bench.settle().await;
-    bench.put(pod("default", "web", "", "opencontrail.org/network: nonsense"));
+    bench.put(pod("default", "web", "", "opencontrail.org/network: 'non:sense'"));
     bench.settle().await;
     assert_eq!(bench.reasons(), ["BadAnnotation"]);
     assert!(begun.elapsed() < std::time::Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn host_ports_are_balancers_on_the_pods_own_port_and_go_with_it() {
+    let mut bench = Bench::new().await;
+    bench.node("node-1", "10.9.9.1").await;
+    bench.put(namespace("default", "", ""));
+    bench.put(namespace("shop", "", ""));
+    let ports = "  containers:\n  - name: a\n    ports:\n    - {containerPort: 8080, hostPort: 80}\n    - {containerPort: 53, hostPort: 53, protocol: UDP, hostIP: 127.0.0.1}\n    - {containerPort: 9, hostPort: 9, protocol: SCTP, hostIP: 0.0.0.0}\n    - {containerPort: 7}";
+    let web = object(&format!(
+        "kind: Pod\nmetadata: {{name: web, namespace: shop}}\nspec:\n  nodeName: node-1\n{ports}"
+    ));
+    bench.put(web.clone());
+    bench.settle().await;
+    assert_eq!(bench.log, Vec::<String>::new(), "no write was refused");
+    let id = uid(&web);
+    let name = |part: &str| format!("default-domain:k8s-shop:web__host-ports__{id}__{part}");
+    let all = bench.must(Kind::LOADBALANCER, &name("all")).await;
+    let facts = &all.properties["loadbalancer_service"];
+    assert_eq!(facts["host_node"], "node-1");
+    assert_eq!(facts["addresses"][0], "0.0.0.0");
+    let port = bench.targets(&all, Kind::VIRTUAL_MACHINE_INTERFACE);
+    assert!(port[0].starts_with("default-domain:k8s-shop:web__"), "{port:?}");
+    let local = bench.must(Kind::LOADBALANCER, &name("127.0.0.1")).await;
+    assert_eq!(local.properties["loadbalancer_service"]["addresses"], json!(["127.0.0.1"]));
+    let mut listeners = bench.names(Kind::LOADBALANCER_LISTENER);
+    listeners.sort();
+    assert_eq!(
+        listeners,
+        [name("127.0.0.1-UDP-53"), name("all-SCTP-9"), name("all-TCP-80")],
+        "and none for what is the pod's alone"
+    );
+    let graph = bench.core.graph();
+    let pool = graph.of_kind(Kind::LOADBALANCER_POOL).find(|p| p.name().ends_with("-TCP-80"));
+    let members: Vec<_> = graph
+        .children_of_kind(pool.unwrap().uuid, Kind::LOADBALANCER_MEMBER)
+        .map(|member| {
+            skein_kube::packed::properties(member)["loadbalancer_member_properties"].clone()
+        })
+        .collect();
+    assert!(members.iter().all(|m| m["protocol_port"] == 8080 && m["node"] == "node-1"));
+    assert!(!members.is_empty());
+    // A pod that has ended holds no port of its node.
+    bench.put(object(&format!(
+        "kind: Pod\nmetadata: {{name: web, namespace: shop}}\nspec:\n  nodeName: node-1\n{ports}\nstatus: {{phase: Succeeded}}"
+    )));
+    bench.settle().await;
+    assert_eq!(bench.names(Kind::LOADBALANCER_LISTENER), Vec::<String>::new());
+    assert_eq!(bench.names(Kind::LOADBALANCER), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn virtual_routers_are_told_their_nodes_zone_and_addresses() {
+    let mut bench = Bench::new().await;
+    bench.put(namespace("default", "", ""));
+    let node = |zone: &str| {
+        format!(
+            "kind: Node\nmetadata: {{name: node-1, labels: {{topology.kubernetes.io/zone: {zone}}}}}\nstatus: {{addresses: [{{type: InternalIP, address: 10.9.9.1}}, {{type: ExternalIP, address: 192.0.2.9}}]}}"
+        )
+    };
+    bench.yaml(&node("east"));
+    bench.settle().await;
+    // The router comes after the node.
+    bench.node("node-1", "10.9.9.1").await;
+    bench.settle().await;
+    let router = "default-global-system-config:node-1";
+    let told = bench.must(Kind::VIRTUAL_ROUTER, router).await;
+    assert_eq!(note(&told, "zone"), Some("east"));
+    assert_eq!(note(&told, "addresses"), Some("10.9.9.1,192.0.2.9"));
+    bench.yaml(&node("west"));
+    bench.settle().await;
+    assert_eq!(note(&bench.must(Kind::VIRTUAL_ROUTER, router).await, "zone"), Some("west"));
+    assert_eq!(bench.log, Vec::<String>::new(), "no write was refused");
 }

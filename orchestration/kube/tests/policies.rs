@@ -465,3 +465,70 @@ fn administrators_policies_come_before_and_after_the_others() {
     assert_eq!(out.problems.len(), 1, "domain names are refused aloud");
     assert!(out.links[0].attr["sequence"].as_str().unwrap().starts_with("99998.5"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_staged_policy_is_in_no_list_that_is_in_force_and_its_writer_is_told() {
+    let mut bench = Bench::new().await;
+    bench.put(namespace("shop", "", ""));
+    bench.put(pod("shop", "db", "role: db", ""));
+    let policy = |annotation: &str| {
+        format!(
+            "kind: NetworkPolicy\nmetadata: {{name: p, namespace: shop, annotations: {{{annotation}}}}}\n\
+             spec: {{podSelector: {{matchLabels: {{role: db}}}}, ingress: [{{ports: [{{port: 80}}]}}]}}"
+        )
+    };
+    bench.yaml(&policy("skein.io/staged: 'true'"));
+    bench.settle().await;
+    let staged = |object: &Object| object.properties.get("staged") == Some(&Value::Bool(true));
+    let denies = "k8s-shop-p-staged-denyall";
+    for name in ["k8s-shop-p", denies] {
+        let made =
+            bench.must(Kind::FIREWALL_POLICY, &format!("default-policy-management:{name}")).await;
+        assert!(staged(&made), "{made:?}");
+    }
+    assert_eq!(policy_rules(&bench, "k8s-denyall").await, []);
+    assert_eq!(policy_rules(&bench, denies).await.len(), 1);
+    // Behind what denies, before what allows everything.
+    let set = bench.must(Kind::APPLICATION_POLICY_SET, "default-policy-management:k8s").await;
+    let mut order: Vec<(String, String)> = set
+        .references_to(Kind::FIREWALL_POLICY)
+        .map(|r| {
+            let name = bench.core.graph().get(r.uuid).unwrap().name().to_owned();
+            (r.attr["sequence"].as_str().unwrap().to_owned(), name)
+        })
+        .collect();
+    order.sort();
+    let order: Vec<&str> = order.iter().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(order, ["k8s-Ingress", "k8s-shop-p", "k8s-denyall", denies, "k8s-allowall"]);
+
+    // What controllers write there becomes an Event.
+    let made =
+        bench.must(Kind::FIREWALL_POLICY, &format!("default-policy-management:{denies}")).await;
+    let report = serde_json::json!({"staged_report": {
+        "would_deny": 37, "would_allow": 0, "examples": ["would deny 10.1.1.1 -> 10.1.1.2 tcp 81"],
+    }});
+    bench.client.update(Kind::FIREWALL_POLICY, made.uuid, report).await.unwrap();
+    bench.settle().await;
+    let told: Vec<_> =
+        bench.notices.drain(..).map(|n| (n.problem.reason, n.problem.message)).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].0, "StagedPolicy");
+    assert!(told[0].1.contains("at least 20") && told[0].1.contains("10.1.1.2 tcp 81"), "{told:?}");
+
+    // In force: what was staged goes, the deny is where denies are.
+    bench.yaml(&policy(""));
+    bench.settle().await;
+    assert_eq!(policy_rules(&bench, "k8s-denyall").await.len(), 1);
+    assert_eq!(
+        bench.get(Kind::FIREWALL_POLICY, &format!("default-policy-management:{denies}")).await,
+        None
+    );
+    let made = bench.must(Kind::FIREWALL_POLICY, "default-policy-management:k8s-shop-p").await;
+    assert!(!staged(&made));
+
+    // What is not understood is not put into force.
+    bench.yaml(&policy("skein.io/staged: 'perhaps'"));
+    bench.settle().await;
+    assert_eq!(bench.reasons(), ["BadAnnotation"]);
+    assert_eq!(policy_rules(&bench, "k8s-denyall").await, []);
+}

@@ -345,3 +345,75 @@ async fn an_ingress_is_a_load_balancer_for_its_class_alone() {
     );
     assert_eq!(bench.log, Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_that_another_controller_gave_are_answered_and_left_alone() {
+    let mut bench = Bench::new().await;
+    bench.put(namespace("default", "", ""));
+    bench.put(namespace("shop", "", ""));
+    for (class, name, address) in [
+        ("loadBalancerClass: example.com/metal, ", "classed", "10.96.1.20"),
+        ("", "unclassed", "10.96.1.21"),
+    ] {
+        bench.yaml(&format!(
+            "kind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{type: LoadBalancer, {class}clusterIP: {address}, allocateLoadBalancerNodePorts: false, loadBalancerSourceRanges: [198.51.100.0/24], ports: [{{port: 80}}]}}\nstatus: {{loadBalancer: {{ingress: [{{ip: 203.0.113.7, ipMode: VIP}}, {{ip: 203.0.113.8, ipMode: Proxy}}, {{ip: 203.0.113.9}}, {{hostname: lb.example}}]}}}}"
+        ));
+    }
+    bench.settle().await;
+    assert_eq!(bench.log, Vec::<String>::new());
+    for balancer in bench.names(Kind::LOADBALANCER) {
+        let balancer = bench.must(Kind::LOADBALANCER, &balancer).await;
+        let facts = &balancer.properties["loadbalancer_service"];
+        assert_eq!(facts["ingress_addresses"], json!(["203.0.113.7", "203.0.113.9"]));
+        assert_eq!(facts["source_ranges"][0]["ip_prefix"], "198.51.100.0");
+    }
+    for listener in bench.names(Kind::LOADBALANCER_LISTENER) {
+        let listener = bench.must(Kind::LOADBALANCER_LISTENER, &listener).await;
+        let properties = &listener.properties["loadbalancer_listener_properties"];
+        assert!(properties["node_port"].is_null(), "{properties}");
+    }
+    assert_eq!(bench.names(Kind::LOADBALANCER).len(), 2);
+    assert_eq!(bench.names(Kind::FLOATING_IP), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_families_hints_and_distribution_reach_the_objects_and_names_make_none() {
+    let service_subnets =
+        ["10.96.0.0/12", "fd00:96::/108"].map(|text| text.parse().unwrap()).to_vec();
+    let mut bench = Bench::with(Settings { service_subnets, ..Settings::default() }).await;
+    bench.put(namespace("default", "", ""));
+    bench.put(namespace("shop", "", ""));
+    bench.yaml("kind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.1.30, clusterIPs: [10.96.1.30, 'fd00:96::30'], ipFamilies: [IPv4, IPv6], ipFamilyPolicy: RequireDualStack, publishNotReadyAddresses: true, trafficDistribution: PreferClose, ports: [{name: s, port: 80, protocol: SCTP}]}");
+    bench.yaml("kind: Service\nmetadata: {name: away, namespace: shop}\nspec: {type: ExternalName, externalName: example.com, ports: [{port: 80}]}");
+    bench.yaml("kind: Service\nmetadata: {name: none, namespace: shop}\nspec: {clusterIP: None, ports: [{port: 80}]}");
+    for (family, address, name) in [("IPv4", "10.47.0.1", "web-4"), ("IPv6", "fd00:47::1", "web-6")]
+    {
+        bench.yaml(&format!(
+            "kind: EndpointSlice\nmetadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: web}}}}\naddressType: {family}\nports: [{{name: s, port: 8080, protocol: SCTP}}]\nendpoints: [{{addresses: ['{address}'], nodeName: node-1, zone: east, conditions: {{ready: false}}, hints: {{forZones: [{{name: west}}], forNodes: [{{name: node-9}}]}}}}]"
+        ));
+    }
+    bench.settle().await;
+    assert_eq!(bench.log, Vec::<String>::new());
+    let balancers = bench.names(Kind::LOADBALANCER);
+    assert_eq!(balancers.len(), 1, "{balancers:?}");
+    let facts =
+        bench.must(Kind::LOADBALANCER, &balancers[0]).await.properties["loadbalancer_service"]
+            .clone();
+    assert_eq!(facts["addresses"], json!(["10.96.1.30", "fd00:96::30"]));
+    assert_eq!(facts["traffic_distribution"], "PreferSameZone");
+    assert_eq!(facts["publish_not_ready"], true);
+    let listener = bench.names(Kind::LOADBALANCER_LISTENER);
+    let listener = bench.must(Kind::LOADBALANCER_LISTENER, &listener[0]).await;
+    assert_eq!(listener.properties["loadbalancer_listener_properties"]["protocol"], "SCTP");
+    let graph = bench.core.graph();
+    let members: Vec<Value> = graph
+        .of_kind(Kind::LOADBALANCER_MEMBER)
+        .map(|member| properties(member, "loadbalancer_member_properties"))
+        .collect();
+    assert_eq!(members.len(), 2);
+    for member in members {
+        assert_eq!((&member["zone"], &member["ready"]), (&json!("east"), &json!(true)));
+        assert_eq!(member["hint_zones"], json!(["west"]));
+        assert_eq!(member["hint_nodes"], json!(["node-9"]));
+    }
+}

@@ -4,7 +4,7 @@ use crate::key::{Key, reverse_address};
 use crate::message::{self, Asked, HEADER, Parts, Transport};
 use crate::metrics::Outcome;
 use crate::zone::{Found, Next, Zone};
-use crate::zones::Zones;
+use crate::zones::{View, Zones};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use std::net::IpAddr;
@@ -75,7 +75,11 @@ impl Zones {
             return refused(ResponseCode::Refused);
         }
         match self.view(view) {
-            Some(zone) => self.resolve(zone, asked, bytes, turn),
+            Some(View::Zone(zone)) => self.resolve(Some(zone), asked, bytes, turn),
+            Some(View::Outside) => self.resolve(None, asked, bytes, turn),
+            Some(View::Unknown) => {
+                Verdict::Reply(message::failure(&asked, ResponseCode::ServFail), Outcome::Failed)
+            }
             None => refused(ResponseCode::Refused),
         }
     }

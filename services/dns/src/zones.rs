@@ -34,6 +34,16 @@ pub struct Zones {
     changes: u32,
 }
 
+/// What a view begins with.
+pub(crate) enum View<'a> {
+    /// This zone.
+    Zone(&'a Zone),
+    /// None: everything is asked upstream.
+    Outside,
+    /// One that nobody has told of yet: its names must not be asked of others, who would deny them.
+    Unknown,
+}
+
 impl Zones {
     /// Makes a zone, or changes one. Its records stay.
     ///
@@ -122,9 +132,12 @@ impl Zones {
         self.views = views;
     }
 
-    /// The zone a view begins with; `None`: there is no such view.
-    pub(crate) fn view(&self, view: &str) -> Option<Option<&Zone>> {
-        self.views.get(view).map(|zone| zone.as_ref().and_then(|id| self.zones.get(id)))
+    /// What a view begins with; `None`: there is no such view.
+    pub(crate) fn view(&self, view: &str) -> Option<View<'_>> {
+        Some(match self.views.get(view)? {
+            None => View::Outside,
+            Some(id) => self.zones.get(id).map_or(View::Unknown, View::Zone),
+        })
     }
 
     pub(crate) fn zone(&self, id: &str) -> Option<&Zone> {

@@ -293,6 +293,20 @@ fn a_view_sees_its_own_zone_and_those_behind_it() {
     assert_eq!(first("bank", "www.bank.example."), "10.0.0.2");
     assert_eq!(first("bank", "www.shop.example."), "forwarded");
     assert_eq!(first("nobody", "www.shop.example."), ResponseCode::Refused.to_string());
+    // A zone that is not known yet is no reason to ask strangers for its names.
+    zones
+        .set_views(BTreeMap::from([("new".into(), Some("unknown".into())), ("none".into(), None)]));
+    let code = |zones: &Zones, view: &str| match zones.answer(
+        view,
+        &query("www.shop.example.", A, None),
+        Transport::Udp,
+        0,
+    ) {
+        Verdict::Reply(bytes, _) => Message::from_vec(&bytes).unwrap().metadata.response_code,
+        _ => ResponseCode::NoError,
+    };
+    assert_eq!(code(&zones, "new"), ResponseCode::ServFail);
+    assert_eq!(code(&zones, "none"), ResponseCode::NoError);
 }
 
 #[test]

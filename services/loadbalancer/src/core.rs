@@ -6,7 +6,7 @@
 //! argument.
 
 use crate::model::Balancer;
-use crate::placement::{self, Part};
+use crate::placement;
 use crate::read;
 use serde_json::{Value, json};
 use skein_model::values::{KeyValuePairs, VirtualMachineInterfacePropertiesType};
@@ -23,6 +23,9 @@ pub const BEAT: Duration = Duration::from_secs(20);
 pub const LIFETIME: Duration = Duration::from_secs(60);
 /// How long until a write that has not come back by watch is made again.
 const REPEAT: Duration = Duration::from_secs(2);
+/// Most flows of a node's port: each request takes one from the client and one to a member, where a workload of its own has
+/// enough with the default.
+const MAX_FLOWS: i64 = 262_144;
 /// The property of a service-appliance that changes with every beat.
 const BEAT_KEY: &str = "beat";
 
@@ -255,17 +258,24 @@ impl Core {
                 }
             }
         }
-        let nodes: Vec<String> = self.nodes(now).into_iter().map(str::to_owned).collect();
+        let live: BTreeSet<String> = self.nodes(now).into_iter().map(str::to_owned).collect();
+        let known: Vec<String> = self.beats.keys().cloned().collect();
         let mut wanted = Vec::new();
         for (uuid, balancer) in balancers {
-            let order = placement::order(uuid, nodes.iter().map(String::as_str));
+            let all = placement::order(uuid, known.iter().map(String::as_str));
+            let order: Vec<&str> =
+                all.iter().copied().filter(|node| live.contains(*node)).collect();
             let ready = self.ready_nodes(&balancer);
             let copy = self.copies.get(&uuid).cloned().unwrap_or_default();
-            let part = placement::part(&order, &ready, &self.settings.node, copy.port.is_some());
-            let writes = copy.port.map(|port| self.words(&balancer, port, part, copy.ready));
+            let node = self.settings.node.as_str();
+            let carries = placement::carries(&order, &ready, node, copy.port.is_some());
+            let own = copy.port.and_then(|port| self.preference_of(port));
+            let preference = placement::preference(&all, &ready, node, own);
+            let serves = carries && copy.ready;
+            let writes = copy.port.map(|port| self.words(&balancer, port, preference, serves));
             let shares = copy.port.is_some_and(|port| self.shares(&balancer, port));
-            let active = part.carries && shares && part.preference == placement::highest();
-            if part.carries || shares {
+            let active = serves && shares && self.is_first(&balancer, own, &live);
+            if carries || shares {
                 wanted.push((uuid, balancer.clone()));
                 work.assignments.insert(uuid, Assignment { balancer, active });
             }
@@ -283,9 +293,10 @@ impl Core {
             self.wrote.remove(&subject);
             return;
         }
-        let again = self.wrote.get(&subject).is_some_and(|(last, at)| {
-            *last == writes && now < *at + REPEAT
-        });
+        let again = self
+            .wrote
+            .get(&subject)
+            .is_some_and(|(last, at)| *last == writes && now < *at + REPEAT);
         if again || !self.writing.insert(subject) {
             return;
         }
@@ -362,13 +373,27 @@ impl Core {
         self.sharing(balancer).filter_map(|port| host_of(port)).collect()
     }
 
+    /// LOCAL_PREF of a port, as the objects say.
+    fn preference_of(&self, port: Uuid) -> Option<i64> {
+        let port = self.graph.get_kind(Kind::VIRTUAL_MACHINE_INTERFACE, port)?;
+        let properties: VirtualMachineInterfacePropertiesType =
+            port.property("virtual_machine_interface_properties")?;
+        properties.local_preference
+    }
+
+    /// Whether nobody who is there is preferred to this.
+    fn is_first(&self, balancer: &Balancer, own: Option<i64>, live: &BTreeSet<String>) -> bool {
+        let there = |port: &&Arc<Object>| host_of(port).is_some_and(|host| live.contains(host));
+        let others = self.sharing(balancer).filter(there).map(|port| self.preference_of(port.uuid));
+        others.max().flatten() <= own
+    }
+
     /// What is to be written so that the objects say what this node's copy is.
-    fn words(&self, balancer: &Balancer, port: Uuid, part: Part, ready: bool) -> Vec<Write> {
+    fn words(&self, balancer: &Balancer, port: Uuid, preference: i64, serves: bool) -> Vec<Write> {
         let mut writes = Vec::new();
         let Some(own) = self.graph.get_kind(Kind::VIRTUAL_MACHINE_INTERFACE, port) else {
             return writes;
         };
-        let serves = ready && part.carries;
         let refer = |kind, uuid, add| Write::Refer { kind, uuid, port, add };
         let holds = |kind, uuid: Uuid| {
             let holder = self.graph.get_kind(kind, uuid);
@@ -388,7 +413,7 @@ impl Core {
             }
             return writes;
         }
-        let fields = likeness(balancer, own, part.preference);
+        let fields = likeness(balancer, own, preference);
         if fields.as_object().is_some_and(|fields| !fields.is_empty()) {
             writes.push(Write::Update {
                 kind: Kind::VIRTUAL_MACHINE_INTERFACE,
@@ -435,8 +460,9 @@ fn likeness(balancer: &Balancer, own: &Object, preference: i64) -> Value {
     }
     let properties: VirtualMachineInterfacePropertiesType =
         own.property("virtual_machine_interface_properties").unwrap_or_default();
-    if properties.local_preference != Some(preference) {
-        fields["virtual_machine_interface_properties"] = json!({"local_preference": preference});
+    if properties.local_preference != Some(preference) || properties.max_flows != Some(MAX_FLOWS) {
+        fields["virtual_machine_interface_properties"] =
+            json!({"local_preference": preference, "max_flows": MAX_FLOWS});
     }
     fields
 }

@@ -9,8 +9,8 @@ use uuid::Uuid;
 /// How many nodes carry a load balancer: an active one and a standby.
 pub const COPIES: usize = 2;
 
-/// LOCAL_PREF of the ports of the first, the second and whoever else still has one.
-const PREFERENCES: [i64; 3] = [200, 100, 50];
+/// LOCAL_PREF of the port of the first node; of each further one half as much: 200, 100, 50, ...
+const HIGHEST: i64 = 200;
 
 fn score(balancer: Uuid, node: &str) -> u128 {
     Uuid::new_v5(&balancer, node.as_bytes()).as_u128()
@@ -26,33 +26,30 @@ pub fn order<'a>(balancer: Uuid, nodes: impl IntoIterator<Item = &'a str>) -> Ve
     scored.into_iter().map(|(_, node)| node).collect()
 }
 
-/// What one node has to do about a load balancer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// Carry it.
-    pub carries: bool,
-    /// LOCAL_PREF of its port.
-    pub preference: i64,
-}
-
-/// The part of `node`, which may have a copy already (`has`). `ready` are the nodes whose copies take traffic.
+/// Whether a node is to carry a load balancer. `order` are the nodes that are there, `ready` those whose copies take traffic;
+/// it may have a copy already (`has`).
 ///
-/// A node that has become superfluous stays until as many better ones are ready as there are to be; and it stands back
-/// behind a better one only when that one is ready. So at every moment somebody is there.
+/// A node that has become superfluous stays until as many better ones are ready as there are to be: at every moment
+/// somebody is there.
 #[must_use]
-pub fn part(order: &[&str], ready: &BTreeSet<&str>, node: &str, has: bool) -> Part {
+pub fn carries(order: &[&str], ready: &BTreeSet<&str>, node: &str, has: bool) -> bool {
     let Some(rank) = order.iter().position(|one| *one == node) else {
         // Not among those that offer it: it leaves as soon as anyone else is ready.
-        let others = ready.iter().any(|one| *one != node);
-        return Part { carries: has && !others, preference: PREFERENCES[2] };
+        return has && !order.iter().any(|one| ready.contains(one));
     };
     let better = order[..rank].iter().filter(|one| ready.contains(*one)).count();
-    let carries = rank < COPIES || (has && better < COPIES);
-    Part { carries, preference: PREFERENCES[better.min(PREFERENCES.len() - 1)] }
+    rank < COPIES || (has && better < COPIES)
 }
 
-/// The preference of the one that takes the traffic.
+/// LOCAL_PREF of a node's port. `order` are all nodes, those that are away, too: one that comes back has its old place, and
+/// no two are ever equal for long. A node stands back behind a better one when that one is ready, and not before.
 #[must_use]
-pub fn highest() -> i64 {
-    PREFERENCES[0]
+pub fn preference(order: &[&str], ready: &BTreeSet<&str>, node: &str, has: Option<i64>) -> i64 {
+    let rank = order.iter().position(|one| *one == node).unwrap_or(order.len());
+    let own =
+        u32::try_from(rank).ok().and_then(|rank| HIGHEST.checked_shr(rank)).unwrap_or(0).max(1);
+    if order[..rank].iter().any(|one| ready.contains(one)) {
+        return own;
+    }
+    has.unwrap_or(own).clamp(own, HIGHEST)
 }

@@ -140,7 +140,8 @@ fn listeners(graph: &Graph, object: &Object, out: &mut Balancer) -> Vec<Listener
         };
         let protocol = properties.protocol.clone().unwrap_or_else(|| "TCP".into());
         if !matches!(protocol.as_str(), "HTTP" | "TERMINATED_HTTPS" | "HTTPS" | "TCP") {
-            let what = format!("listener {}: protocol {protocol} cannot be served", listener.name());
+            let what =
+                format!("listener {}: protocol {protocol} cannot be served", listener.name());
             out.problems.push(what);
             continue;
         }
@@ -279,8 +280,10 @@ fn backend(graph: &Graph, pool: &Arc<Object>, http: bool, out: &mut Balancer) ->
     };
     let monitor = graph.targets(pool, Kind::LOADBALANCER_HEALTHMONITOR).next();
     let monitor = monitor.and_then(|monitor| read_monitor(monitor, out));
-    let mut members: Vec<Member> =
-        graph.children_of_kind(pool.uuid, Kind::LOADBALANCER_MEMBER).filter_map(|m| member(m)).collect();
+    let mut members: Vec<Member> = graph
+        .children_of_kind(pool.uuid, Kind::LOADBALANCER_MEMBER)
+        .filter_map(|m| member(m))
+        .collect();
     members.sort();
     Backend { http, method, persistence, monitor, members }
 }
@@ -318,9 +321,9 @@ fn read_monitor(object: &Object, out: &mut Balancer) -> Option<Monitor> {
             let codes = properties.expected_codes.unwrap_or_else(|| "200".into());
             let codes = codes.replace(' ', "");
             let good_method = method.bytes().all(|b| b.is_ascii_uppercase()) && !method.is_empty();
-            let good_codes = codes.split([',', '-']).all(|code| {
-                code.len() == 3 && code.bytes().all(|b| b.is_ascii_digit())
-            });
+            let good_codes = codes
+                .split([',', '-'])
+                .all(|code| code.len() == 3 && code.bytes().all(|b| b.is_ascii_digit()));
             if !good_method || !good_codes || !path.starts_with('/') || !is_plain(&path) {
                 out.problems.push(format!(
                     "health monitor {}: method, path or codes make no sense; connections are tested",

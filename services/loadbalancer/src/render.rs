@@ -2,9 +2,7 @@
 //!
 //! Whatever comes from outside stands in quotes and was looked at by [`read`](crate::read) before.
 
-use crate::model::{
-    Backend, Balancer, Frontend, FrontendKind, Method, Monitor, Persistence,
-};
+use crate::model::{Backend, Balancer, Frontend, FrontendKind, Method, Monitor, Persistence};
 use crate::quote::{comment, quoted};
 use crate::routes::{Host, PathMatch, Route};
 use std::collections::BTreeMap;
@@ -49,8 +47,9 @@ pub fn render(balancer: &Balancer, place: &Place) -> String {
         let crts = match &frontend.kind {
             FrontendKind::Https { default, by_name } => {
                 let names = default.iter().chain(by_name);
-                let files: Vec<&Path> =
-                    names.filter_map(|name| Some(place.certificates.get(name)?.as_path())).collect();
+                let files: Vec<&Path> = names
+                    .filter_map(|name| Some(place.certificates.get(name)?.as_path()))
+                    .collect();
                 // Without any certificate TLS cannot begin; the port stays closed.
                 if files.is_empty() {
                     continue;
@@ -245,11 +244,8 @@ fn backend(uuid: Uuid, backend: &Backend, out: &mut String) {
             let _ = write!(out, " cookie {}", &member.uuid.simple().to_string()[..12]);
         }
         if let Some(monitor) = &backend.monitor {
-            let _ = write!(
-                out,
-                " check inter {}ms rise 1 fall {}",
-                monitor.interval, monitor.retries
-            );
+            let _ =
+                write!(out, " check inter {}ms rise 1 fall {}", monitor.interval, monitor.retries);
             if monitor.tls {
                 out.push_str(" check-ssl verify none");
             }

@@ -73,9 +73,9 @@ impl Host {
     pub fn matches(&self, host: &str) -> bool {
         match self {
             Host::Exact(name) => name == host,
-            Host::Under(parent) => {
-                host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == parent)
-            }
+            Host::Under(parent) => host
+                .split_once('.')
+                .is_some_and(|(label, rest)| !label.is_empty() && rest == parent),
             Host::Any => true,
         }
     }
@@ -117,7 +117,8 @@ impl PathMatch {
         match self {
             PathMatch::Exact(own) => own == path,
             PathMatch::Prefix(own) => {
-                path.strip_prefix(own.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                path.strip_prefix(own.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
                     || own.is_empty()
             }
         }
@@ -134,9 +135,7 @@ impl PathMatch {
 
 /// Puts routes in the order in which they are asked; of two for the same host and path the first stays.
 pub fn sort(routes: &mut Vec<Route>) {
-    routes.sort_by(|a, b| {
-        (a.host.rank(), a.path.rank()).cmp(&(b.host.rank(), b.path.rank()))
-    });
+    routes.sort_by(|a, b| (a.host.rank(), a.path.rank()).cmp(&(b.host.rank(), b.path.rank())));
     routes.dedup_by(|later, first| later.host == first.host && later.path == first.path);
 }
 
@@ -164,7 +163,8 @@ mod tests {
 
     #[test]
     fn prefixes_are_compared_by_elements() {
-        let path = |kind, text| PathMatch::parse(kind, text).unwrap_or(PathMatch::Exact("?".into()));
+        let path =
+            |kind, text| PathMatch::parse(kind, text).unwrap_or(PathMatch::Exact("?".into()));
         for (kind, own, request, fits) in [
             ("Prefix", "/", "/", true),
             ("Prefix", "/", "/any/thing", true),

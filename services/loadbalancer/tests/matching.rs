@@ -97,7 +97,10 @@ impl Drop for Proxy {
 }
 
 /// A load balancer with these routes on the loopback, each with a server of its own; servers by pool.
-fn balancer(routes: &[(&str, &str, &str)], default: bool) -> (Balancer, BTreeMap<uuid::Uuid, String>) {
+fn balancer(
+    routes: &[(&str, &str, &str)],
+    default: bool,
+) -> (Balancer, BTreeMap<uuid::Uuid, String>) {
     let mut world = World::new("127.0.0.1");
     let mut servers = BTreeMap::new();
     for (host, kind, path) in routes {

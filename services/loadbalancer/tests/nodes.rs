@@ -76,10 +76,13 @@ impl Fabric {
         let mut takers = BTreeMap::new();
         for node in self.nodes.iter().filter(|node| node.running) {
             let uuid = id(Kind::VIRTUAL_MACHINE_INTERFACE, &Self::port(&node.name));
-            let Some(port) = self.world.object(uuid).filter(|_| shared.contains(&uuid)) else { continue };
-            let preference = port.properties["virtual_machine_interface_properties"]["local_preference"]
-                .as_i64()
-                .unwrap_or(100);
+            let Some(port) = self.world.object(uuid).filter(|_| shared.contains(&uuid)) else {
+                continue;
+            };
+            let preference =
+                port.properties["virtual_machine_interface_properties"]["local_preference"]
+                    .as_i64()
+                    .unwrap_or(100);
             takers.insert(node.name.clone(), preference);
         }
         takers
@@ -148,11 +151,7 @@ impl Fabric {
         let serving = self.takers();
         if self.served && self.nodes.iter().filter(able).any(|node| node.plugged) {
             let lost = self.nodes.iter().filter(|n| n.running && !n.healthy).count();
-            assert!(
-                !serving.is_empty() || lost > 0,
-                "nobody takes traffic at {:?}",
-                self.now
-            );
+            assert!(!serving.is_empty() || lost > 0, "nobody takes traffic at {:?}", self.now);
         }
         self.served |= !serving.is_empty();
     }
@@ -205,6 +204,27 @@ fn two_of_many_carry_it_and_one_is_preferred() {
 }
 
 #[test]
+fn a_better_node_that_joins_takes_over_only_when_it_is_ready() {
+    let better = placement::order(web(), ["a", "b", "c"])[0].to_owned();
+    let names: Vec<&str> = ["a", "b", "c"].into_iter().filter(|name| *name != better).collect();
+    let mut fabric = Fabric::new(&names);
+    fabric.settle();
+    let before = fabric.takers();
+    fabric.join(&better);
+    fabric.node(&better).healthy = false;
+    fabric.settle();
+    let highest = |takers: &BTreeMap<String, i64>| {
+        let best = takers.iter().max_by_key(|(_, preference)| **preference);
+        best.map(|(name, _)| name.clone()).unwrap()
+    };
+    assert_eq!(highest(&fabric.takers()), highest(&before));
+    fabric.node(&better).healthy = true;
+    fabric.settle();
+    assert_eq!(highest(&fabric.takers()), better);
+    assert_eq!(fabric.takers().len(), 2);
+}
+
+#[test]
 fn nothing_is_written_when_nothing_changes() {
     let mut fabric = Fabric::new(&["a", "b", "c"]);
     fabric.settle();
@@ -222,7 +242,8 @@ fn a_copy_whose_proxy_dies_leaves_the_address_to_the_other_and_comes_back() {
     let order = fabric.order();
     fabric.node(&order[0]).healthy = false;
     fabric.settle();
-    assert_eq!(fabric.takers(), BTreeMap::from([(order[1].clone(), 200)]));
+    assert_eq!(fabric.takers(), BTreeMap::from([(order[1].clone(), 100)]));
+    assert!(fabric.node(&order[1]).assignments[&web()].active);
     fabric.node(&order[0]).healthy = true;
     fabric.settle();
     let wanted = BTreeMap::from([(order[0].clone(), 200), (order[1].clone(), 100)]);
@@ -239,8 +260,9 @@ fn a_third_node_takes_the_place_of_a_dead_one_and_leaves_when_it_is_back() {
     assert_eq!(fabric.takers().keys().collect::<Vec<_>>(), [&order[1]], "not yet");
     fabric.now += LIFETIME;
     fabric.settle();
-    let wanted = BTreeMap::from([(order[1].clone(), 200), (order[2].clone(), 100)]);
+    let wanted = BTreeMap::from([(order[1].clone(), 100), (order[2].clone(), 50)]);
     assert_eq!(fabric.takers(), wanted);
+    assert!(fabric.node(&order[1]).assignments[&web()].active);
 
     // It comes back as its daemon left it, and hears everything again.
     let (objects, now) = (fabric.world.objects(), fabric.now);
@@ -350,8 +372,9 @@ proptest! {
             prop_assert!(takers.contains_key(*name), "{:?} of {:?}", takers, wanted);
         }
         if let Some(first) = wanted.first() {
-            prop_assert_eq!(takers[*first], 200);
-            prop_assert_eq!(takers.values().filter(|p| **p == 200).count(), 1);
+            let best = takers.values().max().unwrap();
+            prop_assert_eq!(&takers[*first], best);
+            prop_assert_eq!(takers.values().filter(|p| *p == best).count(), 1);
         }
         if wanted.len() == 2 {
             prop_assert_eq!(takers.len(), 2, "{:?}", takers);

@@ -145,7 +145,11 @@ fn what_lbaas_asks_for() {
         json!({"protocol": "HTTPS", "session_persistence": "SOURCE_IP"}),
         Some("HTTPS"),
     );
-    world.pool("bytes", json!({"protocol": "TCP", "loadbalancer_method": "SOURCE_IP"}), Some("TCP"));
+    world.pool(
+        "bytes",
+        json!({"protocol": "TCP", "loadbalancer_method": "SOURCE_IP"}),
+        Some("TCP"),
+    );
     for pool in ["http", "app", "pass", "bytes"] {
         world.member(pool, &format!("{pool}-1"), "10.1.0.11", 8080, json!({"weight": 3}));
         world.member(pool, &format!("{pool}-2"), "10.1.0.12", 8080, json!({}));

@@ -29,6 +29,7 @@ pub(crate) fn router(node: NodeHandle) -> Router {
         .route("/v1/dns", get(|node| answer(node, dns)))
         .route("/v1/drops", get(|node| answer(node, drops)))
         .route("/v1/events", get(|node| answer(node, events)))
+        .route("/v1/staged", get(|node| answer(node, crate::staged::shown)))
         .route("/v1/routes", get(routes))
         .route("/v1/flows", get(flows))
         .route("/v1/trace", get(crate::trace::trace))
@@ -264,7 +265,9 @@ async fn routes(State(node): State<NodeHandle>, Query(query): Query<RouteQuery>)
 
 fn via(next_hops: &BTreeMap<u32, NextHop>, number: u32) -> Value {
     match next_hops.get(&number) {
-        None => Value::Null,
+        None if number == 0 => json!({"type": "discard"}),
+        None | Some(NextHop::Discard) => Value::Null,
+        Some(NextHop::Native { node }) => json!({"type": "native", "node": node}),
         Some(NextHop::Ecmp { members }) => {
             members.iter().map(|member| via(next_hops, *member)).collect()
         }
@@ -297,6 +300,7 @@ fn services(node: &mut Node) -> Result<Value, skein_datapath::Error> {
     let list = node.core.services().iter().map(|(id, service)| {
         let vrf = numbers.get(&service.vrf).copied().unwrap_or(0);
         let key = (vrf, service.address, service.protocol, service.port);
+        let key = node.core.place_of(id).unwrap_or(key);
         let here = node.core.in_force().services.get(&key);
         // What clients of this node may get, and why the others do not.
         let members = service.members.iter().map(|member| {
@@ -321,6 +325,7 @@ fn services(node: &mut Node) -> Result<Value, skein_datapath::Error> {
             "protocol": service.protocol,
             "port": service.port,
             "node_port": (service.node_port != 0).then_some(service.node_port),
+            "node": service.node,
             "external": service.external,
             "internal_local": service.internal_local,
             "external_local": service.external_local,
@@ -479,6 +484,7 @@ fn metrics_text(node: &mut Node) -> String {
     for (name, help, value) in gauges {
         let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} gauge\n{name} {value}");
     }
+    text.push_str(&crate::staged::metrics(node));
     let name = "skein_agent_drop_events_total";
     let _ = writeln!(text, "# HELP {name} Sampled drop events.\n# TYPE {name} counter");
     let _ = writeln!(text, "{name} {}", node.events_seen);

@@ -1,5 +1,6 @@
 //! Carries the core's operations into the datapath's tables, and reads them back after a restart.
 
+use crate::announce::Announcer;
 use crate::state::{Encapsulation, InterfaceEntry, NextHop, Operation, PolicyState, Tables};
 use crate::{AgentError, Underlay, steering};
 use skein_datapath as datapath;
@@ -17,6 +18,7 @@ pub(crate) struct Kernel {
     attached: BTreeSet<u32>,
     /// Tunnel sources by number of next hops that need them.
     peers: BTreeMap<IpAddr, u32>,
+    pub(crate) announcer: Announcer,
 }
 
 impl Kernel {
@@ -34,12 +36,16 @@ impl Kernel {
             }
         }
         datapath.add_tunnel_address(own)?;
+        if let Some(exit) = underlay.uplinks.first() {
+            datapath.set_uplink(exit.index, exit.mac)?;
+        }
         for uplink in &underlay.uplinks {
             datapath.attach_uplink(uplink.index)?;
         }
         let super_packet = widen(&underlay, largest);
         let (attached, peers) = (BTreeSet::new(), BTreeMap::new());
-        Ok(Self { datapath, underlay, super_packet, attached, peers })
+        let announcer = Announcer::new(underlay.exit());
+        Ok(Self { datapath, underlay, super_packet, attached, peers, announcer })
     }
 
     /// What the tables hold, and which policies are loaded. `owners` tells whose label is whose; entries
@@ -63,6 +69,7 @@ impl Kernel {
                 datapath::NextHop::Discard => None,
                 datapath::NextHop::Service { vrf } => Some(NextHop::Service { vrf: *vrf }),
                 datapath::NextHop::Outside { .. } => Some(NextHop::Outside),
+                datapath::NextHop::Native { node, .. } => Some(NextHop::Native { node: *node }),
                 datapath::NextHop::Local { ifindex, context } => {
                     Some(NextHop::Local { ifindex: *ifindex, context: *context })
                 }
@@ -132,6 +139,18 @@ impl Kernel {
             tables.services.insert(key, entry);
         }
         tables.node = steering::node_entry(&self.datapath.node_address()?);
+        for (address, native) in self.datapath.natives()? {
+            let number = match native {
+                datapath::Native::Workload(number) => number,
+                datapath::Native::Services => 0,
+            };
+            self.announcer.listen(address);
+            tables.natives.insert(address, number);
+        }
+        let addresses = self.datapath.node_addresses()?.into_iter();
+        tables.node_addresses = addresses
+            .map(|(address, owner)| (address, owner == datapath::AddressOwner::This))
+            .collect();
         Ok(())
     }
 
@@ -144,6 +163,11 @@ impl Kernel {
             return Err(error.into());
         }
         Ok(())
+    }
+
+    /// Hooks the program to `lo`, for what the node's own stack sends to its own addresses.
+    pub(crate) fn attach_loopback(&mut self, ifindex: u32) -> Result<(), AgentError> {
+        Ok(self.datapath.attach_loopback(ifindex)?)
     }
 
     /// The interface is gone: lets go of what was pinned for it.
@@ -239,6 +263,22 @@ impl Kernel {
                 steering::reserve_ports(&node)?;
                 self.datapath.set_node_address(&node)?;
             }
+            Operation::PutNative(address, number) => {
+                let native = match number {
+                    0 => datapath::Native::Services,
+                    number => datapath::Native::Workload(*number),
+                };
+                if self.datapath.set_native(*address, native)? {
+                    self.announcer.here(*address, &self.datapath);
+                }
+            }
+            Operation::RemoveNative(address) => {
+                self.datapath.remove_native(*address)?;
+                self.announcer.gone(*address);
+            }
+            Operation::SetNodeAddresses(addresses) => {
+                self.datapath.set_node_addresses(&steering::node_addresses(addresses))?;
+            }
             Operation::PutRoute(..) | Operation::RemoveRoute(..) => {
                 let change: Vec<RouteChange> = route_change(operation).into_iter().collect();
                 self.datapath.change_routes(&change)?;
@@ -250,6 +290,13 @@ impl Kernel {
     fn next_hop(&self, next_hop: &NextHop) -> datapath::NextHop {
         match next_hop {
             NextHop::Service { vrf } => datapath::NextHop::Service { vrf: *vrf },
+            NextHop::Discard => datapath::NextHop::Discard,
+            NextHop::Native { node } => datapath::NextHop::Native {
+                uplink: self.underlay.exit(),
+                node: *node,
+                gateway: node.and_then(|node| self.underlay.neighbour(node)),
+                mtu: self.underlay.mtu(),
+            },
             NextHop::Outside => datapath::NextHop::Outside {
                 uplink: self.underlay.exit(),
                 gateway: None,

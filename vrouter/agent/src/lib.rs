@@ -4,11 +4,13 @@
 //! the port API and the kernel say into the core without I/O ([`state`]) and carries the core's operations into
 //! the datapath (`kernel`). Everything else - sessions, servers, watchers - only sends that thread messages.
 
+mod announce;
 mod config;
 mod dns;
 mod enroll;
 mod error;
 mod files;
+mod health_port;
 mod host;
 mod introspect;
 mod kernel;
@@ -19,6 +21,7 @@ mod ports;
 mod run;
 pub mod saved;
 mod session;
+mod staged;
 pub mod state;
 mod steering;
 mod tls;

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc as channel, oneshot};
+use tokio::sync::{mpsc as channel, oneshot, watch};
 use uuid::Uuid;
 
 /// The core wakes at least this often, for events of the datapath.
@@ -98,10 +98,12 @@ pub(crate) struct Node {
     pub(crate) events: VecDeque<SeenEvent>,
     pub(crate) events_seen: u64,
     pub(crate) flows_live: u64,
+    pub(crate) staged: crate::state::Staged,
     pub(crate) apply_failure: Option<String>,
     pub(crate) host: Option<crate::host::HostPort>,
     pub(crate) host_failure: Option<String>,
     pub(crate) dns: crate::dns::Dns,
+    health: watch::Sender<crate::health_port::Checks>,
     name: String,
     directory: PathBuf,
     controllers: Vec<Controller>,
@@ -127,6 +129,8 @@ pub(crate) struct NodeSetup {
     pub(crate) state: NodeState,
     pub(crate) dns: crate::dns::Dns,
     pub(crate) timeouts: Timeouts,
+    /// Who answers health checks of services listens to this.
+    pub(crate) health: watch::Sender<crate::health_port::Checks>,
 }
 
 impl Node {
@@ -150,10 +154,12 @@ impl Node {
             events: VecDeque::new(),
             events_seen: 0,
             flows_live: 0,
+            staged: crate::state::Staged::default(),
             apply_failure: None,
             host: None,
             host_failure: None,
             dns: setup.dns,
+            health: setup.health,
             name: setup.name,
             saver: Saver::start(setup.directory.clone()),
             directory: setup.directory,
@@ -170,6 +176,7 @@ impl Node {
             node.abandon(key);
         }
         node.check_links(None);
+        node.look_at_addresses();
         let bound: Vec<(u32, LocalPort)> = node.ports.values().filter_map(local_port).collect();
         for (ifindex, port) in bound {
             node.kernel.attach(ifindex)?;
@@ -334,12 +341,22 @@ impl Node {
                 break;
             }
         }
-        self.ask_for_nested();
+        // What the host reaches by its pair depends on which workloads are here.
+        self.keep_host();
         if let Some(changes) = self.core.take_dns() {
             for (subject, reason) in self.dns.apply(changes) {
                 tracing::warn!(subject, reason, "left out of DNS");
             }
         }
+        self.ask_for_nested();
+        let checks = self.core.health_checks();
+        self.health.send_if_modified(|told| {
+            let differs = *told != checks;
+            if differs {
+                *told = checks;
+            }
+            differs
+        });
         // Labels are on disk before anyone is told of them.
         self.save_state();
         self.publish();
@@ -424,15 +441,20 @@ impl Node {
                 .unwrap_or(u32::MAX),
             flows: u32::try_from(self.flows_live).unwrap_or(u32::MAX),
             problems,
+            staged: crate::staged::changes(&self.staged),
         }));
     }
 
     fn every_second(&mut self) {
+        // Before the sweep: what has ended meanwhile is still there.
+        crate::staged::look(self);
         match self.kernel.datapath.sweep(&self.timeouts) {
             Ok(swept) => self.flows_live = swept.live,
             Err(error) => tracing::warn!(%error, "flows are not swept: idle ones stay"),
         }
-        if self.apply_failure.is_some() || self.host_failure.is_some() {
+        self.kernel.announcer.repeat(&self.kernel.datapath);
+        let moved = self.look_at_addresses();
+        if moved || self.apply_failure.is_some() || self.host_failure.is_some() {
             self.settle();
         }
     }
@@ -445,6 +467,7 @@ impl Node {
         for event in new {
             self.events_seen += 1;
             let decision = self.core.decision(event.rule).cloned();
+            self.staged.refused(&self.core, &event, std::time::SystemTime::now());
             tracing::debug!(
                 reason = event.reason.name(),
                 vif = event.vif,
@@ -613,7 +636,11 @@ impl Node {
     /// What workloads' interfaces are given.
     pub(crate) fn link_limits(&self) -> LinkLimits {
         let super_packet = self.kernel.super_packet;
-        LinkLimits { mtu: self.underlay.workload_mtu(), super_packet }
+        LinkLimits {
+            mtu: self.underlay.workload_mtu(),
+            underlay_mtu: self.underlay.mtu(),
+            super_packet,
+        }
     }
 
     /// Why a port does not forward.

@@ -154,6 +154,7 @@ fn records(prepare: &PreparePod, found: &FindReply) -> Result<Vec<PortRecord>, S
             ifindex: None,
             mtu: 0,
             pod: Some(PodPlace { index: port.index, default_route: port.default_route }),
+            underlay: port.underlay,
         });
     }
     if records.is_empty() {

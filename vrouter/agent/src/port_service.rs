@@ -281,6 +281,7 @@ fn record(prepare: &Prepare, made: &EnsureReply) -> Result<PortRecord, String> {
         ifindex: None,
         mtu: 0,
         pod: None,
+        underlay: made.underlay,
     })
 }
 

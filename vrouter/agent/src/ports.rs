@@ -37,6 +37,9 @@ pub struct PortRecord {
     /// Its place in a pod, when an orchestrator made its objects: then nothing is released at a controller.
     #[serde(default)]
     pub pod: Option<PodPlace>,
+    /// Its addresses are the underlay's.
+    #[serde(default)]
+    pub underlay: bool,
 }
 
 /// The place of a port among those of its pod.
@@ -52,6 +55,8 @@ pub struct PodPlace {
 #[derive(Clone, Copy)]
 pub(crate) struct LinkLimits {
     pub(crate) mtu: u32,
+    /// Where no packet needs room for a tunnel.
+    pub(crate) underlay_mtu: u32,
     /// Of TCP before it is cut into segments.
     pub(crate) super_packet: u32,
 }
@@ -71,7 +76,7 @@ impl PortRecord {
             host_interface: self.host_interface(),
             mac: self.mac.clone(),
             addresses: self.addresses.clone(),
-            mtu: limits.mtu,
+            mtu: if self.underlay { limits.underlay_mtu } else { limits.mtu },
             super_packet: limits.super_packet,
             active,
         }

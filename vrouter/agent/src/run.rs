@@ -7,7 +7,8 @@ use crate::ports::NodeState;
 use crate::session::Channels;
 use crate::state::Core;
 use crate::{
-    AgentConfig, AgentError, Underlay, dns, enroll, introspect, saved, session, tls, vm_service,
+    AgentConfig, AgentError, Underlay, dns, enroll, health_port, introspect, saved, session, tls,
+    vm_service,
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use skein_cni::links::LinkWatch;
@@ -45,11 +46,12 @@ pub async fn run(
     ensure_bpffs(&config.pin_dir)?;
     let controllers: Vec<String> =
         config.controllers.iter().take(CONTROLLERS_USED).cloned().collect();
+    let (dns, dns_sockets) = dns::new(&config, underlay.tunnel_address);
     let machine_address = Some(underlay.tunnel_address)
         .filter(std::net::IpAddr::is_ipv4)
         .map(|own| std::net::SocketAddr::from((own, config.machine_port)));
-    let (dns, dns_sockets) = dns::new(&config, underlay.tunnel_address);
-    let (node, thread) = start_node(&config, underlay, controllers.clone(), dns)?;
+    let (health, checks) = watch::channel(health_port::Checks::new());
+    let (node, thread) = start_node(&config, underlay, controllers.clone(), dns, health)?;
 
     let channels = Channels::new(controllers.len());
     let service = PortService::new(node.clone(), channels.clone());
@@ -83,6 +85,7 @@ pub async fn run(
         }
     });
     tasks.spawn(dns_sockets.serve());
+    tasks.spawn(health_port::serve(checks));
     tasks.spawn(service.keep_releasing(config.socket.clone()));
     tasks.spawn(keep_connected(config.clone(), controllers, node.clone(), channels));
     let watching = watch_links(node.clone())?;
@@ -122,6 +125,7 @@ fn start_node(
     underlay: Underlay,
     controllers: Vec<String>,
     dns: dns::Dns,
+    health: watch::Sender<health_port::Checks>,
 ) -> Result<(NodeHandle, std::thread::JoinHandle<()>), AgentError> {
     let state = NodeState::load(&config.data_dir)?;
     let mut kernel = Kernel::open(
@@ -153,6 +157,7 @@ fn start_node(
         state,
         dns,
         timeouts: Timeouts { idle, ..Timeouts::default() },
+        health,
     })
 }
 

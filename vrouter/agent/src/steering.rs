@@ -6,8 +6,8 @@ use crate::state::{
     ServiceKey,
 };
 use skein_datapath as datapath;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
 pub(crate) fn context(entry: &ContextEntry) -> datapath::Context {
@@ -83,7 +83,9 @@ pub(crate) fn service(key: &ServiceKey, entry: &ServiceEntry) -> datapath::Servi
         affinity: (seconds != 0).then(|| Duration::from_secs(seconds)),
         keep_source: entry.keep_source,
         link_local: entry.link_local,
+        open: entry.open,
         sources: entry.sources.iter().copied().collect(),
+        by_node: entry.by_node,
     }
 }
 
@@ -96,7 +98,9 @@ pub(crate) fn service_entry(service: &datapath::Service) -> (ServiceKey, Service
         affinity_seconds: u32::try_from(seconds).unwrap_or(u32::MAX),
         keep_source: service.keep_source,
         link_local: service.link_local,
+        open: service.open,
         sources: service.sources.iter().copied().collect(),
+        by_node: service.by_node,
     };
     ((at.vrf, at.address, at.protocol, at.port), entry)
 }
@@ -113,6 +117,16 @@ pub(crate) fn node_address(entry: &NodeEntry) -> datapath::NodeAddress {
     }
 }
 
+pub(crate) fn node_addresses(
+    addresses: &BTreeMap<IpAddr, bool>,
+) -> BTreeMap<IpAddr, datapath::AddressOwner> {
+    let owner = |own: &bool| match own {
+        true => datapath::AddressOwner::This,
+        false => datapath::AddressOwner::Other,
+    };
+    addresses.iter().map(|(address, own)| (*address, owner(own))).collect()
+}
+
 pub(crate) fn node_entry(node: &datapath::NodeAddress) -> Option<NodeEntry> {
     let v4 = node.address4.map(|address| (address.into(), node.next_hop4));
     let v6 = || node.address6.map(|address| (address.into(), node.next_hop6));
@@ -121,11 +135,11 @@ pub(crate) fn node_entry(node: &datapath::NodeAddress) -> Option<NodeEntry> {
 }
 
 /// Ports that the kernel does not give to the host's own connections.
-const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+const RESERVED: &str = "ipv4/ip_local_reserved_ports";
 
 /// Keeps the host from using the ports that it lends; what is reserved already stays so.
 pub(crate) fn reserve_ports(node: &datapath::NodeAddress) -> Result<(), AgentError> {
-    let path = Path::new(RESERVED);
+    let path = &skein_cni::sysctl(RESERVED);
     let before =
         std::fs::read_to_string(path).map_err(AgentError::file("read", path))?.trim().to_owned();
     let wanted = [&node.tcp, &node.udp, &node.sctp, &node.icmp]

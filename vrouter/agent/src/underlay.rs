@@ -94,6 +94,12 @@ impl Underlay {
         self.uplinks.first().map_or(0, |link| link.index)
     }
 
+    /// Whether the uplinks are in a network that has the whole prefix.
+    #[must_use]
+    pub fn is_on_link(&self, prefix: &IpNet) -> bool {
+        self.on_link.iter().any(|net| net.contains(prefix))
+    }
+
     /// The remote end itself when it is a neighbour on the uplink: then no route lookup is needed for a packet.
     #[must_use]
     pub fn neighbour(&self, remote: IpAddr) -> Option<IpAddr> {

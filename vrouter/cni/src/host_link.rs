@@ -5,8 +5,8 @@ use crate::Error;
 use crate::link::{self, address_bytes, exchange, kernel, link_header};
 use crate::links::Links;
 use crate::netlink::{
-    Batch, F_ACK, F_CREATE, F_DUMP, F_EXCL, F_REPLACE, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWLINK,
-    RTM_NEWNEIGH, RTM_NEWROUTE, RTM_SETLINK, attributes, u32_at,
+    Batch, F_ACK, F_CREATE, F_DUMP, F_EXCL, F_REPLACE, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWADDR,
+    RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RTM_SETLINK, attributes, u32_at,
 };
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -20,14 +20,17 @@ pub const HOST_LINK_PEER: &str = "skein0-fabric";
 
 /// Next hop of the host's routes: nobody's address, known on this interface alone.
 const GATEWAY4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The host's end has it, for want of another.
+const UNUSED4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
+const RT_SCOPE_LINK: u8 = 253;
 const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x5e00, 0x0100);
 /// Our routes are told from others by this number (rtnetlink.h: above 4 there are user protocols).
-const PROTOCOL: u8 = 0x5e;
+pub(crate) const PROTOCOL: u8 = 0x5e;
 const ONLINK: u32 = 4;
 const NUD_PERMANENT: u16 = 0x80;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
-const RTA_PREFSRC: u16 = 7;
+pub(crate) const RTA_PREFSRC: u16 = 7;
 
 /// What the pair shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +65,14 @@ impl HostLink {
         let peer =
             link::find(&mut links.0, HOST_LINK_PEER)?.ok_or_else(|| missing(HOST_LINK_PEER))?;
         // Strict filtering would drop what comes by a service from a host whose own way is the underlay.
-        let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{HOST_LINK}/rp_filter"), "2");
+        // Answers to what the host sent to a node port at an address of its own come from that address, 127.0.0.1 too;
+        // the programs let no others through.
+        for (setting, value) in [("rp_filter", "2"), ("accept_local", "1"), ("route_localnet", "1")]
+        {
+            let path = crate::sysctl(&format!("ipv4/conf/{HOST_LINK}/{setting}"));
+            let _ = std::fs::write(path, value);
+        }
+        self.own_address(links, host.index)?;
         self.neighbour(links, host.index)?;
         self.routes(links, host.index)?;
         Ok(peer.index)
@@ -116,6 +126,26 @@ impl HostLink {
 
     fn gateway(&self) -> IpAddr {
         if self.address.is_ipv4() { GATEWAY4.into() } else { GATEWAY6.into() }
+    }
+
+    /// An address for no one to use: on an interface without any, loose filtering refuses what comes from an address of
+    /// the host's own.
+    fn own_address(&self, links: &mut Links, index: u32) -> Result<(), Error> {
+        if self.address.is_ipv6() {
+            return Ok(());
+        }
+        let (family, bytes) = address_bytes(UNUSED4.into());
+        let header = [&[family, 32, 0, RT_SCOPE_LINK][..], &index.to_ne_bytes()].concat();
+        let mut batch = Batch::default();
+        batch
+            .message(RTM_NEWADDR, F_ACK | F_CREATE | F_REPLACE, &header)
+            .attribute(link::IFA_LOCAL, &bytes)
+            .attribute(link::IFA_ADDRESS, &bytes);
+        let what = "give skein0 an address";
+        let outcomes = exchange(&mut links.0, &mut batch, what)?;
+        outcomes.iter().try_for_each(|outcome| {
+            outcome.result.as_ref().map(|_| ()).map_err(|error| kernel(what, error))
+        })
     }
 
     fn neighbour(&self, links: &mut Links, index: u32) -> Result<(), Error> {
@@ -192,8 +222,12 @@ impl HostLink {
     }
 }
 
-/// Routes of ours by the pair.
-fn installed(links: &mut Links, family: u8, index: u32) -> Result<BTreeSet<IpNet>, Error> {
+/// Routes of ours by an interface.
+pub(crate) fn installed(
+    links: &mut Links,
+    family: u8,
+    index: u32,
+) -> Result<BTreeSet<IpNet>, Error> {
     let mut batch = Batch::default();
     let mut header = [0; 12];
     header[0] = family;

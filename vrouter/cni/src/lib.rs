@@ -21,7 +21,9 @@ pub mod pod_api;
 pub mod port_api;
 mod reply;
 mod request;
+mod sysctl;
 mod tombstone;
+mod uplink_routes;
 
 pub use agent::AgentClient;
 pub use commands::execute;
@@ -32,4 +34,6 @@ pub use host_link::{HOST_LINK, HOST_LINK_PEER, HostLink};
 pub use link::host_interface_name;
 pub use reply::SUPPORTED_VERSIONS;
 pub use request::{Command, Request};
+pub use sysctl::sysctl;
 pub use tombstone::{Tombstone, tombstone_directory};
+pub use uplink_routes::UplinkRoutes;

@@ -29,6 +29,8 @@ pub struct Link {
     pub name: String,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// Its MAC address; zeros if it has none.
+    pub mac: [u8; 6],
 }
 
 /// A view of the interfaces of the namespace it was opened in.
@@ -49,7 +51,10 @@ impl Links {
     /// The kernel refused, with what it said.
     pub fn by_name(&mut self, name: &str) -> Result<Option<Link>, crate::Error> {
         let found = link::find(&mut self.0, name)?;
-        Ok(found.map(|Found { index, mtu, .. }| Link { index, name: name.to_owned(), mtu }))
+        Ok(found.map(|Found { index, mtu, mac, .. }| {
+            let mac = link::parse_mac(&mac).unwrap_or_default();
+            Link { index, name: name.to_owned(), mtu, mac }
+        }))
     }
 
     /// Every interface.
@@ -64,18 +69,20 @@ impl Links {
         Ok(answers
             .filter(|answer| answer.kind == RTM_NEWLINK)
             .map(|answer| {
-                let mut link = Link { index: u32_at(&answer.body, 4), name: String::new(), mtu: 0 };
+                let index = u32_at(&answer.body, 4);
+                let mut found = Link { index, name: String::new(), mtu: 0, mac: [0; 6] };
                 for (kind, value) in attributes(&answer.body, 16) {
                     match kind {
                         IFLA_IFNAME => {
                             let text = value.strip_suffix(&[0]).unwrap_or(value);
-                            link.name = String::from_utf8_lossy(text).into_owned();
+                            found.name = String::from_utf8_lossy(text).into_owned();
                         }
-                        IFLA_MTU => link.mtu = u32_at(value, 0),
+                        IFLA_MTU => found.mtu = u32_at(value, 0),
+                        link::IFLA_ADDRESS => found.mac = value.try_into().unwrap_or_default(),
                         _ => {}
                     }
                 }
-                link
+                found
             })
             .collect())
     }

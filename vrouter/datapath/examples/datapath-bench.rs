@@ -10,6 +10,9 @@
 //! - `established_*`: the same walk for ports already known.
 //! - `service_*`: the same packets to a service among 1,000 of 10 members each: a member is picked, both entries go in, addresses
 //!   and ports are rewritten.
+//! - `uplink_host_*`: what the host's own packets pay at the uplink: on a node that does nothing there, on one that lends its
+//!   address, and on one with 100 addresses of workloads in the underlay.
+//! - `native_established`: a packet from the underlay, without a tunnel, to a workload there.
 //! - `*_1000_rules`: a policy of 1,000 rules before the one that matches.
 //!
 //! Needs root; makes a network namespace and a pin directory of its own and removes them.
@@ -113,7 +116,9 @@ impl Bench {
                 affinity: None,
                 keep_source: false,
                 link_local: false,
+                open: false,
                 sources: vec![],
+                by_node: false,
             };
             datapath.set_service(&service).expect("service");
         }
@@ -167,6 +172,43 @@ impl Bench {
     }
 }
 
+/// What comes by the uplink without a tunnel. The packet is left as it is, or its TTL is spent from the same copy each time.
+fn uplink() {
+    let mut bed = Bed::with(|config| config.flow_table_size = 1 << 16);
+    let outside = std::net::Ipv4Addr::new(198, 51, 100, 1);
+    let to_host = ip4(outside, NODE).with(6, &tcp(40_000, 22, ACK));
+    let to_host = ethernet([4; 6], [2; 6], 0x0800, &to_host);
+    let host = |bed: &Bed| {
+        let run = Run { frame: &to_host, ifindex: bed.uplink, gso_size: 0, repeat: 1_000_000 };
+        nanoseconds(5, || bed.datapath.run(Hook::Fabric, &run).expect("run"), Outcome::Host)
+    };
+    line("uplink_host_plain", host(&bed), "ns/packet");
+    let uplink = bed.uplink;
+    let lent = NextHop::Outside { uplink, gateway: None, mtu: MTU };
+    bed.datapath.set_next_hop(30, &lent).expect("next hop");
+    let node = NodeAddress { address4: Some(NODE), next_hop4: 30, ..NodeAddress::default() };
+    bed.datapath.set_node_address(&node).expect("node address");
+    line("uplink_host_lent", host(&bed), "ns/packet");
+    let native = NextHop::Native { uplink, node: None, gateway: None, mtu: MTU };
+    bed.datapath.set_next_hop(40, &native).expect("next hop");
+    let route =
+        Route { vrf: VRF, prefix: "0.0.0.0/0".parse().expect("prefix"), next_hop: 40, identity: 1 };
+    bed.datapath.change_routes(&[RouteChange::Set(route)]).expect("routes");
+    bed.datapath.set_native(ALICE.into(), Native::Workload(1)).expect("native");
+    for last in 100..199 {
+        let address = std::net::Ipv4Addr::new(10, 1, 0, last);
+        bed.datapath.set_native(address.into(), Native::Services).expect("native");
+    }
+    line("uplink_host_natives", host(&bed), "ns/packet");
+    let to_alice = ip4(outside, ALICE).with(17, &udp(40_000, 53, &[0; 22]));
+    let frame = ethernet([4; 6], [2; 6], 0x0800, &to_alice);
+    // Each run spends a hop and the packet stays: as many as its TTL, many times.
+    let run = Run { frame: &frame, ifindex: bed.uplink, gso_size: 0, repeat: 60 };
+    let delivered = bed.delivered(bed.alice);
+    let best = nanoseconds(2000, || bed.datapath.run(Hook::Fabric, &run).expect("run"), delivered);
+    line("native_established", best, "ns/packet");
+}
+
 fn main() {
     for (suffix, rules) in [("", 0), ("_1000_rules", 1000)] {
         let mut bench = Bench::new(rules);
@@ -182,4 +224,5 @@ fn main() {
     line("service_setup", 1e9 / one, "connections/s/core");
     line("service_setup_ns", one, "ns");
     line("service_established", bench.established(), "ns/packet");
+    uplink();
 }

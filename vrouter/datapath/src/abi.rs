@@ -42,6 +42,7 @@ pub(crate) const NEXT_HOP_TUNNEL: u32 = 2;
 pub(crate) const NEXT_HOP_COMPOSITE: u32 = 3;
 pub(crate) const NEXT_HOP_SERVICE: u32 = 4;
 pub(crate) const NEXT_HOP_OUTSIDE: u32 = 5;
+pub(crate) const NEXT_HOP_NATIVE: u32 = 6;
 pub(crate) const CONTEXT_INGRESS: u32 = 1;
 pub(crate) const CONTEXT_EGRESS: u32 = 2;
 pub(crate) const CONTEXT_MAPPED: u32 = 4;
@@ -50,6 +51,11 @@ pub(crate) const TO_FLOATING: u8 = 1;
 pub(crate) const SERVICE_KEEP_SOURCE: u32 = 1;
 pub(crate) const SERVICE_SOURCES: u32 = 2;
 pub(crate) const SERVICE_LINK_LOCAL: u32 = 16;
+pub(crate) const SERVICE_BY_NODE: u32 = 4;
+pub(crate) const SERVICES_INSIDE: u32 = 0xffff_ffff;
+pub(crate) const ADDRESS_OWN: u32 = 1;
+pub(crate) const ADDRESS_OTHER: u32 = 2;
+pub(crate) const SERVICE_OPEN: u32 = 64;
 pub(crate) const MEMBER_ELIGIBLE: u32 = 1;
 pub(crate) const MEMBER_DRAINING: u32 = 2;
 pub(crate) const NODE_IPV4: u32 = 1;
@@ -85,7 +91,7 @@ plain! {
     next_hop: 152, address_key: 20, flow_key: 44, flow: 144, policy_key: 16, policy_value: 12, source_key: 16,
     fragment_key: 44, event: 64, settings: 24, bench: 72, sweep: 48,
     context: 52, label: 8, port_mapping_key: 8, service_key: 24, service: 32, member_slot: 8, member: 20,
-    member_key: 24, affinity_key: 24, affinity: 32, service_source_key: 28, port_range: 4, node: 68,
+    member_key: 24, affinity_key: 24, affinity: 32, service_source_key: 28, port_range: 4, node: 84,
 }
 
 // SAFETY: plain integers.
@@ -169,12 +175,17 @@ mod tests {
             ("NEXT_HOP_COMPOSITE", NEXT_HOP_COMPOSITE),
             ("NEXT_HOP_SERVICE", NEXT_HOP_SERVICE),
             ("NEXT_HOP_OUTSIDE", NEXT_HOP_OUTSIDE),
+            ("NEXT_HOP_NATIVE", NEXT_HOP_NATIVE),
             ("CONTEXT_INGRESS", CONTEXT_INGRESS),
             ("CONTEXT_EGRESS", CONTEXT_EGRESS),
             ("CONTEXT_MAPPED", CONTEXT_MAPPED),
             ("SERVICE_KEEP_SOURCE", SERVICE_KEEP_SOURCE),
+            ("SERVICE_BY_NODE", SERVICE_BY_NODE),
+            ("ADDRESS_OWN", ADDRESS_OWN),
+            ("ADDRESS_OTHER", ADDRESS_OTHER),
             ("SERVICE_SOURCES", SERVICE_SOURCES),
             ("SERVICE_LINK_LOCAL", SERVICE_LINK_LOCAL),
+            ("SERVICE_OPEN", SERVICE_OPEN),
             ("MEMBER_ELIGIBLE", MEMBER_ELIGIBLE),
             ("MEMBER_DRAINING", MEMBER_DRAINING),
             ("NODE_IPV4", NODE_IPV4),

@@ -4,7 +4,7 @@ use crate::abi::types;
 use crate::load::{self, Maps};
 use crate::table::Table;
 use crate::{Config, Error, PolicyId, Result};
-use libbpf_rs::{TC_INGRESS, TcHook, TcHookBuilder};
+use libbpf_rs::{TC_EGRESS, TC_INGRESS, TcAttachPoint, TcHook, TcHookBuilder};
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -29,6 +29,7 @@ pub struct Datapath {
     pub(crate) member_set: Table<types::member_key, u32>,
     pub(crate) service_sources: Table<types::service_source_key, u32>,
     pub(crate) node: Table<u32, types::node>,
+    pub(crate) node_addresses: Table<types::address_key, u32>,
     pub(crate) peers: Table<types::address_key, u32>,
     pub(crate) tunnel_addresses: Table<types::address_key, u32>,
     pub(crate) policies: Table<types::policy_key, types::policy_value>,
@@ -47,6 +48,7 @@ pub struct Datapath {
     pub(crate) retired: HashSet<crate::NextHopId>,
     from_workload: OwnedFd,
     from_fabric: OwnedFd,
+    from_loopback: OwnedFd,
     pub(crate) sweep: OwnedFd,
     bench: Option<OwnedFd>,
 }
@@ -58,6 +60,8 @@ pub enum Hook {
     Workload,
     /// What packets from the underlay meet.
     Fabric,
+    /// What the node's own stack sends to its own addresses meets.
+    Loopback,
     /// [`Hook::Workload`] behind a counter that makes every packet a new flow; needs [`Config::with_bench`].
     Bench,
 }
@@ -74,7 +78,8 @@ impl Datapath {
     /// [`Error::AbiVersion`] or [`Error::PinnedTable`] if the pinned tables are of another layout;
     /// [`Error::PinDirectory`]; [`Error::Kernel`] without rights or on too old a kernel.
     pub fn open(config: &Config) -> Result<Self> {
-        let load::Loaded { maps, from_workload, from_fabric, sweep, bench } = load::load(config)?;
+        let load::Loaded { maps, from_workload, from_fabric, from_loopback, sweep, bench } =
+            load::load(config)?;
         let Maps {
             meta: _,
             vifs,
@@ -95,6 +100,7 @@ impl Datapath {
             member_set,
             service_sources,
             node,
+            node_addresses,
             // As the fragments below.
             affinities: _affinities,
             peers,
@@ -126,6 +132,7 @@ impl Datapath {
             member_set: Table::new(member_set, "member_set"),
             service_sources: Table::new(service_sources, "service_sources"),
             node: Table::new(node, "node"),
+            node_addresses: Table::new(node_addresses, "node_addresses"),
             peers: Table::new(peers, "peers"),
             tunnel_addresses: Table::new(tunnel_addresses, "tunnel_addresses"),
             policies: Table::new(policies, "policies"),
@@ -140,6 +147,7 @@ impl Datapath {
             retired: HashSet::new(),
             from_workload,
             from_fabric,
+            from_loopback,
             sweep,
             bench,
         };
@@ -163,17 +171,17 @@ impl Datapath {
         }
     }
 
-    fn hook(program: BorrowedFd<'_>, ifindex: u32) -> TcHook {
+    fn hook(program: BorrowedFd<'_>, ifindex: u32, side: TcAttachPoint) -> TcHook {
         TcHookBuilder::new(program)
             .ifindex(ifindex as i32)
             .replace(true)
             .handle(FILTER_HANDLE)
             .priority(FILTER_PRIORITY)
-            .hook(TC_INGRESS)
+            .hook(side)
     }
 
-    fn attach(program: BorrowedFd<'_>, ifindex: u32) -> Result<()> {
-        let mut hook = Self::hook(program, ifindex);
+    fn attach(program: BorrowedFd<'_>, ifindex: u32, side: TcAttachPoint) -> Result<()> {
+        let mut hook = Self::hook(program, ifindex, side);
         hook.create()
             .and_then(|mut hook| hook.attach())
             .map(drop)
@@ -186,7 +194,7 @@ impl Datapath {
     /// # Errors
     /// [`Error::Interface`] if it does not exist or takes no filter.
     pub fn attach_workload(&self, ifindex: u32) -> Result<()> {
-        Self::attach(self.from_workload.as_fd(), ifindex)
+        Self::attach(self.from_workload.as_fd(), ifindex, TC_INGRESS)
     }
 
     /// The same for an uplink.
@@ -194,7 +202,16 @@ impl Datapath {
     /// # Errors
     /// [`Error::Interface`].
     pub fn attach_uplink(&self, ifindex: u32) -> Result<()> {
-        Self::attach(self.from_fabric.as_fd(), ifindex)
+        Self::attach(self.from_fabric.as_fd(), ifindex, TC_INGRESS)
+    }
+
+    /// Puts the program for what the node's own stack sends to its own addresses on the namespace's `lo`. Its packets go to
+    /// services of [`crate::INSIDE`] by way of the host's interface ([`crate::NodeAddress::host`]).
+    ///
+    /// # Errors
+    /// [`Error::Interface`].
+    pub fn attach_loopback(&self, ifindex: u32) -> Result<()> {
+        Self::attach(self.from_loopback.as_fd(), ifindex, TC_EGRESS)
     }
 
     /// Takes our program off an interface; no error if the program or the interface is not there.
@@ -202,7 +219,7 @@ impl Datapath {
     /// # Errors
     /// [`Error::Interface`].
     pub fn detach(&self, ifindex: u32) -> Result<()> {
-        match Self::hook(self.from_workload.as_fd(), ifindex).detach() {
+        match Self::hook(self.from_workload.as_fd(), ifindex, TC_INGRESS).detach() {
             Ok(()) => Ok(()),
             // ENOENT: no filter; EINVAL: no clsact; ENODEV: no interface.
             Err(e)
@@ -222,6 +239,7 @@ impl Datapath {
         match hook {
             Hook::Workload => Ok(self.from_workload.as_fd()),
             Hook::Fabric => Ok(self.from_fabric.as_fd()),
+            Hook::Loopback => Ok(self.from_loopback.as_fd()),
             Hook::Bench => self.bench.as_ref().map(AsFd::as_fd).ok_or_else(|| Error::Argument {
                 field: "hook",
                 reason: "the measuring program is not loaded; set Config::with_bench".into(),

@@ -19,6 +19,9 @@
 //! set_label(label, ifindex, context)  remove_label(label)  labels()
 //! set_service(&Service)  remove_service(&ServiceKey)  services()
 //! set_node_address(&NodeAddress)  node_address()       what leaves, and enters, by the node's own address
+//! set_native(addr, Native)  remove_native(addr)  natives()   addresses in the underlay
+//! set_uplink(ifindex, mac)  announce(addr)             where, and what, neighbours are told for them
+//! set_node_addresses(&map)  node_addresses()           where node ports answer; attach_loopback(ifindex): for the node itself
 //! add_peer(addr)  remove_peer(addr)  peers()           tunnel sources that are accepted
 //! add_tunnel_address(addr)  remove_tunnel_address(addr)  tunnel_addresses()   our own tunnel end points
 //! load_policy(id, &Addition)                           also to extend it by one more identity
@@ -36,7 +39,8 @@
 //! Order of writing, so that no packet meets a half-written state: policies before the interfaces that use them; an identity's
 //! policy entries before routes that carry it; next hops before routes; labels, routes and the interface before the label is
 //! told to anyone; contexts before the labels, next hops and interfaces that name them; a service, and the routes to its members,
-//! before the route to its address; the node's address before routes to the outside. Removal goes the other way round.
+//! before the route to its address; the node's address before routes to the outside; a workload's interface and routes before its
+//! address in the underlay. Removal goes the other way round.
 
 mod abi;
 mod config;
@@ -46,6 +50,7 @@ mod error;
 mod event;
 mod flow;
 mod load;
+mod native;
 mod node_address;
 mod policy;
 mod routing;
@@ -61,9 +66,10 @@ pub use config::Config;
 pub use context::{Context, ContextId, Floating, FloatingDirection, PortMapping};
 pub use datapath::{Datapath, Hook};
 pub use error::{Error, Result};
-pub use node_address::NodeAddress;
+pub use native::Native;
+pub use node_address::{AddressOwner, NodeAddress};
 pub use run::{Outcome, Ran, Run};
-pub use service::{OUTSIDE, Service, ServiceKey, ServiceMember};
+pub use service::{INSIDE, OUTSIDE, Service, ServiceKey, ServiceMember};
 pub use super_packet::{DEFAULT_SUPER_PACKET, is_veth, set_super_packet_size, widen_uplink};
 pub use trace::{Answer, Question};
 pub use types::*;

@@ -14,6 +14,7 @@ pub(crate) struct Loaded {
     pub(crate) maps: Maps,
     pub(crate) from_workload: OwnedFd,
     pub(crate) from_fabric: OwnedFd,
+    pub(crate) from_loopback: OwnedFd,
     pub(crate) sweep: OwnedFd,
     pub(crate) bench: Option<OwnedFd>,
 }
@@ -41,7 +42,7 @@ macro_rules! maps {
 
 maps! {
     meta, vifs, vlans, vif_states, vif_stats, vif_drops, drops, generations, host_routes, prefix_routes, next_hops, labels,
-    contexts, port_mappings, services, members, member_set, affinities, service_sources, node, peers, tunnel_addresses, policies, policy_sources, flows, fragments, events,
+    contexts, port_mappings, services, members, member_set, affinities, service_sources, node, node_addresses, peers, tunnel_addresses, policies, policy_sources, flows, fragments, events,
 }
 
 /// Size the configuration gives to a table; `None`: the one in maps.h.
@@ -152,6 +153,7 @@ pub(crate) fn load(config: &Config) -> Result<Loaded> {
             maps: take(&skeleton)?,
             from_workload: keep(skeleton.progs.from_workload.as_fd())?,
             from_fabric: keep(skeleton.progs.from_fabric.as_fd())?,
+            from_loopback: keep(skeleton.progs.from_loopback.as_fd())?,
             sweep: keep(skeleton.progs.sweep_flows.as_fd())?,
             bench: if config.with_bench {
                 Some(keep(skeleton.progs.bench_workload.as_fd())?)

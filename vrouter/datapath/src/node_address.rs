@@ -1,9 +1,21 @@
 //! The node's own addresses, as workloads use them to reach the outside and clients outside use them to reach services.
 
-use crate::abi::{NODE_IPV4, NODE_IPV6, ip_from_abi, ip_to_abi, types};
+use crate::abi::{
+    ADDRESS_OTHER, ADDRESS_OWN, NODE_IPV4, NODE_IPV6, address_key, ip_from_abi, ip_to_abi, types,
+};
 use crate::{Datapath, Error, NextHopId, Result};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+
+/// Whose a node's address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressOwner {
+    /// This node's.
+    This,
+    /// Another one's.
+    Other,
+}
 
 /// What the node lends to its workloads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +84,9 @@ impl Datapath {
             sctp: range(&node.sctp),
             icmp: range(&node.icmp),
             services: old.services,
+            natives: old.natives,
+            uplink: old.uplink,
+            uplink_mac: old.uplink_mac,
             ..types::node::default()
         };
         if let Some(address) = node.address4 {
@@ -111,6 +126,41 @@ impl Datapath {
             next_hop4: raw.next_hop4,
             next_hop6: raw.next_hop6,
         })
+    }
+
+    /// Says which addresses are of nodes: those at which node ports answer. Replaces what was said before.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Kernel`].
+    pub fn set_node_addresses(&self, wanted: &BTreeMap<IpAddr, AddressOwner>) -> Result<()> {
+        for (key, _) in self.node_addresses.entries()? {
+            if !wanted.contains_key(&ip_from_abi(key.family, &key.address)) {
+                self.node_addresses.remove(&key)?;
+            }
+        }
+        for (address, owner) in wanted {
+            let owner = match owner {
+                AddressOwner::This => ADDRESS_OWN,
+                AddressOwner::Other => ADDRESS_OTHER,
+            };
+            self.node_addresses.set(&address_key(*address), &owner)?;
+        }
+        Ok(())
+    }
+
+    /// What was said last.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`].
+    pub fn node_addresses(&self) -> Result<BTreeMap<IpAddr, AddressOwner>> {
+        let entries = self.node_addresses.entries()?.into_iter();
+        Ok(entries
+            .map(|(key, owner)| {
+                let owner =
+                    if owner == ADDRESS_OWN { AddressOwner::This } else { AddressOwner::Other };
+                (ip_from_abi(key.family, &key.address), owner)
+            })
+            .collect())
     }
 
     /// The programs look for services at the uplink only while there are some.

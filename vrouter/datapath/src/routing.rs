@@ -40,6 +40,18 @@ fn encode(next_hop: &NextHop) -> Result<types::next_hop> {
                 (raw.gateway_family, raw.gateway) = ip_to_abi(*gateway);
             }
         }
+        NextHop::Native { uplink, node, gateway, mtu } => {
+            check_mtu(*mtu)?;
+            raw.r#type = abi::NEXT_HOP_NATIVE;
+            raw.ifindex = *uplink;
+            raw.mtu = *mtu;
+            if let Some(node) = node {
+                (raw.family, raw.remote) = ip_to_abi(*node);
+            }
+            if let Some(gateway) = gateway {
+                (raw.gateway_family, raw.gateway) = ip_to_abi(*gateway);
+            }
+        }
         NextHop::Tunnel { remote, local, encapsulation, label, uplink, gateway, mtu } => {
             if remote.is_ipv4() != local.is_ipv4() {
                 let reason = format!("{local} and {remote} are of different families");
@@ -86,6 +98,13 @@ pub(crate) fn decode(raw: &types::next_hop) -> NextHop {
         abi::NEXT_HOP_SERVICE => NextHop::Service { vrf: raw.vrf },
         abi::NEXT_HOP_OUTSIDE => NextHop::Outside {
             uplink: raw.ifindex,
+            gateway: (raw.gateway_family != 0)
+                .then(|| ip_from_abi(raw.gateway_family, &raw.gateway)),
+            mtu: raw.mtu,
+        },
+        abi::NEXT_HOP_NATIVE => NextHop::Native {
+            uplink: raw.ifindex,
+            node: (raw.family != 0).then(|| ip_from_abi(raw.family, &raw.remote)),
             gateway: (raw.gateway_family != 0)
                 .then(|| ip_from_abi(raw.gateway_family, &raw.gateway)),
             mtu: raw.mtu,
@@ -173,7 +192,7 @@ impl Datapath {
         self.next_hops.set(&id, &new)
     }
 
-    fn check_next_hop(&self, id: NextHopId) -> Result<()> {
+    pub(crate) fn check_next_hop(&self, id: NextHopId) -> Result<()> {
         if id == 0 || id >= self.next_hops.size() {
             let reason = format!("{id} is not within 1 to {}", self.next_hops.size() - 1);
             return Err(Error::Argument { field: "next hop", reason });
@@ -279,7 +298,9 @@ impl Datapath {
                 all.push(Route { vrf: key.vrf, prefix, next_hop, identity });
             }
         };
-        for (key, value) in self.host_routes.entries()? {
+        // VRF 0 is none: see natives().
+        for (key, value) in self.host_routes.entries()?.into_iter().filter(|(key, _)| key.vrf != 0)
+        {
             push(&key, None, &value);
         }
         for (key, value) in self.prefix_routes.entries()? {

@@ -51,7 +51,7 @@ pub enum Outcome {
         /// The uplink.
         uplink: u32,
     },
-    /// Sent by an uplink as it is, from the node's own address.
+    /// Sent by an uplink without a tunnel: from the node's own address or one of the underlay.
     Outside {
         /// The uplink.
         uplink: u32,

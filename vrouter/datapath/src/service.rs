@@ -12,10 +12,15 @@ use std::time::Duration;
 /// by one that is routed to the node.
 pub const OUTSIDE: VrfId = 0;
 
+/// In place of a VRF: the service is reached by workloads and the node's own stack, by an address of a node. In this and
+/// [`OUTSIDE`], the unspecified address stands for all addresses of nodes: here of any node, there of this one
+/// ([`crate::Datapath::set_node_addresses`]).
+pub const INSIDE: VrfId = abi::SERVICES_INSIDE;
+
 /// Where a service is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
-    /// VRF of the address, or [`OUTSIDE`]. Workloads reach it by routes to [`crate::NextHop::Service`] that name this VRF.
+    /// VRF of the address, [`OUTSIDE`] or [`INSIDE`]. Workloads reach it by routes to [`crate::NextHop::Service`] that name this VRF.
     pub vrf: VrfId,
     /// Its address.
     pub address: IpAddr,
@@ -40,8 +45,12 @@ pub struct Service {
     pub keep_source: bool,
     /// It is the node's own: clients are known by [`crate::Vif::metadata`] there, and no policy keeps them away. IPv4 only.
     pub link_local: bool,
-    /// From outside: only clients in one of these; empty: anyone.
+    /// What workloads ask it passes their policy, as DNS of the node itself must.
+    pub open: bool,
+    /// Only clients in one of these; empty: anyone. The node's own stack always may.
     pub sources: Vec<IpNet>,
+    /// [`INSIDE`], at all addresses: not at those of other nodes, which have services of their own or are left alone.
+    pub by_node: bool,
 }
 
 /// A member of a service.
@@ -150,8 +159,14 @@ impl Datapath {
         if service.link_local {
             raw.flags |= abi::SERVICE_LINK_LOCAL;
         }
+        if service.open {
+            raw.flags |= abi::SERVICE_OPEN;
+        }
         if !service.sources.is_empty() {
             raw.flags |= abi::SERVICE_SOURCES;
+        }
+        if service.by_node {
+            raw.flags |= abi::SERVICE_BY_NODE;
         }
 
         let mut known: BTreeMap<Vec<u8>, types::member_key> = BTreeMap::new();
@@ -193,7 +208,7 @@ impl Datapath {
                     self.service_sources.remove(&key)?;
                 }
             }
-        } else if at.vrf == OUTSIDE {
+        } else if is_pseudo(at.vrf) {
             self.count_outside(1)?;
         }
         if gone || old.is_some_and(|old| old.vrf != service.member_vrf) {
@@ -219,7 +234,7 @@ impl Datapath {
         for key in self.service_sources.keys().filter(|key| key.service == old.id) {
             self.service_sources.remove(&key)?;
         }
-        if at.vrf == OUTSIDE {
+        if is_pseudo(at.vrf) {
             self.count_outside(-1)?;
         }
         self.step_generation(old.vrf)?;
@@ -258,12 +273,14 @@ impl Datapath {
                 affinity: (raw.affinity != 0).then(|| Duration::from_nanos(raw.affinity)),
                 keep_source: raw.flags & abi::SERVICE_KEEP_SOURCE != 0,
                 link_local: raw.flags & abi::SERVICE_LINK_LOCAL != 0,
+                open: raw.flags & abi::SERVICE_OPEN != 0,
                 sources: sources
                     .filter_map(|(source, _)| {
                         let address = ip_from_abi(source.family, &source.address);
                         IpNet::new(address, source.bits.saturating_sub(64) as u8).ok()
                     })
                     .collect(),
+                by_node: raw.flags & abi::SERVICE_BY_NODE != 0,
             });
         }
         Ok(all)
@@ -282,6 +299,12 @@ impl Datapath {
         let family = u32::from(key.family);
         let member = member.map(|m| (ip_from_abi(family, &m.address), m.port));
         Ok(Some((raw.vrf, member)))
+    }
+
+    /// Whether a service is not at other nodes' addresses.
+    pub(crate) fn is_by_node(&self, at: &ServiceKey) -> bool {
+        let found = self.services.get(&key(at)).ok().flatten();
+        found.is_some_and(|raw| raw.flags & abi::SERVICE_BY_NODE != 0)
     }
 
     fn new_service_id(&mut self) -> Result<u32> {
@@ -313,9 +336,13 @@ impl Datapath {
     }
 }
 
+fn is_pseudo(vrf: VrfId) -> bool {
+    vrf == OUTSIDE || vrf == INSIDE
+}
+
 fn check(service: &Service) -> Result<()> {
     let at = &service.at;
-    if at.vrf != OUTSIDE {
+    if !is_pseudo(at.vrf) {
         check_vrf(at.vrf)?;
     }
     check_vrf(service.member_vrf)?;

@@ -1,7 +1,7 @@
 //! "Why does this not pass?": the walk of a packet, told from the tables the programs read. Changes nothing.
 
-use crate::abi::{CONTEXT_EGRESS, ip_to_abi, types};
-use crate::service::ServiceKey;
+use crate::abi::{ADDRESS_OWN, CONTEXT_EGRESS, address_key, ip_to_abi, types};
+use crate::service::{INSIDE, ServiceKey};
 use crate::{ContextId, Datapath, DropReason, Flow, NextHop, NextHopId, Result, Vif, VifPolicy};
 use skein_policy::Direction;
 use std::net::IpAddr;
@@ -96,13 +96,18 @@ impl Datapath {
             return Ok(Some(if out { DropReason::NoRoute } else { DropReason::SourceAddress }));
         };
         let mut ports = (q.source_port, q.destination_port);
-        if out && let NextHop::Service { vrf } = self.next_hop(route.next_hop)? {
-            let at = ServiceKey {
-                vrf,
+        let way = self.next_hop(route.next_hop)?;
+        let at = match (out, self.node_port(q)?, &way) {
+            (true, Some(at), _) => Some(at),
+            (true, None, NextHop::Service { vrf }) => Some(ServiceKey {
+                vrf: *vrf,
                 address: q.remote,
                 protocol: q.protocol,
                 port: q.destination_port,
-            };
+            }),
+            _ => None,
+        };
+        if let Some(at) = at {
             match self.first_member(&at)? {
                 None => return Ok(Some(DropReason::ServicePort)),
                 Some((_, None)) => return Ok(Some(DropReason::NoMembers)),
@@ -142,6 +147,26 @@ impl Datapath {
         }
     }
 
+    /// The service that answers at this address of a node.
+    fn node_port(&self, q: &Question) -> Result<Option<ServiceKey>> {
+        let Some(owner) = self.node_addresses.get(&address_key(q.remote))? else { return Ok(None) };
+        let any: IpAddr = match q.remote {
+            IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        for address in [q.remote, any] {
+            let at =
+                ServiceKey { vrf: INSIDE, address, protocol: q.protocol, port: q.destination_port };
+            if self.first_member(&at)?.is_some() {
+                // The others' members are unknown by this name.
+                return Ok(Some(at).filter(|_| {
+                    owner == ADDRESS_OWN || address == q.remote || !self.is_by_node(&at)
+                }));
+            }
+        }
+        Ok(None)
+    }
+
     /// The context by whose floating address a packet leaves, as the programs choose it, and its route there. Ports that
     /// a floating address does not stand for are not looked at.
     fn floating_way(
@@ -152,6 +177,14 @@ impl Datapath {
     ) -> Result<Option<(ContextId, types::route)>> {
         let (family, local) = ip_to_abi(q.local);
         let mut best = None;
+        // Any of its own addresses is better than the node's.
+        let own = match own {
+            Some(route) => match self.next_hop(route.next_hop)? {
+                NextHop::Outside { .. } => None,
+                _ => Some(route),
+            },
+            None => None,
+        };
         let mut length = own.map(|route| route.length);
         for id in &record.floating {
             let Some(context) = self.contexts.get(id)? else { continue };

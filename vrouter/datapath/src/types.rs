@@ -168,6 +168,18 @@ pub enum NextHop {
         /// Largest IP packet.
         mtu: u32,
     },
+    /// By the uplink as it is, without a tunnel: both ends have addresses of the underlay. Untunnelled packets from there are taken
+    /// from whom such a route leads to.
+    Native {
+        /// Interface of the underlay.
+        uplink: u32,
+        /// The node that has the address; `None`: whoever has it is found by the underlay's means.
+        node: Option<IpAddr>,
+        /// Router on the uplink, or that node; `None`: as the kernel's routing table says for this interface.
+        gateway: Option<IpAddr>,
+        /// Largest IP packet.
+        mtu: u32,
+    },
     /// Several; a flow picks one by hash and stays with it while it is a member.
     Composite {
         /// 1 to 16 ids of [`NextHop::Local`] or [`NextHop::Tunnel`].

@@ -130,7 +130,9 @@ fn translated(bed: &mut Bed) -> Vec<(R, Hook, Vec<u8>)> {
         affinity: None,
         keep_source: false,
         link_local: false,
+        open: false,
         sources: vec![],
+        by_node: false,
     };
     let web = [10, 96, 0, 1];
     for (protocol, port, members) in

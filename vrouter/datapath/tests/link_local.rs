@@ -48,6 +48,8 @@ fn with_node_service(member: Ipv4Addr) -> Bed {
         affinity: None,
         keep_source: false,
         link_local: true,
+        open: false,
+        by_node: false,
         sources: vec![],
     };
     d.set_service(&service).unwrap();

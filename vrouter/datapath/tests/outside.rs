@@ -212,7 +212,9 @@ fn a_member_outside_the_fabric_is_reached_by_the_nodes_address() {
         affinity: None,
         keep_source: false,
         link_local: false,
+        open: false,
         sources: vec![],
+        by_node: false,
     };
     bed.datapath.set_service(&service).unwrap();
     let asked = whole(TCP, (ALICE, 1000), (api, 443));
@@ -275,7 +277,9 @@ fn node_port(address: IpAddr, protocol: u8, member: (IpAddr, u16)) -> Service {
         affinity: None,
         keep_source: false,
         link_local: false,
+        open: false,
         sources: vec![],
+        by_node: false,
     }
 }
 

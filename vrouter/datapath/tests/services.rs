@@ -44,7 +44,9 @@ fn service(at: ServiceKey, members: Vec<ServiceMember>) -> Service {
         affinity: None,
         keep_source: false,
         link_local: false,
+        open: false,
         sources: vec![],
+        by_node: false,
     }
 }
 
@@ -643,4 +645,31 @@ fn a_trace_goes_by_the_service() {
     assert_eq!(ask(81).dropped, Some(R::PolicyDeny));
     assert_eq!(ask(82).dropped, Some(R::NoMembers));
     assert_eq!(ask(83).dropped, Some(R::ServicePort));
+}
+
+#[test]
+fn what_workloads_ask_an_open_service_passes_their_policy_and_nothing_else_does() {
+    let mut bed = with_services();
+    // Not a single connection may be opened by Alice.
+    bed.set_policy(2, &only(vec![], vec![]));
+    bed.judge_alice_by(2);
+    let (alice, web, far) = (IpAddr::from(ALICE), IpAddr::from(WEB), IpAddr::from(FAR));
+    let asked = whole(UDP, (alice, 1000), (web, 53));
+    let closed = service(key(web, UDP, 53), vec![member(far, 8053)]);
+    bed.datapath.set_service(&closed).unwrap();
+    assert!(matches!(alice_sends(&bed, &asked).outcome, Outcome::Dropped(_)));
+    let open = Service { open: true, ..closed };
+    bed.datapath.set_service(&open).unwrap();
+    assert_eq!(bed.datapath.services().unwrap(), [open]);
+    for _ in 0..2 {
+        assert_eq!(alice_sends(&bed, &asked).outcome, bed.tunnel_out());
+        let seen = asked.between((alice, 1000), (far, 8053));
+        assert_eq!(far_sends(&bed, &seen.back()).outcome, bed.delivered(bed.alice));
+        // Looked through again, it still passes.
+        bed.set_policy(3, &only(vec![], vec![]));
+        bed.judge_alice_by(3);
+    }
+    // Past the service the member is nobody that may be asked.
+    let straight = whole(UDP, (alice, 1001), (far, 8053));
+    assert!(matches!(alice_sends(&bed, &straight).outcome, Outcome::Dropped(_)));
 }

@@ -98,7 +98,9 @@ fn set_service(node: &mut Node, vrf: VrfId, at: &str, members: &[(&str, u16)], k
         affinity: None,
         keep_source,
         link_local: false,
+        open: false,
         sources: vec![],
+        by_node: false,
     };
     node.datapath.set_service(&service).unwrap();
 }

@@ -75,6 +75,8 @@ enum Look {
         #[command(flatten)]
         output: Output,
     },
+    /// What staged policies would change: live connections they would refuse, refused ones they would let pass
+    Staged(Plain),
     /// What would happen to a packet that a port sends
     Trace(Trace),
 }
@@ -160,6 +162,10 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Er
             show(screen, *output, value, tables::events)
         }
         Look::Events { follow: true, .. } => follow(screen, &node).await,
+        Look::Staged(plain) => {
+            let value = node.get("/v1/staged", &[]).await?;
+            show(screen, plain.output, value, tables::staged)
+        }
         Look::Trace(trace) => self::trace(screen, &node, trace).await,
     }
 }

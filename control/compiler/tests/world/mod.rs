@@ -4,6 +4,7 @@
 pub(crate) mod dns;
 pub(crate) mod firewall;
 pub(crate) mod services;
+pub(crate) mod underlay;
 
 use serde_json::{Map, Value, json};
 use skein_model::{Change, FqName, Kind, Object, Reference};

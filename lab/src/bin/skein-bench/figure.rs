@@ -77,11 +77,11 @@ impl Figures {
         out
     }
 
-    /// Writes `target/bench/summary.json`.
-    pub(crate) fn write(&self) -> std::io::Result<PathBuf> {
+    /// Writes a file below `target/bench`.
+    pub(crate) fn write(&self, name: &str) -> std::io::Result<PathBuf> {
         let folder = PathBuf::from("target/bench");
         std::fs::create_dir_all(&folder)?;
-        let path = folder.join("summary.json");
+        let path = folder.join(name);
         let text = serde_json::to_string_pretty(&self.0).map_err(std::io::Error::other)?;
         std::fs::write(&path, text + "\n")?;
         Ok(path)

@@ -1,11 +1,14 @@
 //! `make bench`: every figure of the performance budget that this machine can show, each beside its
 //! peer, measured in one run.
 //!
-//! Prints a table and writes `target/bench/summary.json`. A figure that falls short is said so; the
+//! `skein-bench kubernetes` measures a real cluster instead.
+//!
+//! Prints a table and writes `target/bench/summary.json` (`kubernetes.json`). A figure that falls short is said so; the
 //! exit code says whether the measurements could be made, not whether they please.
 
 mod awake;
 mod figure;
+mod kubernetes;
 mod measure;
 mod network;
 mod programs;
@@ -16,21 +19,26 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut figures = Figures::default();
-    match measure::everything(&mut figures) {
-        Ok(()) => {}
-        Err(error) => {
-            say(&format!("\nmeasuring stopped: {error}"));
-            return ExitCode::FAILURE;
-        }
+    // The cluster is a run of its own: it needs the programs of Kubernetes, and some minutes.
+    let in_cluster = std::env::args().nth(1).is_some_and(|part| part == "kubernetes");
+    let (measured, name) = if in_cluster {
+        (kubernetes::everything(&mut figures).map_err(|e| e.to_string()), "kubernetes.json")
+    } else {
+        (measure::everything(&mut figures).map_err(|e| e.to_string()), "summary.json")
+    };
+    if let Err(error) = measured {
+        say(&figures.table());
+        say(&format!("\nmeasuring stopped: {error}"));
+        return ExitCode::FAILURE;
     }
     say(&figures.table());
-    match figures.write() {
+    match figures.write(name) {
         Ok(path) => {
             say(&format!("written: {}", path.display()));
             ExitCode::SUCCESS
         }
         Err(error) => {
-            say(&format!("target/bench/summary.json: {error}"));
+            say(&format!("target/bench/{name}: {error}"));
             ExitCode::FAILURE
         }
     }

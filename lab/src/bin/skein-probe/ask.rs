@@ -27,6 +27,37 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         }
         given => given.to_vec(),
     };
+    print(&all(&targets, timeout, |_| 0)?)
+}
+
+/// Asks batch after batch until standard input ends: a line is a timeout in milliseconds and targets, its answer a line.
+pub(crate) fn batches() -> Result<(), String> {
+    for line in std::io::stdin().lines() {
+        let line = line.map_err(|error| error.to_string())?;
+        let mut words = line.split_whitespace();
+        let timeout = words.next().and_then(|word| word.parse().ok()).ok_or("no timeout")?;
+        let targets: Vec<String> = words.map(str::to_owned).collect();
+        print(&all(&targets, Duration::from_millis(timeout), own_port)?)?;
+    }
+    Ok(())
+}
+
+/// The source port for a target, always the same one below the dynamic ports. Whoever asks thousands of times from new ports
+/// has as many connections: UDP and SCTP have no end that anyone sees.
+fn own_port(target: &str) -> u16 {
+    let hash = target
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    20_000 + (hash % 10_000) as u16
+}
+
+/// Asks targets at one time; how each ended, in their order.
+/// `port` chooses the source port of UDP and SCTP; 0: any.
+fn all(
+    targets: &[String],
+    timeout: Duration,
+    port: fn(&str) -> u16,
+) -> Result<Vec<ProbeOutcome>, String> {
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(vec![None; targets.len()]);
     std::thread::scope(|scope| {
@@ -35,7 +66,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
                 while let Some(at) = Some(next.fetch_add(1, Ordering::Relaxed))
                     && let Some(target) = targets.get(at)
                 {
-                    let outcome = ask(target, timeout);
+                    let outcome = ask(target, timeout, port(target));
                     if let Ok(mut outcomes) = outcomes.lock() {
                         outcomes[at] = Some(outcome);
                     }
@@ -44,15 +75,15 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         }
     });
     let outcomes = outcomes.into_inner().map_err(|error| error.to_string())?;
-    print(&outcomes.into_iter().flatten().collect::<Vec<_>>())
+    Ok(outcomes.into_iter().flatten().collect())
 }
 
-fn ask(target: &str, timeout: Duration) -> ProbeOutcome {
+fn ask(target: &str, timeout: Duration, port: u16) -> ProbeOutcome {
     let since = Instant::now();
     let answer = resolve(target).and_then(|(protocol, address)| match protocol {
         Protocol::Tcp => tcp(address, timeout),
-        Protocol::Udp => udp(address, timeout),
-        Protocol::Sctp => sctp::ask(address, timeout),
+        Protocol::Udp => udp(address, timeout, port),
+        Protocol::Sctp => sctp::ask(address, timeout, port),
     });
     let milliseconds = since.elapsed().as_secs_f64() * 1e3;
     let (answer, error) = match answer {
@@ -93,16 +124,19 @@ fn tcp(address: SocketAddr, timeout: Duration) -> Result<ProbeAnswer, String> {
 }
 
 /// The address that a socket for a peer is bound to.
-fn any(peer: SocketAddr) -> SocketAddr {
+fn any(peer: SocketAddr, port: u16) -> SocketAddr {
     if peer.is_ipv4() {
-        SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)
+        SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)
     } else {
-        SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0)
+        SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)
     }
 }
 
-fn udp(address: SocketAddr, timeout: Duration) -> Result<ProbeAnswer, String> {
-    let socket = UdpSocket::bind(any(address)).map_err(|error| words(&error))?;
+fn udp(address: SocketAddr, timeout: Duration, port: u16) -> Result<ProbeAnswer, String> {
+    // Two targets may have one port.
+    let socket = UdpSocket::bind(any(address, port))
+        .or_else(|_| UdpSocket::bind(any(address, 0)))
+        .map_err(|error| words(&error))?;
     socket.connect(address).map_err(|error| words(&error))?;
     socket.set_read_timeout(Some(timeout / ATTEMPTS)).map_err(|error| words(&error))?;
     let mut last = "timeout".to_owned();

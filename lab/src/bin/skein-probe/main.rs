@@ -4,6 +4,7 @@
 //!   client's address.
 //! - `skein-probe ask [--timeout MS] TARGET...` asks `PROTOCOL:HOST:PORT` targets (`-` reads them from
 //!   standard input), all at once, and prints a JSON list with how each ended.
+//! - `skein-probe asks` does so for every line of its input: a timeout in milliseconds, then targets.
 //! - `skein-probe stream [--seconds N] [--interval MS] HOST:PORT` keeps one connection busy and prints how
 //!   long its longest pause was.
 
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: skein-probe serve [PROTOCOL:PORT...]\n       \
                      skein-probe ask [--timeout MS] PROTOCOL:HOST:PORT... | -\n       \
+                     skein-probe asks\n       \
                      skein-probe stream [--seconds N] [--interval MS] HOST:PORT\n";
 
 /// Transport protocols that are asked and answered.
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     let done = match arguments.split_first() {
         Some((verb, rest)) if verb == "serve" => serve::run(rest),
         Some((verb, rest)) if verb == "ask" => ask::run(rest),
+        Some((verb, [])) if verb == "asks" => ask::batches(),
         Some((verb, rest)) if verb == "stream" => stream::run(rest),
         _ => Err(USAGE.to_owned()),
     };

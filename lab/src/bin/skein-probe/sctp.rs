@@ -147,14 +147,18 @@ pub(crate) fn serve(pod: &str, ports: &[u16]) -> Result<(), String> {
 }
 
 /// Asks a server.
-pub(crate) fn ask(address: SocketAddr, timeout: Duration) -> Result<ProbeAnswer, String> {
+pub(crate) fn ask(
+    address: SocketAddr,
+    timeout: Duration,
+    port: u16,
+) -> Result<ProbeAnswer, String> {
     let ipv4 = address.is_ipv4();
     let socket = raw(ipv4)?;
     let io = |error: std::io::Error| words(&error);
     socket.connect(SocketAddr::new(address.ip(), 0)).map_err(io)?;
     let init = Packet {
-        // A dynamic port; the tag tells answers apart should two asks choose the same one.
-        from: 49_152 + (random() % 16_384) as u16,
+        // Else a dynamic port; the tag tells answers apart should two asks have the same one.
+        from: if port == 0 { 49_152 + (random() % 16_384) as u16 } else { port },
         to: address.port(),
         tag: 0,
         kind: INIT,

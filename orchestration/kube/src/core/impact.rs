@@ -51,12 +51,17 @@ impl Core {
                     .collect();
                 self.marked.extend(pods);
             }
+            KubeObject::VirtualNetwork(network) => {
+                // Whoever waits for it waits for what it becomes.
+                self.mark(place(Sort::VirtualNetwork, &network.meta));
+            }
             KubeObject::AdminPolicy(policy) => {
                 let kind = policy.resource.kind();
                 self.mark(Key::new(Sort::Admin, kind, &policy.meta.name));
             }
             KubeObject::Node(node) => {
-                // Zones and addresses: of backends and of policies about nodes.
+                // Zones and addresses: of the node itself, of backends and of policies about nodes.
+                self.mark_cluster();
                 let name = node.meta.name.clone();
                 let services: BTreeSet<Key> = self
                     .cache
@@ -106,6 +111,11 @@ impl Core {
 
     fn pod_changed(&mut self, pod: &Pod, changed: &Changed) {
         self.mark(place(Sort::Pod, &pod.meta));
+        // A network on its way out goes with its last pod.
+        let going = self.cache.virtual_networks.values().filter(|network| network.deleting);
+        let going: Vec<Key> =
+            going.map(|network| place(Sort::VirtualNetwork, &network.meta)).collect();
+        self.marked.extend(going);
         let known = |object: &Option<KubeObject>| match object {
             Some(KubeObject::Pod(pod)) => Some((pod.meta.uid, pod.host_network)),
             _ => None,
@@ -166,6 +176,7 @@ impl Core {
         let pods = self.cache.pods.values().filter(here).map(|pod| place(Sort::Pod, &pod.meta));
         let pods: Vec<Key> = pods.collect();
         self.marked.extend(pods);
+        self.mark_cluster();
     }
 
     /// Something that others name is gone.

@@ -33,10 +33,12 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
         }
     }
     let name = cx.free_name(key, Kind::FIREWALL_POLICY, cx.names.policy_object(&base));
+    let staged = cx.staged(&policy.meta, &mut out);
     let tier = if policy.tier == Tier::Admin { "admin" } else { "baseline" };
     out.objects.push(
         cx.owned(key, Kind::FIREWALL_POLICY, Some(Kind::POLICY_MANAGEMENT), name.clone(), &[])
             .set("policy_tier", tier)
+            .set("staged", staged)
             .refer_with(Kind::FIREWALL_RULE, references),
     );
     let order = format!("{:04}{}", policy.priority, &rank(&base)[..5]);
@@ -46,6 +48,9 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
         Tier::Baseline => format!("99998.5{order}"),
     };
     out.links.push(cx.placed(&name, &place));
+    if staged {
+        cx.report_staged(&[name], &mut out);
+    }
     out
 }
 

@@ -20,6 +20,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     ipams(cx, key, &mut out);
     firewall(cx, key, &mut out);
     networks(cx, key, &mut out);
+    super::node::derive(cx, &mut out);
     for provider in ["native", "opencontrail"] {
         let name = FqName::single("default-global-system-config").child(provider);
         let mut set =

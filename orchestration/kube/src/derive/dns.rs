@@ -51,7 +51,11 @@ pub(super) fn link(cx: &Context<'_>, ipam: Desired) -> Desired {
         let named = how.and_then(|how| how.pointer("/ipam_dns_server/virtual_dns_server_name"));
         named.and_then(Value::as_str) == Some(server.to_string().as_str())
     });
-    if ours { ipam.set("network_ipam_mgmt", Value::Null).refer(Kind::VIRTUAL_DNS, []) } else { ipam }
+    if ours {
+        ipam.set("network_ipam_mgmt", Value::Null).refer(Kind::VIRTUAL_DNS, [])
+    } else {
+        ipam
+    }
 }
 
 /// Whether a service is the one by which pods ask the nodes.
@@ -75,8 +79,7 @@ pub(super) fn members(
     for router in cx.graph.of_kind(Kind::VIRTUAL_ROUTER) {
         let address = router.properties.get("virtual_router_ip_address").and_then(Value::as_str);
         let Some(address) = address.and_then(|text| text.parse::<IpAddr>().ok()) else { continue };
-        let mut ports =
-            cx.graph.children_of_kind(router.uuid, Kind::VIRTUAL_MACHINE_INTERFACE);
+        let mut ports = cx.graph.children_of_kind(router.uuid, Kind::VIRTUAL_MACHINE_INTERFACE);
         let Some(host) = ports.find(|port| port.name() == HOST_PORT) else { continue };
         let id = Uuid::new_v5(&pool_uuid, format!("{address}/{number}").as_bytes());
         let name = pool.child(&id.to_string());
@@ -190,10 +193,10 @@ fn headless(
                 continue;
             }
             let address = endpoint.address;
-            let label = endpoint.hostname.as_deref().map_or_else(
-                || address.to_string().replace(['.', ':'], "-"),
-                str::to_owned,
-            );
+            let label = endpoint
+                .hostname
+                .as_deref()
+                .map_or_else(|| address.to_string().replace(['.', ':'], "-"), str::to_owned);
             all.insert((base.to_owned(), kind(address), address.to_string()), false);
             all.insert((format!("{label}.{base}"), kind(address), address.to_string()), true);
             for port in &ports {

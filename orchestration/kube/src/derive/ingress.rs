@@ -132,13 +132,16 @@ fn vip(
     );
     let v6 = networks::prefixes(cx.graph, network).iter().all(|net| net.addr().is_ipv6());
     let address = FqName::single(&format!("{}__{uuid}", key.name));
-    out.objects.push(
-        cx.owned(key, Kind::INSTANCE_IP, None, address.clone(), &[])
-            .uuid(Uuid::new_v5(&uuid, b"address"))
-            .set("instance_ip_family", if v6 { "v6" } else { "v4" })
-            .refer(Kind::VIRTUAL_NETWORK, [network.clone()])
-            .refer(Kind::VIRTUAL_MACHINE_INTERFACE, [port.clone()]),
-    );
+    let mut shared = cx
+        .owned(key, Kind::INSTANCE_IP, None, address.clone(), &[])
+        .uuid(Uuid::new_v5(&uuid, b"address"))
+        .set("instance_ip_family", if v6 { "v6" } else { "v4" })
+        .set("instance_ip_mode", "active-standby")
+        .refer(Kind::VIRTUAL_NETWORK, [network.clone()])
+        .refer(Kind::VIRTUAL_MACHINE_INTERFACE, [port.clone()]);
+    // The ports of the nodes that carry it come and go.
+    shared.open = true;
+    out.objects.push(shared);
     (port, address)
 }
 
@@ -185,6 +188,13 @@ fn front(
     out: &mut Derived,
 ) {
     let (text, compare) = path.map_or(("", PathType::Prefix), |p| (p.path.as_str(), p.kind));
+    let compare = match compare {
+        // The original knows no other way.
+        PathType::ImplementationSpecific if path.is_some() && cx.settings.exact_ingress_paths => {
+            PathType::Exact
+        }
+        other => other,
+    };
     let compare = compare.name();
     let kind = if path.is_some() { "acl" } else { "default" };
     let uuid = Uuid::new_v5(&uid, format!("{kind}\0{host}\0{text}\0{compare}").as_bytes());
@@ -350,6 +360,7 @@ fn external(
         .uuid(uuid)
         .refer(Kind::PROJECT, [cx.names.project(&key.namespace)])
         .refer(Kind::VIRTUAL_MACHINE_INTERFACE, [port.clone()]);
+    floating.open = true;
     if let Some(text) = text {
         floating = floating.set("floating_ip_address", text);
     }

@@ -5,20 +5,27 @@ mod annotations;
 mod cluster;
 mod dns;
 mod firewall;
+mod host_port;
 mod ingress;
 mod nad;
 mod namespace;
 pub(crate) mod nested;
 mod networks;
+mod node;
 mod pod;
 mod policy;
 mod service;
 mod shared;
+mod staged;
 mod tags;
+mod underlay;
+mod virtual_network;
 
 pub use annotations::{NetworkChoice, network_choices};
+pub use staged::STAGED;
 pub(crate) use tags::service_id;
 pub use tags::{Candidate, Shift, TagTable};
+pub use virtual_network::FINALIZER;
 
 use crate::cache::Cache;
 use crate::desired::{Derived, Desired};
@@ -57,6 +64,7 @@ impl<'a> Context<'a> {
             Sort::AddressGroup => shared::address_group(self, key),
             Sort::Namespace => namespace::derive(self, key),
             Sort::Nad => nad::derive(self, key),
+            Sort::VirtualNetwork => virtual_network::derive(self, key),
             Sort::Service => service::derive(self, key),
             Sort::Policy => policy::derive(self, key),
             Sort::Admin => admin::derive(self, key),

@@ -34,7 +34,7 @@ pub(super) fn network_of(cx: &Context<'_>, nad: &Nad) -> Result<Option<FqName>, 
     if !PLUGINS.contains(&plugin.as_str()) {
         return Ok(None);
     }
-    if let Some(chosen) = networks::chosen(&nad.meta)? {
+    if let Some(chosen) = networks::chosen(cx, &nad.meta)? {
         return Ok(Some(chosen));
     }
     if let Some(text) = nad.meta.annotation(CIDR) {
@@ -66,7 +66,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
         Ok(Some(_)) => {}
     }
     let mut out = Derived::default();
-    if let Ok(Some(chosen)) = networks::chosen(&nad.meta) {
+    if let Ok(Some(chosen)) = networks::chosen(cx, &nad.meta) {
         if cx.graph.by_name(Kind::VIRTUAL_NETWORK, &chosen).is_none() {
             out.waits.push((Kind::VIRTUAL_NETWORK, chosen.clone()));
             let text = format!("virtual-network {chosen} does not exist; create it");
@@ -90,22 +90,16 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     );
     let subnets: Vec<_> = nets.iter().map(|net| json!({"subnet": cluster::subnet(net)})).collect();
     let link = Ref { name: ipam, attr: json!({ "ipam_subnets": subnets }) };
-    let mut network = cx
-        .owned(
-            key,
-            Kind::VIRTUAL_NETWORK,
-            Some(Kind::PROJECT),
-            made_network(cx, nad, "pod-network"),
-            &[],
-        )
+    let name = made_network(cx, nad, "pod-network");
+    // Its prefixes stay what they are, so its pods' addresses do.
+    let underlay = cx.underlay(&name, forwarding, false);
+    cx.tell(underlay, &mut out);
+    let network = cx
+        .owned(key, Kind::VIRTUAL_NETWORK, Some(Kind::PROJECT), name, &[])
         .set("virtual_network_properties", json!({"forwarding_mode": "l2_l3"}))
         .set("address_allocation_mode", "user-defined-subnet-only")
         .refer_with(Kind::NETWORK_IPAM, vec![link]);
-    network = if forwarding {
-        network.refer(Kind::VIRTUAL_NETWORK, [cx.names.ip_fabric()])
-    } else {
-        network.set("fabric_snat", snat)
-    };
+    let mut network = cx.reaches_outside(network, underlay.is_in(), snat);
     if cx.settings.policy_on_secondary {
         network = network.refer(Kind::TAG, [FqName::single(&cx.names.application_tag())]);
     }

@@ -17,9 +17,13 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     for problem in &wishes.problems {
         out.problem("BadAnnotation", problem.clone());
     }
-    if let Err(problem) = super::networks::chosen(&namespace.meta) {
+    if let Err(problem) = super::networks::chosen(cx, &namespace.meta) {
         out.problem("BadAnnotation", problem);
     }
+    if let Err(problem) = super::service::pool_for(cx, &namespace.meta) {
+        out.problem("BadAnnotation", problem);
+    }
+    cx.tell_about_underlay(name, &wishes, &mut out);
     let isolated = cx.isolated(name);
     let cluster_makes_it = matches!(name, "default" | "kube-system") || cx.names.is_shared();
     if !cluster_makes_it {

@@ -1,9 +1,8 @@
 //! Which network things live in, and what networks look like.
 
-use super::{Context, annotations};
+use super::{Context, annotations, virtual_network};
 use crate::desired::{Desired, Ref};
 use crate::key::Key;
-use crate::names;
 use crate::objects::Meta;
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -48,9 +47,11 @@ impl Wishes {
 }
 
 /// The name in an annotation, if there is one.
-pub(super) fn chosen(meta: &Meta) -> Result<Option<FqName>, String> {
+pub(super) fn chosen(cx: &Context<'_>, meta: &Meta) -> Result<Option<FqName>, String> {
     let Some(text) = meta.annotation(NETWORK) else { return Ok(None) };
-    names::parse_fq_name(text, &["domain", "project", "name"])
+    // A namespace means its own networks.
+    let namespace = if meta.namespace.is_empty() { &meta.name } else { &meta.namespace };
+    virtual_network::named(cx, namespace, text)
         .map(Some)
         .map_err(|reason| format!("annotation {NETWORK}: {reason}"))
 }
@@ -88,12 +89,12 @@ impl Context<'_> {
     /// The network that the operator chose for a pod, for its namespace, or the one it has anyway. The second
     /// value: it is an operator's choice.
     pub(super) fn network_for(&self, meta: &Meta) -> Result<(FqName, bool), String> {
-        if let Some(own) = chosen(meta)? {
+        if let Some(own) = chosen(self, meta)? {
             return Ok((own, true));
         }
         let namespace = self.cache.namespaces.get(&meta.namespace);
         let of_namespace = namespace
-            .map(|n| chosen(&n.meta))
+            .map(|n| chosen(self, &n.meta))
             .transpose()
             .map_err(|reason| format!("namespace {}: {reason}", meta.namespace))?;
         Ok(match of_namespace.flatten() {
@@ -111,14 +112,10 @@ impl Context<'_> {
         snat: bool,
         policies: Vec<FqName>,
     ) -> Desired {
+        let forwarding = self.underlay(&name, forwarding, true).is_in();
         let ipam = if forwarding { "ip-fabric-ipam" } else { "pod-ipam" };
         let network = self.flat_network(key, name, ipam, policies);
-        // Once in the underlay, a network stays there: its addresses are.
-        if forwarding {
-            network.refer(Kind::VIRTUAL_NETWORK, [self.names.ip_fabric()])
-        } else {
-            network.set("fabric_snat", snat)
-        }
+        self.reaches_outside(network, forwarding, snat)
     }
 
     /// A service network of the cluster's own.

@@ -2,7 +2,7 @@
 
 use super::annotations::{NetworkChoice, network_choices};
 use super::tags::Candidate;
-use super::{Context, nested, networks};
+use super::{Context, host_port, nested, networks};
 use crate::desired::{Demand, Derived, Link, Patch, Predicate};
 use crate::key::Key;
 use crate::names;
@@ -79,7 +79,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     // In an outer fabric the node's address is that of a machine, not of a vRouter.
     let address = pod.host_address.filter(|_| parent.is_none());
     let host = cx.router(node, address).map_or(node, |router| router.name()).to_owned();
-    let mut plugged = nested::Plug { parent, host, taken: BTreeSet::new() };
+    let mut plugged = nested::Plug { parent, host: host.clone(), taken: BTreeSet::new() };
     let mut status = Vec::new();
     let default = default_interface(&interfaces);
     for (at, interface) in interfaces.iter().enumerate() {
@@ -93,6 +93,17 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
             &mut plugged,
             &mut out,
         );
+        if at == 0 && !pod.host_ports.is_empty() {
+            let addresses = entry.as_ref().map(|(addresses, _)| addresses.as_slice());
+            let uuid = port_uuid(pod.meta.uid, 0);
+            let target = host_port::Target {
+                port: cx.names.project(&key.namespace).child(&format!("{}__{uuid}", key.name)),
+                uuid,
+                host: &host,
+                addresses: addresses.unwrap_or_default(),
+            };
+            host_port::derive(cx, key, pod, &target, &mut out);
+        }
         status.push(
             entry.map(|(addresses, mac)| {
                 describe(cx, interface, at, &addresses, &mac, at == default)

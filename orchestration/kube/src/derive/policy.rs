@@ -200,6 +200,7 @@ impl Making<'_, '_> {
 
     fn finish(mut self, policy: &NetworkPolicy) -> Derived {
         let (cx, key) = (self.cx, self.key);
+        let staged = cx.staged(&policy.meta, &mut self.out);
         let name = cx.names.policy_object(&cx.names.of(&format!("{}-{}", key.namespace, key.name)));
         let name = cx.free_name(key, Kind::FIREWALL_POLICY, name);
         let references = self
@@ -219,6 +220,7 @@ impl Making<'_, '_> {
                 name.clone(),
                 &[("spec", &policy.spec)],
             )
+            .set("staged", staged)
             .refer_with(Kind::FIREWALL_RULE, references),
         );
         // Older policies first, as the original orders them; a place of its own, whatever others come and go.
@@ -228,6 +230,8 @@ impl Making<'_, '_> {
             &rank(&format!("{}/{}", key.namespace, key.name))[..5]
         );
         self.out.links.push(cx.placed(&name, &place));
+        let mut reported = vec![name];
+        let mut denies = Vec::new();
         let subject = || End::Tags(self.subject.clone());
         let ends = [
             (policy.restricts_ingress, Way::Ingress, "ingress", "denyall", End::Any, subject()),
@@ -255,7 +259,22 @@ impl Making<'_, '_> {
                 judged_at: way.judged_at(),
                 exception: false,
             };
-            cx.linked_rule(key, "denyall", &spec, &mut self.out);
+            if staged {
+                denies.push(cx.rule(key, &spec, &mut self.out));
+            } else {
+                cx.linked_rule(key, "denyall", &spec, &mut self.out);
+            }
+        }
+        if !denies.is_empty() {
+            // What it would deny comes behind what every policy passes, and must not be in a list that is in force.
+            let name = format!("{}-{}-staged-denyall", key.namespace, key.name);
+            let name = cx.names.policy_object(&cx.names.of(&name));
+            let name = cx.free_name(key, Kind::FIREWALL_POLICY, name);
+            cx.stage_denies(key, &name, denies, &mut self.out);
+            reported.push(name);
+        }
+        if staged {
+            cx.report_staged(&reported, &mut self.out);
         }
         self.out
     }

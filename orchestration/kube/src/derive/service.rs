@@ -61,7 +61,9 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
         listener(cx, key, service, one, &base, &balancer, &mut out);
     }
     out.objects.extend(external.objects);
-    report(cx, key, service, &external.granted, &mut out);
+    if !external.left {
+        report(cx, key, service, &external.granted, &mut out);
+    }
     out
 }
 
@@ -266,6 +268,17 @@ struct External {
     granted: Vec<String>,
     /// Addresses that no pool holds.
     plain: Vec<String>,
+    /// The status is another controller's to write.
+    left: bool,
+}
+
+impl External {
+    /// Addresses that another controller gave: nodes answer them, as kube-proxy does.
+    fn foreign(&mut self, service: &Service) {
+        self.left = true;
+        let usable = service.ingress_vips.iter().filter(|ip| ip.parse::<IpAddr>().is_ok());
+        self.granted.extend(usable.cloned());
+    }
 }
 
 /// The pool of external addresses for an object, if there is one.
@@ -295,6 +308,9 @@ fn external(
         Some(class) => CLASSES.contains(&class),
     };
     let balanced = service.kind == ServiceType::LoadBalancer && ours;
+    if service.kind == ServiceType::LoadBalancer && !ours {
+        all.foreign(service);
+    }
     // What was written back as external is the pool's, not the user's wish.
     let asked: Vec<&str> = service.external.iter().map(String::as_str).collect();
     let mut wanted: Vec<Option<&str>> = match (&service.wanted, asked.is_empty()) {
@@ -344,6 +360,10 @@ fn external(
             }
             // Nodes answer it when someone routes it to them.
             (_, _, Some(address)) => all.plain.push(address.to_string()),
+            // Another controller may serve it without a class.
+            (None, _, None) if pool.is_none() && !service.ingress.is_empty() => {
+                all.foreign(service);
+            }
             (None, _, None) if pool.is_none() && service.wanted.is_none() => out.problem(
                 "NoPool",
                 format!(

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// Annotations that mean something here; the others are not kept.
-const ANNOTATIONS: [&str; 9] = [
+const ANNOTATIONS: [&str; 10] = [
+    "skein.io/staged",
     "opencontrail.org/isolation",
     "opencontrail.org/isolation.service",
     "opencontrail.org/network",

@@ -10,15 +10,17 @@ mod network_policy;
 mod pod;
 mod selector;
 mod service;
+mod virtual_network;
 
 pub use admin_policy::{AdminAction, AdminPeer, AdminPolicy, AdminPort, AdminRule, Subject, Tier};
 pub use endpoints::{Endpoint, EndpointPort, Slice};
 pub use ingress::{Backend, Ingress, IngressClass, IngressPath, IngressRule, IngressTls, PathType};
 pub use meta::Meta;
 pub use network_policy::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortName};
-pub use pod::{Nad, Namespace, Node, Pod};
+pub use pod::{HostPort, Nad, Namespace, Node, Pod};
 pub use selector::{Operator, Requirement, Selector};
 pub use service::{Service, ServicePort, ServiceType};
+pub use virtual_network::{NetworkSpec, RouteTargetSpec, SubnetSpec, VirtualNetwork};
 
 use kube::core::DynamicObject;
 use serde::Deserialize;
@@ -39,6 +41,7 @@ pub enum Resource {
     IngressClass,
     NetworkPolicy,
     Nad,
+    VirtualNetwork,
     ClusterNetworkPolicy,
     AdminNetworkPolicy,
     BaselineAdminNetworkPolicy,
@@ -59,6 +62,7 @@ impl Resource {
             Self::IngressClass => "IngressClass",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::Nad => "NetworkAttachmentDefinition",
+            Self::VirtualNetwork => "VirtualNetwork",
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
             Self::AdminNetworkPolicy => "AdminNetworkPolicy",
             Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
@@ -66,7 +70,7 @@ impl Resource {
     }
 
     /// Every type.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -77,6 +81,7 @@ impl Resource {
         Self::IngressClass,
         Self::NetworkPolicy,
         Self::Nad,
+        Self::VirtualNetwork,
         Self::ClusterNetworkPolicy,
         Self::AdminNetworkPolicy,
         Self::BaselineAdminNetworkPolicy,
@@ -99,6 +104,7 @@ pub enum KubeObject {
     IngressClass(IngressClass),
     NetworkPolicy(NetworkPolicy),
     Nad(Nad),
+    VirtualNetwork(Box<VirtualNetwork>),
     AdminPolicy(AdminPolicy),
 }
 
@@ -121,6 +127,12 @@ impl KubeObject {
     /// It does not have the form its type demands.
     pub fn read(resource: Resource, object: DynamicObject) -> Result<Self, NotUnderstood> {
         let DynamicObject { metadata, data, .. } = object;
+        if resource == Resource::VirtualNetwork {
+            let name = Meta::new(metadata.clone()).display();
+            return VirtualNetwork::new(metadata, data)
+                .map(|network| Self::VirtualNetwork(Box::new(network)))
+                .map_err(|reason| NotUnderstood { kind: resource.kind(), name, reason });
+        }
         let meta = Meta::new(metadata);
         let wrong = |meta: &Meta, reason: String| NotUnderstood {
             kind: resource.kind(),
@@ -155,7 +167,8 @@ impl KubeObject {
                 NetworkPolicy::new(meta.clone(), data).map(Self::NetworkPolicy)
             }
             Resource::Nad => body(data).map(|raw| Self::Nad(Nad::new(meta.clone(), &raw))),
-            Resource::ClusterNetworkPolicy
+            Resource::VirtualNetwork
+            | Resource::ClusterNetworkPolicy
             | Resource::AdminNetworkPolicy
             | Resource::BaselineAdminNetworkPolicy => {
                 Ok(Self::AdminPolicy(AdminPolicy::new(resource, meta.clone(), &data)))
@@ -177,6 +190,7 @@ impl KubeObject {
             Self::IngressClass(o) => &o.meta,
             Self::NetworkPolicy(o) => &o.meta,
             Self::Nad(o) => &o.meta,
+            Self::VirtualNetwork(o) => &o.meta,
             Self::AdminPolicy(o) => &o.meta,
         }
     }

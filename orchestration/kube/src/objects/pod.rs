@@ -70,6 +70,21 @@ pub struct Pod {
     pub finished: bool,
     /// Ports with a name: name, protocol in capitals, number.
     pub ports: Vec<(Box<str>, Box<str>, u16)>,
+    /// Ports of its node that lead to it.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of a pod's node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostPort {
+    /// The one address of the node; `None`: all.
+    pub address: Option<IpAddr>,
+    /// TCP, UDP or SCTP.
+    pub protocol: Box<str>,
+    /// The node's port.
+    pub port: u16,
+    /// The pod's port.
+    pub target: u16,
 }
 
 #[derive(Deserialize)]
@@ -105,6 +120,9 @@ struct RawPort {
     name: Option<String>,
     protocol: Option<String>,
     container_port: u16,
+    host_port: Option<u16>,
+    #[serde(rename = "hostIP")]
+    host_ip: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -128,14 +146,36 @@ impl Pod {
     pub(crate) fn new(meta: Meta, raw: RawPod) -> Self {
         let RawPod { spec, status } = raw;
         // Only init containers that stay (sidecars) have ports that anyone can reach.
-        let stay = spec
-            .init_containers
+        let stay = || {
+            spec.init_containers
+                .iter()
+                .filter(|container| container.restart_policy.as_deref() == Some("Always"))
+        };
+        let mut host_ports: Vec<HostPort> = spec
+            .containers
             .iter()
-            .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+            .chain(stay())
+            .flat_map(|container| &container.ports)
+            .filter_map(|port| {
+                Some(HostPort {
+                    // The unspecified address of one family means all of both, as in the portmap plugin.
+                    address: port
+                        .host_ip
+                        .as_deref()
+                        .and_then(|text| text.parse::<IpAddr>().ok())
+                        .filter(|address| !address.is_unspecified()),
+                    protocol: port.protocol.as_deref().unwrap_or("TCP").into(),
+                    port: port.host_port.filter(|port| *port != 0)?,
+                    target: port.container_port,
+                })
+            })
+            .collect();
+        host_ports.sort();
+        host_ports.dedup();
         let mut ports: Vec<_> = spec
             .containers
             .iter()
-            .chain(stay)
+            .chain(stay())
             .flat_map(|container| &container.ports)
             .filter_map(|port| {
                 let name = port.name.clone()?.into_boxed_str();
@@ -161,6 +201,7 @@ impl Pod {
             host_network: spec.host_network.unwrap_or(false),
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             ports,
+            host_ports,
         }
     }
 

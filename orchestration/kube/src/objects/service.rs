@@ -53,6 +53,8 @@ pub struct Service {
     pub external_name: Option<String>,
     /// `status.loadBalancer.ingress[].ip`.
     pub ingress: Vec<String>,
+    /// Those of them that the cluster's own traffic need not leave for (`ipMode` is not `Proxy`).
+    pub ingress_vips: Vec<String>,
 }
 
 /// A port of a service.
@@ -155,6 +157,18 @@ impl RawLoadBalancer {
     }
 }
 
+impl RawLoadBalancer {
+    /// The addresses in it whose traffic nodes see as it was sent.
+    fn vips(&self) -> Vec<String> {
+        let direct = self
+            .ingress
+            .iter()
+            .filter(|one| one.get("ipMode").and_then(|mode| mode.as_str()) != Some("Proxy"));
+        let ip = direct.filter_map(|one| one.get("ip").and_then(|ip| ip.as_str()));
+        ip.map(str::to_owned).collect()
+    }
+}
+
 /// Seconds that Kubernetes keeps a client at its backend by default.
 const DEFAULT_AFFINITY: u32 = 10_800;
 
@@ -208,6 +222,7 @@ impl Service {
             distribution: spec.traffic_distribution,
             external_name: spec.external_name,
             ingress: status.load_balancer.addresses(),
+            ingress_vips: status.load_balancer.vips(),
         }
     }
 }

@@ -3,9 +3,11 @@
 mod discovery;
 mod election;
 mod informers;
+mod publish;
 mod report;
 mod run;
 mod status;
 
+pub use publish::{Publication, publish};
 pub(crate) use run::kubernetes;
 pub use run::{ManagerError, run};

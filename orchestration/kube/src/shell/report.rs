@@ -2,6 +2,7 @@
 
 use super::discovery;
 use crate::core::Notice;
+use crate::derive::STAGED;
 use crate::desired::Patch;
 use crate::key::Key;
 use crate::objects::Resource;
@@ -12,7 +13,7 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use std::collections::HashMap;
 use tokio::sync::mpsc::Receiver;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 /// Longest note that an Event may carry, in bytes.
@@ -40,9 +41,15 @@ pub(super) async fn tell(client: Client, identity: String, mut queue: Receiver<T
         let Some(served) = served(&client, &mut types, key).await else { continue };
         match told {
             Told::Notice(notice, uid) => {
-                warn!(object = %notice.key, reason = notice.problem.reason, "{}", notice.problem.message);
+                let is_staged = notice.problem.reason == STAGED;
+                if is_staged {
+                    info!(object = %notice.key, "{}", notice.problem.message);
+                } else {
+                    warn!(object = %notice.key, reason = notice.problem.reason, "{}", notice.problem.message);
+                }
                 let event = Event {
-                    type_: EventType::Warning,
+                    // What a staged policy would do is what its writer waits for, and no fault.
+                    type_: if is_staged { EventType::Normal } else { EventType::Warning },
                     reason: notice.problem.reason.to_owned(),
                     note: Some(shortened(&notice.problem.message)),
                     action: "Translate".into(),
@@ -98,6 +105,7 @@ fn is_namespaced(resource: Resource) -> bool {
             | Resource::Ingress
             | Resource::NetworkPolicy
             | Resource::Nad
+            | Resource::VirtualNetwork
     )
 }
 

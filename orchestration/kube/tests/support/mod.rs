@@ -166,6 +166,22 @@ impl Bench {
         }
     }
 
+    /// Does a little of what is to do, and sees some of what came of it.
+    pub async fn some(&mut self, owners: usize) {
+        let now = self.start.elapsed();
+        for work in self.core.poll(now, owners) {
+            if !work.writes.is_empty() {
+                let outcome = writer::execute(&self.client, &work.writes).await;
+                let now = self.start.elapsed();
+                self.core.done(&work.key, &outcome, now);
+            }
+        }
+        let wait = Duration::from_millis(2);
+        while let Ok(event) = tokio::time::timeout(wait, self.watcher.next()).await {
+            self.take(event);
+        }
+    }
+
     pub fn take(&mut self, event: Event) {
         match event {
             Event::Snapshot(objects, revision) => self.core.config_snapshot(objects, revision),

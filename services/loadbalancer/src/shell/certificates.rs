@@ -93,7 +93,8 @@ fn read(folder: &Path, name: &str) -> Result<Pem, String> {
         return Err("it is not called like a file".into());
     }
     let path = folder.join(format!("{name}.pem"));
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text =
+        std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     Pem::new(&text, "")
 }
 

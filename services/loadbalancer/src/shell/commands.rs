@@ -22,7 +22,8 @@ pub(super) async fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Resu
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    let text = text.trim();
-    let said: String = text.chars().take(TOLD).collect();
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with("[NOTICE]"));
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    let said: String = lines.join("; ").chars().take(TOLD).collect();
     Err(if said.is_empty() { format!("{program}: {}", output.status) } else { said })
 }

@@ -4,6 +4,9 @@ use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+/// Open files of HAProxy that are no connections.
+const FILES_ASIDE: u32 = 500;
+
 /// Settings of `skeind loadbalancer`, as its file has them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -57,6 +60,17 @@ impl Default for LoadbalancerConfig {
 }
 
 impl LoadbalancerConfig {
+    /// Asks for no more connections than HAProxy can have files for: it would not start. Gives the number that was
+    /// asked for, if it is too many.
+    pub(super) fn fit(&mut self) -> Option<u32> {
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+        let files: u32 = line.split_whitespace().nth(1)?.parse().ok()?;
+        // Two for each connection, and some for listeners, checks and pipes.
+        let most = (files.saturating_sub(FILES_ASIDE) / 2).max(100);
+        (self.connections > most).then(|| std::mem::replace(&mut self.connections, most))
+    }
+
     /// Whether it makes sense.
     ///
     /// # Errors
@@ -72,7 +86,9 @@ impl LoadbalancerConfig {
         }
         // The name of a unix socket has 107 bytes, and HAProxy makes it under a longer one first.
         if !self.run_dir.is_absolute() || !word(run_dir) || run_dir.len() > 50 {
-            return Err("run_dir: choose an absolute path of at most 50 bytes, without spaces".into());
+            return Err(
+                "run_dir: choose an absolute path of at most 50 bytes, without spaces".into()
+            );
         }
         if self.namespace_prefix.contains('/') || self.log.contains(|c: char| c.is_control()) {
             return Err("namespace_prefix and log: no slashes or control characters".into());

@@ -18,7 +18,8 @@ const STEP: Duration = Duration::from_millis(20);
 
 /// The master's process id, if it runs: the file may be of an earlier life.
 pub(super) fn master(files: &Files) -> Option<i32> {
-    let pid: i32 = std::fs::read_to_string(files.pid()).ok()?.lines().next()?.trim().parse().ok()?;
+    let pid: i32 =
+        std::fs::read_to_string(files.pid()).ok()?.lines().next()?.trim().parse().ok()?;
     is_ours(pid, &files.config()).then_some(pid)
 }
 
@@ -47,7 +48,7 @@ pub(super) async fn start(
     let net = format!("--net={}", text(&namespace.path()));
     let program = text(&config.haproxy);
     let (pid, file) = (text(&files.pid()), text(&files.config()));
-    run("nsenter", &[net.as_str(), "--", &program, "-W", "-D", "-q", "-p", &pid, "-f", &file]).await?;
+    run("nsenter", &[net.as_str(), "--", &program, "-W", "-D", "-p", &pid, "-f", &file]).await?;
     wait(|| async { statistics::worker(files).await.is_some() && master(files).is_some() })
         .await
         .then_some(())
@@ -59,7 +60,8 @@ pub(super) async fn start(
 pub(super) async fn reload(files: &Files) -> Result<(), String> {
     let before = statistics::worker(files).await;
     let pid = master(files).ok_or("HAProxy does not run")?;
-    kill(Pid::from_raw(pid), Signal::SIGUSR2).map_err(|error| format!("no signal sent: {error}"))?;
+    kill(Pid::from_raw(pid), Signal::SIGUSR2)
+        .map_err(|error| format!("no signal sent: {error}"))?;
     let renewed = || async {
         let now = statistics::worker(files).await;
         now.is_some() && now != before
@@ -84,10 +86,13 @@ async fn wait<F: Future<Output = bool>>(condition: impl Fn() -> F) -> bool {
 /// Ends it: open connections first get a moment.
 pub(super) async fn stop(files: &Files, namespace: &Namespace) {
     let mut running = namespace.processes().await;
-    for (signal, wait) in [(Signal::SIGUSR1, GRACE), (Signal::SIGTERM, STEP), (Signal::SIGKILL, GRACE)] {
+    for (signal, wait) in
+        [(Signal::SIGUSR1, GRACE), (Signal::SIGTERM, STEP), (Signal::SIGKILL, GRACE)]
+    {
         let master = master(files);
         // The master tells its workers, but for the signal that nobody can tell on.
-        let targets = master.filter(|_| signal != Signal::SIGKILL).map_or(running.clone(), |pid| vec![pid]);
+        let targets =
+            master.filter(|_| signal != Signal::SIGKILL).map_or(running.clone(), |pid| vec![pid]);
         for pid in targets {
             let _ = kill(Pid::from_raw(pid), signal);
         }

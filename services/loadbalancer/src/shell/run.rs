@@ -82,12 +82,19 @@ pub(super) struct Page {
 /// # Errors
 /// It cannot start. Whatever fails later is tried again.
 pub async fn run(
-    config: LoadbalancerConfig,
+    mut config: LoadbalancerConfig,
     certificates: Option<Certificates>,
     ready: impl FnOnce(),
     stop: impl Future<Output = ()>,
 ) -> Result<(), LoadbalancerError> {
     config.check().map_err(LoadbalancerError::Setting)?;
+    if let Some(wanted) = config.fit() {
+        info!(
+            wanted,
+            connections = config.connections,
+            "fewer connections: open files are limited"
+        );
+    }
     let client = Client::new(&config.api)?;
     let program = config.haproxy.display().to_string();
     let version = super::commands::run(&program, &["-v"])
@@ -209,8 +216,10 @@ impl Loop {
         for (uuid, assignment) in &work.assignments {
             let own = assignment.balancer.certificates();
             let found = found.borrow();
-            let certificates: Found =
-                own.iter().filter_map(|name| Some((name.clone(), found.get(name)?.clone()))).collect();
+            let certificates: Found = own
+                .iter()
+                .filter_map(|name| Some((name.clone(), found.get(name)?.clone())))
+                .collect();
             names.extend(own);
             let wanted = Wanted { balancer: assignment.balancer.clone(), certificates };
             self.want(*uuid, Some(wanted));
@@ -244,8 +253,7 @@ impl Loop {
         }
         let mut page = self.shared.page.lock();
         page.synced = true;
-        page.nodes =
-            self.core.nodes(self.start.elapsed()).into_iter().map(str::to_owned).collect();
+        page.nodes = self.core.nodes(self.start.elapsed()).into_iter().map(str::to_owned).collect();
         page.assignments = work.assignments;
         page.incomplete = work.incomplete;
     }
@@ -277,9 +285,7 @@ impl Loop {
 async fn write(client: &Client, writes: &[Write]) -> Result<(), ClientError> {
     for one in writes {
         let outcome = match one {
-            Write::Create { kind, fields } => {
-                client.create(*kind, fields.clone()).await.map(drop)
-            }
+            Write::Create { kind, fields } => client.create(*kind, fields.clone()).await.map(drop),
             Write::Update { kind, uuid, fields } => {
                 client.update(*kind, *uuid, fields.clone()).await
             }

@@ -56,7 +56,8 @@ fn parse(text: &str) -> Vec<Line> {
     let column = |name: &str| names.iter().position(|one| *one == name);
     let read = |line: &str| {
         let parts: Vec<&str> = line.split(',').collect();
-        let text = |name: &str| column(name).and_then(|at| parts.get(at)).copied().unwrap_or_default();
+        let text =
+            |name: &str| column(name).and_then(|at| parts.get(at)).copied().unwrap_or_default();
         let number = |name: &str| text(name).parse().unwrap_or(0);
         Line {
             proxy: text("pxname").to_owned(),

@@ -177,8 +177,7 @@ impl Worker {
     async fn converge(&mut self, wanted: &Wanted) -> Result<(), String> {
         let balancer = &wanted.balancer;
         self.files.make()?;
-        let port =
-            self.namespace.plug(&balancer.network, &balancer.name, balancer.address).await?;
+        let port = self.namespace.plug(&balancer.network, &balancer.name, balancer.address).await?;
         if self.port != Some(port) {
             self.files.note_port(port)?;
             self.port = Some(port);

@@ -25,10 +25,10 @@ pub(crate) struct LocalPath {
     /// Number of the port's context in that VRF; 0: it is the port's own.
     pub(crate) context: u32,
     pub(crate) attributes: Attributes,
-    /// Nobody else's route for the prefix counts: an address of the node's making.
-    pub(crate) alone: bool,
     /// Higher is better.
     pub(crate) local_preference: u32,
+    /// Nobody else's route for the prefix counts: an address of the node's making.
+    pub(crate) alone: bool,
 }
 
 /// What a route compiles to before numbers are given.
@@ -57,6 +57,10 @@ pub(crate) struct Context {
     pub(crate) services: Arc<ServiceIndex>,
     /// CIDR conditions of all policies in use.
     pub(crate) conditions: BTreeSet<IpNet>,
+    /// Addresses in the underlay that workloads here have: VRF, host end and context.
+    pub(crate) natives: BTreeMap<IpAddr, (u32, u32, u32)>,
+    /// Addresses of nodes: no service takes them away from those.
+    pub(crate) nodes: BTreeSet<IpNet>,
 }
 
 /// What a VRF has besides its routes.
@@ -66,7 +70,17 @@ pub(crate) struct Reach {
     pub(crate) services: Vec<(String, u32, u32)>,
     /// What no route matches leaves from the node's own address.
     pub(crate) outside: bool,
+    /// It is in the underlay: so leaves what others there have, and what no route matches.
+    pub(crate) underlay: bool,
+    /// Of the underlay, where only what is routed is reached.
+    pub(crate) closed: BTreeSet<IpNet>,
 }
+
+/// Default routes of both families.
+const EVERYWHERE: [IpNet; 2] = [
+    IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0)),
+    IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIFIED, 0)),
+];
 
 /// Addresses by VRF, each with how many services have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,6 +95,15 @@ fn has(table: &BTreeMap<String, BTreeMap<IpNet, usize>>, vrf: &str, prefix: &IpN
 }
 
 impl Context {
+    /// Gives an address in the underlay to a port's VRF, host end and context: it is the first one's.
+    pub(crate) fn claim(&mut self, address: IpAddr, place: (u32, u32, u32)) -> Result<(), String> {
+        if Some(address) == self.own_address || self.natives.contains_key(&address) {
+            return Err(format!("{address} is another one's in the underlay"));
+        }
+        self.natives.insert(address, place);
+        Ok(())
+    }
+
     /// The default route's prefix, of the family in which the node has an address.
     pub(crate) fn default_prefix(&self) -> Option<IpNet> {
         match self.own_address? {
@@ -98,11 +121,18 @@ impl Context {
         all.extend(self.services.outside.get(vrf).into_iter().flat_map(|table| table.keys()));
         let outside = reach.is_some_and(|reach| reach.outside);
         all.extend(self.default_prefix().filter(|_| outside));
+        if let Some(reach) = reach {
+            all.extend(EVERYWHERE.into_iter().filter(|_| reach.underlay));
+            all.extend(&reach.closed);
+        }
         all
     }
 
     /// The route to a service's address.
     fn service(&self, vrf: &str, prefix: &IpNet) -> Option<(Vec<NextHop>, Attributes)> {
+        if self.nodes.contains(prefix) {
+            return None;
+        }
         let reach = self.reach.get(vrf)?;
         let mut usable = reach.services.iter();
         let (_, number, network) =
@@ -153,6 +183,8 @@ impl Context {
         if let Some(service) = self.service(vrf, prefix) {
             return Some(service);
         }
+        let reach = self.reach.get(vrf);
+        let underlay = reach.is_some_and(|reach| reach.underlay);
         let mut members = Vec::new();
         let mut attributes = None;
         let mut paths = merged.paths(vrf, prefix);
@@ -166,7 +198,7 @@ impl Context {
         paths.sort_by_key(|path| std::cmp::Reverse(path.local_preference));
         let best = paths.first().map(|path| path.local_preference);
         for path in paths.iter().filter(|path| Some(path.local_preference) == best) {
-            let Some(member) = self.member(path) else { continue };
+            let Some(member) = self.member(path, prefix, underlay) else { continue };
             attributes.get_or_insert_with(|| path.attributes.clone());
             if !members.contains(&member) && members.len() < ECMP_LIMIT {
                 members.push(member);
@@ -181,9 +213,15 @@ impl Context {
         }
         if attributes.is_none()
             && self.default_prefix() == Some(*prefix)
-            && self.reach.get(vrf).is_some_and(|reach| reach.outside)
+            && reach.is_some_and(|reach| reach.outside)
         {
             return Some(outside());
+        }
+        if attributes.is_none() && reach.is_some_and(|reach| reach.closed.contains(prefix)) {
+            return Some((vec![NextHop::Discard], Attributes::default()));
+        }
+        if attributes.is_none() && underlay && EVERYWHERE.contains(prefix) {
+            return Some((vec![NextHop::Native { node: None }], Attributes::default()));
         }
         Some((members, attributes?))
     }
@@ -218,11 +256,16 @@ impl Context {
         locals.iter().copied().filter(|local| !better(local)).collect()
     }
 
-    fn member(&self, path: &PathSpec) -> Option<NextHop> {
+    fn member(&self, path: &PathSpec, prefix: &IpNet, underlay: bool) -> Option<NextHop> {
         if Some(path.next_hop) == self.own_address {
             // Our own route, back from a controller: straight to the workload, or nowhere if it has gone.
             let (ifindex, context) = *self.labels.get(&path.label)?;
             return Some(NextHop::Local { ifindex, context });
+        }
+        if underlay && path.native {
+            // A node of the other family is no gateway: it answers for the address itself.
+            let same = path.next_hop.is_ipv4() == prefix.addr().is_ipv4();
+            return Some(NextHop::Native { node: same.then_some(path.next_hop) });
         }
         let usable = |wanted: &Encapsulation| {
             path.encapsulations.iter().filter_map(|e| encapsulation(*e)).any(|e| e == *wanted)
@@ -233,6 +276,13 @@ impl Context {
             label: path.label,
         })
     }
+}
+
+/// Addresses of all nodes.
+pub(crate) fn node_prefixes(global: Option<&wire::Global>) -> BTreeSet<IpNet> {
+    let nodes = global.map(|global| global.nodes.as_slice()).unwrap_or_default();
+    let texts = nodes.iter().flat_map(|node| &node.addresses);
+    texts.filter_map(|text| text.parse::<IpAddr>().ok()).map(IpNet::from).collect()
 }
 
 /// The preference list of the configuration, or the default.

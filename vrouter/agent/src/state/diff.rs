@@ -5,6 +5,8 @@ use super::tables::{
 };
 use ipnet::IpNet;
 use skein_policy::{Addition, Family};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// One change of the kernel's tables. [`Core::operations`](super::Core::operations) gives them in this
 /// order: next hops before the routes that use them, policy before the identities and interfaces it judges, contexts
@@ -33,12 +35,18 @@ pub enum Operation {
     PutContext(u32, ContextEntry),
     /// Say what the node lends of itself.
     SetNode(NodeEntry),
+    /// Say at which addresses node ports answer.
+    SetNodeAddresses(BTreeMap<IpAddr, bool>),
     /// Write a service.
     PutService(ServiceKey, ServiceEntry),
     /// Write a route.
     PutRoute(u32, IpNet, RouteEntry),
     /// Write an interface and its label: from now on it forwards.
     PutInterface(u32, InterfaceEntry),
+    /// Answer for an address in the underlay; 0 in place of the next hop: it is that of services.
+    PutNative(IpAddr, u32),
+    /// Answer for it no more.
+    RemoveNative(IpAddr),
     /// Forget an interface and its label: from now on it drops.
     RemoveInterface(u32, InterfaceEntry),
     /// Remove a service; the routes to its address went before.

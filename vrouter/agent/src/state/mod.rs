@@ -15,16 +15,18 @@ mod diff;
 mod merge;
 mod numbers;
 mod spec;
+pub(crate) mod staged;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod trace;
 mod view;
 
-pub use self::core::{Core, DnsChanges, DnsPorts, DnsView, LocalPort, PortProblem};
+pub use self::core::{Core, DnsChanges, DnsPorts, DnsView, HealthCheck, LocalPort, PortProblem};
 pub use diff::Operation;
 pub use numbers::Numbers;
 pub use spec::{ContextSpec, InterfaceSpec, MemberSpec, PathSpec, ServiceSpec};
+pub use staged::{Cause, Connection, Sample, Staged};
 pub use tables::{
     ContextEntry, Encapsulation, FloatingDirection, FloatingEntry, InterfaceEntry, NextHop,
     NodeEntry, PolicyState, RouteEntry, ServiceEntry, ServiceKey, Tables,

@@ -24,6 +24,8 @@ pub struct PathSpec {
     pub label: u32,
     /// Encapsulations the far end can receive, wire numbers.
     pub encapsulations: Vec<i32>,
+    /// The prefix is one of the underlay.
+    pub native: bool,
     /// Who lives behind the prefix.
     pub attributes: Attributes,
     /// Higher is better.
@@ -48,6 +50,7 @@ impl PathSpec {
             next_hop,
             label: path.label,
             encapsulations: path.encapsulations.clone(),
+            native: path.native,
             attributes: Attributes {
                 network: path.network_id,
                 security_groups: sorted(&path.security_groups),
@@ -65,6 +68,7 @@ impl PathSpec {
             node: self.node.to_string(),
             label: self.label,
             encapsulations: self.encapsulations.clone(),
+            native: self.native,
             network_id: self.attributes.network,
             security_groups: self.attributes.security_groups.clone(),
             tags: self.attributes.tags.clone(),
@@ -109,6 +113,8 @@ pub struct InterfaceSpec {
     pub parent: Option<(Uuid, u16)>,
     /// Ports that share its device.
     pub sub_interfaces: BTreeSet<Uuid>,
+    /// What the node's own stack reaches by its uplink.
+    pub underlay_prefixes: Vec<IpNet>,
 }
 
 /// A port in another VRF.
@@ -122,6 +128,8 @@ pub struct ContextSpec {
     pub network: u32,
     /// `None`: reached by its own addresses.
     pub floating: Option<FloatingEntry>,
+    /// The floating address is one of the underlay, and this port's alone.
+    pub underlay: bool,
 }
 
 impl ContextSpec {
@@ -166,6 +174,7 @@ impl ContextSpec {
             policy: (!context.policy.is_empty()).then(|| context.policy.clone()),
             network: context.network_id,
             floating,
+            underlay: context.underlay,
         })
     }
 }
@@ -195,8 +204,16 @@ pub struct ServiceSpec {
     pub external_local: bool,
     /// Clients from outside reach its address.
     pub external: bool,
+    /// Its address is one of the underlay.
+    pub announced: bool,
     /// Clients from outside must be in one of these.
     pub sources: BTreeSet<IpNet>,
+    /// HTTP port that tells whether this node has members; 0: none.
+    pub health_check_port: u16,
+    /// A port of this node, at its addresses; empty: a service.
+    pub node: String,
+    /// Which members to prefer.
+    pub distribution: wire::Distribution,
 }
 
 /// Who serves.
@@ -212,6 +229,12 @@ pub struct MemberSpec {
     pub node: String,
     /// On its way out.
     pub draining: bool,
+    /// The zone of its node.
+    pub zone: String,
+    /// Zones whose clients should use it.
+    pub hint_zones: Vec<String>,
+    /// Nodes whose clients should use it.
+    pub hint_nodes: Vec<String>,
 }
 
 impl ServiceSpec {
@@ -234,6 +257,9 @@ impl ServiceSpec {
                 in_fabric: !member.interface.is_empty(),
                 node: member.node.clone(),
                 draining: member.draining,
+                zone: member.zone.clone(),
+                hint_zones: member.hint_zones.clone(),
+                hint_nodes: member.hint_nodes.clone(),
             })
         });
         let members = members.collect::<Result<Vec<_>, String>>()?;
@@ -255,7 +281,12 @@ impl ServiceSpec {
             node_port: port(service.node_port)?,
             external_local: service.external_local,
             external: service.external,
+            announced: service.announced,
             sources: sources.collect::<Result<_, String>>()?,
+            health_check_port: port(service.health_check_port)?,
+            node: service.node.clone(),
+            // A newer controller may know more of them: preferring nobody is always right.
+            distribution: service.distribution(),
         })
     }
 }
@@ -317,11 +348,8 @@ impl InterfaceSpec {
                 .map(ContextSpec::read)
                 .collect::<Result<_, String>>()?,
             host: interface.host,
-            host_prefixes: interface
-                .host_prefixes
-                .iter()
-                .map(|text| text.parse().map_err(|_| format!("host prefix `{text}`")))
-                .collect::<Result<_, String>>()?,
+            host_prefixes: prefixes(&interface.host_prefixes)?,
+            underlay_prefixes: prefixes(&interface.underlay_prefixes)?,
         })
     }
 }
@@ -329,6 +357,11 @@ impl InterfaceSpec {
 fn read_tag(vlan: u32) -> Result<u16, String> {
     let tag = u16::try_from(vlan).ok().filter(|tag| (1..=4094).contains(tag));
     tag.ok_or_else(|| format!("VLAN {vlan}"))
+}
+
+/// Prefixes of a list.
+pub(crate) fn prefixes(texts: &[String]) -> Result<Vec<IpNet>, String> {
+    texts.iter().map(|text| text.parse().map_err(|_| format!("prefix `{text}`"))).collect()
 }
 
 /// Six bytes from `aa:bb:cc:dd:ee:ff`.

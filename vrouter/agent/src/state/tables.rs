@@ -22,8 +22,15 @@ pub enum NextHop {
         /// Number of the VRF.
         vrf: u32,
     },
+    /// Nowhere: a prefix in which only what is routed is reached.
+    Discard,
     /// Out of the fabric, from the node's own address.
     Outside,
+    /// By the underlay without a tunnel, as both ends have addresses there.
+    Native {
+        /// The node that has the address; `None`: whoever has it.
+        node: Option<IpAddr>,
+    },
     /// A workload of another node.
     Tunnel {
         /// That node's tunnel address.
@@ -147,7 +154,7 @@ pub enum FloatingDirection {
     Egress,
 }
 
-/// Where a service is reached: VRF number (0: by clients outside the fabric), address, protocol, port.
+/// Where a service is reached: VRF number (or [`OUTSIDE`], [`INSIDE`]), address, protocol, port.
 pub type ServiceKey = (u32, IpAddr, u8, u16);
 
 /// A service as the kernel has it.
@@ -163,9 +170,18 @@ pub struct ServiceEntry {
     pub keep_source: bool,
     /// Members are the node itself, or are reached from its address.
     pub link_local: bool,
+    /// What workloads ask it passes their policy.
+    pub open: bool,
     /// Clients must be in one of these; empty: anyone.
     pub sources: BTreeSet<IpNet>,
+    /// At all addresses of nodes, but not of other ones.
+    pub by_node: bool,
 }
+
+/// In place of a VRF's number: clients outside the fabric.
+pub(crate) const OUTSIDE: u32 = skein_datapath::OUTSIDE;
+/// In place of a VRF's number: workloads, and the node's own stack, by an address of a node.
+pub(crate) const INSIDE: u32 = skein_datapath::INSIDE;
 
 /// What the node lends of itself: its addresses, to packets that leave the fabric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -193,4 +209,8 @@ pub struct Tables {
     pub services: BTreeMap<ServiceKey, ServiceEntry>,
     /// `None`: nothing leaves the fabric here.
     pub node: Option<NodeEntry>,
+    /// Addresses in the underlay that are here, each with the number of the next hop to its workload; 0: of services.
+    pub natives: BTreeMap<IpAddr, u32>,
+    /// Addresses of nodes, and whether they are this one's.
+    pub node_addresses: BTreeMap<IpAddr, bool>,
 }

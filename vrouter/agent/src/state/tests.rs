@@ -1,7 +1,7 @@
 //! Random event sequences: the incremental result equals a compile from nothing, and the operations
 //! keep every moment consistent.
 
-use super::core::{Core, LocalPort};
+use super::core::{Core, DnsChanges, DnsPorts, LocalPort};
 use super::diff::Operation;
 use super::numbers::Numbers;
 use super::tables::{NextHop, PolicyState, Tables};
@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use uuid::Uuid;
 
 const OWN: &str = "172.31.0.1";
+const DNS: DnsPorts = DnsPorts { named: 8080, first: 16_000 };
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -38,7 +39,55 @@ fn vrf(number: u8, uses: u8) -> wire::Vrf {
         service_vrfs: usable.map(|other| format!("vrf{other}")).collect(),
         fabric_snat: uses & 8 != 0,
         link_local: uses & 16 != 0,
+        underlay: uses & 64 != 0,
+        closed_prefixes: if uses & 32 != 0 { vec!["10.0.0.0/29".into()] } else { vec![] },
+        dns_zone: if uses & 128 != 0 { "zone0".into() } else { String::new() },
+        subnets: vec![wire::Subnet {
+            prefix: "10.0.0.0/24".into(),
+            service_address: if number == 0 { String::new() } else { "10.0.0.253".into() },
+            ..wire::Subnet::default()
+        }],
         ..wire::Vrf::default()
+    }
+}
+
+fn zone(number: u8, version: u8) -> wire::DnsZone {
+    wire::DnsZone {
+        id: format!("zone{number}"),
+        domain: "a.example".into(),
+        default_ttl: version.into(),
+        ..wire::DnsZone::default()
+    }
+}
+
+fn records(number: u8, zone: u8) -> wire::DnsRecordSet {
+    wire::DnsRecordSet {
+        id: format!("set{number}"),
+        zone: format!("zone{zone}"),
+        ..wire::DnsRecordSet::default()
+    }
+}
+
+/// What the node's server has, from changes alone.
+#[derive(Debug, Default, PartialEq)]
+struct Server {
+    zones: BTreeMap<String, wire::DnsZone>,
+    records: BTreeMap<String, wire::DnsRecordSet>,
+    told: DnsChanges,
+}
+
+impl Server {
+    fn apply(&mut self, core: &mut Core) {
+        let Some(mut changes) = core.take_dns() else { return };
+        if changes.reset {
+            self.zones.clear();
+            self.records.clear();
+        }
+        self.zones.extend(changes.zones.drain(..).map(|zone| (zone.id.clone(), zone)));
+        self.records.extend(changes.records.drain(..).map(|set| (set.id.clone(), set)));
+        changes.zones_removed.drain(..).for_each(|id| drop(self.zones.remove(&id)));
+        changes.records_removed.drain(..).for_each(|id| drop(self.records.remove(&id)));
+        self.told = DnsChanges { reset: false, ..changes };
     }
 }
 
@@ -57,11 +106,17 @@ fn service(number: u8, vrf: u8, member: u8, kind: u8) -> wire::Service {
                 interface: if kind & 1 == 0 { uuid(member).to_string() } else { String::new() },
                 node: if nth == 0 { "here".into() } else { "there".into() },
                 draining: kind & 2 != 0,
+                zone: if nth == 1 { "east".into() } else { String::new() },
+                ..wire::Member::default()
             })
             .collect(),
         internal_local: kind & 4 != 0,
         node_port: if kind & 8 != 0 { 30_080 } else { 0 },
         external: kind & 16 != 0,
+        announced: kind & 128 != 0,
+        external_local: kind & 32 != 0,
+        node: if kind & 64 != 0 { "here".into() } else { String::new() },
+        distribution: i32::from(kind) & 1,
         ..wire::Service::default()
     }
 }
@@ -72,6 +127,7 @@ fn context(vrf: u8, policy: u8, floating: u8) -> wire::Context {
         policy: format!("policy{policy}"),
         network_id: u32::from(vrf),
         floating_address: if floating < 3 { String::new() } else { format!("10.0.0.{floating}") },
+        underlay: floating & 1 != 0,
         fixed_address: if floating < 3 { String::new() } else { "10.0.0.1".into() },
         ..wire::Context::default()
     }
@@ -120,9 +176,9 @@ fn interface(port: u8, vrf: u8, policy: u8, contexts: u8) -> wire::Interface {
             .map(|other| context(other, policy % 3, contexts))
             .collect(),
         host: port == 5,
+        local_preference: [0, 100, 200][usize::from(contexts % 3)],
         parent: if is_nested { uuid(1).to_string() } else { String::new() },
         vlan: if is_nested { 100 } else { 0 },
-        local_preference: [0, 100, 200][usize::from(contexts % 3)],
         ..wire::Interface::default()
     }
 }
@@ -134,6 +190,7 @@ fn route(vrf: u8, host: u8, length: u8, next_hop: u8, label: u8) -> wire::Route 
         encapsulations: vec![wire::Encapsulation::Vxlan as i32],
         network_id: u32::from(label % 2),
         local_preference: [100, 100, 200][usize::from(label % 3)],
+        native: label > 2,
         ..wire::Path::default()
     };
     // Two paths now and then: an ECMP group.
@@ -145,17 +202,23 @@ fn route(vrf: u8, host: u8, length: u8, next_hop: u8, label: u8) -> wire::Route 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let controller = 0..2usize;
     let intent = (
-        prop::collection::vec((0..3u8, 0..32u8), 0..3),
+        prop::collection::vec((0..3u8, 0..=255u8), 0..3),
         prop::collection::vec((0..3u8, 0..4u8), 0..3),
         prop::collection::vec((1..6u8, 0..3u8, 0..4u8, 0..8u8), 0..4),
         prop::collection::vec((0..3u8, 0..3u8, 1..6u8, 0..4u8), 0..2),
-        prop::collection::vec((0..4u8, 0..3u8, 1..6u8, 0..32u8), 0..3),
+        prop::collection::vec((0..4u8, 0..3u8, 1..6u8, 0..=255u8), 0..3),
+        prop::collection::vec((0..2u8, 0..3u8, any::<bool>()), 0..3),
         any::<bool>(),
         0..50u64,
     )
-        .prop_map(|(vrfs, policies, interfaces, removed, services, end, revision)| {
+        .prop_map(|(vrfs, policies, interfaces, removed, services, dns, end, revision)| {
+            let there = |there: bool| dns.iter().filter(move |(.., yes)| *yes == there);
             wire::Intent {
                 revision,
+                dns_zones: there(true).map(|(z, s, _)| zone(*z, *s)).collect(),
+                dns_records: there(true).map(|(z, s, _)| records(*s, *z)).collect(),
+                dns_zones_removed: there(false).map(|(z, ..)| format!("zone{z}")).collect(),
+                dns_records_removed: there(false).map(|(_, s, _)| format!("set{s}")).collect(),
                 vrfs: vrfs.into_iter().map(|(number, uses)| vrf(number, uses)).collect(),
                 policies: policies.into_iter().map(|(n, v)| policy(n, v)).collect(),
                 interfaces: interfaces
@@ -233,6 +296,7 @@ impl Kernel {
                 assert_eq!(hop, Some(&NextHop::Outside));
                 self.tables.node = Some(node);
             }
+            Operation::SetNodeAddresses(addresses) => self.tables.node_addresses = addresses,
             Operation::PutService(key, service) => {
                 assert!(service.members.is_empty() || service.members.iter().any(|m| !m.2));
                 self.tables.services.insert(key, service);
@@ -248,8 +312,9 @@ impl Kernel {
                 self.tables.contexts.remove(&id);
             }
             Operation::PutRoute(vrf, prefix, entry) => {
-                assert!(self.tables.next_hops.contains_key(&entry.next_hop), "route to nowhere");
-                if let NextHop::Service { vrf } = self.tables.next_hops[&entry.next_hop] {
+                let hop = self.tables.next_hops.get(&entry.next_hop);
+                assert!(hop.is_some() || entry.next_hop == 0, "route to nowhere");
+                if let Some(NextHop::Service { vrf }) = hop.cloned() {
                     let key = (vrf, prefix.addr());
                     let mut services = self.tables.services.keys();
                     assert!(services.any(|(v, a, ..)| (*v, *a) == key), "a service without one");
@@ -260,6 +325,20 @@ impl Kernel {
                 self.assert_loaded(entry.policy);
                 assert!(entry.floating.iter().all(|id| self.tables.contexts.contains_key(id)));
                 self.tables.interfaces.insert(ifindex, entry);
+            }
+            Operation::PutNative(address, number) => {
+                let hop = self.tables.next_hops.get(&number);
+                let place = match hop {
+                    Some(NextHop::Local { ifindex, .. }) => Some(*ifindex),
+                    _ => None,
+                };
+                let there =
+                    place.is_some_and(|ifindex| self.tables.interfaces.contains_key(&ifindex));
+                assert!(there || number == 0, "an address of nobody's");
+                self.tables.natives.insert(address, number);
+            }
+            Operation::RemoveNative(address) => {
+                self.tables.natives.remove(&address);
             }
             Operation::RemoveInterface(ifindex, _) => {
                 self.tables.interfaces.remove(&ifindex);
@@ -273,6 +352,7 @@ impl Kernel {
             }
             Operation::RemoveNextHop(number, _) => {
                 assert!(self.tables.routes.values().all(|route| route.next_hop != number));
+                assert!(self.tables.natives.values().all(|native| *native != number));
                 self.tables.next_hops.remove(&number);
             }
         }
@@ -296,7 +376,7 @@ impl Kernel {
 }
 
 fn core() -> Core {
-    Core::new(2, Some(OWN.parse().unwrap()), Numbers::default(), 1000).named("here")
+    Core::new(2, Some(OWN.parse().unwrap()), Numbers::default(), 1000).named("here").with_dns(DNS)
 }
 
 fn feed(core: &mut Core, event: &Event) {
@@ -324,14 +404,23 @@ type Resolved = (
     BTreeMap<u32, (Uuid, String, bool)>,
     BTreeMap<u32, (String, Option<super::FloatingEntry>, bool)>,
     BTreeMap<super::ServiceKey, super::ServiceEntry>,
+    BTreeMap<std::net::IpAddr, Vec<NextHop>>,
 );
 
 fn resolve(core: &Core, tables: &Tables) -> Resolved {
     let names = core.vrf_names();
-    let members = |number: &u32| match &tables.next_hops[number] {
-        NextHop::Ecmp { members } => members.iter().map(|m| tables.next_hops[m].clone()).collect(),
-        one => vec![one.clone()],
+    let members = |number: &u32| match tables.next_hops.get(number) {
+        Some(NextHop::Ecmp { members }) => {
+            members.iter().map(|m| tables.next_hops[m].clone()).collect()
+        }
+        Some(one) => vec![one.clone()],
+        None => {
+            assert_eq!(*number, 0);
+            vec![NextHop::Discard]
+        }
     };
+    let natives = tables.natives.iter().map(|(address, number)| (*address, members(number)));
+    let natives: BTreeMap<_, _> = natives.collect();
     let routes = tables.routes.iter().map(|((vrf, prefix), entry)| {
         let identity = core.identity(entry.identity).unwrap().clone();
         ((names[vrf].to_owned(), prefix.to_string()), (members(&entry.next_hop), identity))
@@ -344,7 +433,7 @@ fn resolve(core: &Core, tables: &Tables) -> Resolved {
         let loaded = matches!(entry.policy, PolicyState::Loaded { .. });
         (*id, (names[&entry.vrf].to_owned(), entry.floating.clone(), loaded))
     });
-    (routes.collect(), interfaces.collect(), contexts.collect(), tables.services.clone())
+    (routes.collect(), interfaces.collect(), contexts.collect(), tables.services.clone(), natives)
 }
 
 proptest! {
@@ -352,10 +441,12 @@ proptest! {
     fn incremental_equals_full_and_every_step_is_safe(events in events()) {
         let mut incremental = core();
         let mut kernel = Kernel::default();
+        let mut server = Server::default();
         for event in &events {
             feed(&mut incremental, event);
             if let Event::Apply(fail) = event {
                 let operations = incremental.operations();
+                server.apply(&mut incremental);
                 let end = if *fail { operations.len() * 2 / 3 } else { operations.len() };
                 for operation in &operations[..end] {
                     kernel.apply(operation);
@@ -368,15 +459,20 @@ proptest! {
             incremental.applied(&operation);
         }
         prop_assert_eq!(incremental.operations(), vec![]);
+        server.apply(&mut incremental);
         prop_assert_eq!(&kernel.tables, incremental.wanted());
         prop_assert_eq!(&kernel.tables, incremental.in_force());
 
         // The same events with a single compile at the end. Labels depend on history, and routes that
         // lead back here on labels: the full compile starts with the numbers of the incremental one.
         let numbers = incremental.numbers().clone();
-        let mut full = Core::new(2, Some(OWN.parse().unwrap()), numbers, 1000).named("here");
+        let mut full =
+            Core::new(2, Some(OWN.parse().unwrap()), numbers, 1000).named("here").with_dns(DNS);
         events.iter().for_each(|event| feed(&mut full, event));
         full.operations();
+        let mut truth = Server::default();
+        truth.apply(&mut full);
+        prop_assert_eq!(server, truth);
         prop_assert_eq!(
             resolve(&incremental, incremental.wanted()),
             resolve(&full, full.wanted())
@@ -407,7 +503,8 @@ proptest! {
         }
 
         let mut after = Core::new(2, Some(OWN.parse().unwrap()), settled.numbers().clone(), 1000)
-            .named("here");
+            .named("here")
+            .with_dns(DNS);
         after.adopt(kernel.tables.clone(), kernel.policies.clone());
         after.load(intent, &routes);
         bound.iter().for_each(|port| feed(&mut after, &Event::Bind(*port)));
@@ -500,4 +597,122 @@ fn a_sub_interface_comes_and_goes_with_its_parent() {
     assert_eq!(core.local_port(winner), None);
     assert_eq!(core.by_metadata(metadata), None);
     assert_eq!(core.in_force().interfaces.len(), 1, "the host's alone");
+}
+
+/// A node with the port of its own stack, a network that asks a zone, and a service that leads to the node's DNS.
+fn asking() -> (Core, wire::Intent) {
+    let intent = wire::Intent {
+        vrfs: vec![vrf(1, 2 | 128), vrf(2, 2)],
+        policies: vec![policy(0, 0)],
+        interfaces: vec![interface(5, 2, 0, 0), interface(1, 1, 0, 0)],
+        services: vec![wire::Service {
+            id: "kube-dns".into(),
+            vrf: "vrf1".into(),
+            address: "10.96.0.10".into(),
+            protocol: 17,
+            port: 53,
+            members: vec![
+                wire::Member {
+                    address: OWN.into(),
+                    port: 8080,
+                    interface: uuid(5).to_string(),
+                    node: "here".into(),
+                    draining: false,
+                    ..wire::Member::default()
+                },
+                wire::Member {
+                    address: "172.31.0.2".into(),
+                    port: 8080,
+                    interface: uuid(9).to_string(),
+                    node: "there".into(),
+                    draining: false,
+                    ..wire::Member::default()
+                },
+            ],
+            internal_local: true,
+            ..wire::Service::default()
+        }],
+        dns_zones: vec![zone(0, 5)],
+        dns_records: vec![records(0, 0)],
+        end_of_snapshot: true,
+        ..wire::Intent::default()
+    };
+    let mut core = core();
+    core.connected(0);
+    core.intent(0, intent.clone());
+    for port in [5, 1] {
+        feed(&mut core, &Event::Bind(port));
+    }
+    for operation in core.operations() {
+        core.applied(&operation);
+    }
+    (core, intent)
+}
+
+#[test]
+fn a_service_of_the_nodes_dns_leads_to_the_view_of_its_network() {
+    let (mut core, intent) = asking();
+    let vrfs = core.vrf_names();
+    let number = *vrfs.iter().find(|(_, name)| **name == "vrf1").unwrap().0;
+    let view = 16_000 + u16::try_from(number).unwrap();
+    let entry = &core.wanted().services[&(number, "10.96.0.10".parse().unwrap(), 17, 53)];
+    let members: Vec<_> = entry.members.iter().cloned().collect();
+    assert_eq!(
+        members,
+        [(OWN.parse().unwrap(), view, false)],
+        "only its own node, at the view's port"
+    );
+    assert!(entry.open, "whatever policy the client has");
+    // The DNS address of the network's own subnet leads there, too, by an address that reaches no other port.
+    for protocol in [6, 17] {
+        let entry = &core.wanted().services[&(number, "10.0.0.253".parse().unwrap(), protocol, 53)];
+        assert!(entry.open && entry.member_vrf == number);
+        let [(link, port, _)] = entry.members.iter().collect::<Vec<_>>()[..] else { panic!() };
+        assert_eq!((link.to_string().as_str(), *port), ("169.254.0.53", view));
+        let mut contexts = core.wanted().contexts.values();
+        let context =
+            contexts.find(|c| c.floating.as_ref().is_some_and(|f| f.address == *link)).unwrap();
+        let ports = &context.floating.as_ref().unwrap().ports;
+        assert_eq!(
+            (context.vrf, context.ifindex),
+            (
+                number,
+                core.wanted().interfaces.iter().find(|(_, e)| e.host).map(|(i, _)| *i).unwrap()
+            )
+        );
+        assert_eq!(ports.iter().copied().collect::<Vec<_>>(), [(6, view, view), (17, view, view)]);
+    }
+    // Nobody else is told of that address.
+    assert!(core.local_routes().iter().all(|route| !route.prefix.starts_with("169.254.")));
+    let mut server = Server::default();
+    server.apply(&mut core);
+    assert_eq!((server.zones.len(), server.records.len()), (1, 1));
+    assert_eq!(server.told.views["vrf1"].port, view);
+    assert_eq!(
+        server.told.own,
+        BTreeSet::from(["10.96.0.10".parse().unwrap(), "10.0.0.253".parse().unwrap()])
+    );
+    // A record that changes is a record that is told, and no work for the kernel.
+    let changed = wire::Intent {
+        dns_records: vec![records(1, 0)],
+        revision: intent.revision,
+        ..wire::Intent::default()
+    };
+    core.intent(0, changed);
+    assert_eq!(core.operations(), []);
+    let changes = core.take_dns().unwrap();
+    assert_eq!((changes.reset, changes.zones.len(), changes.records.len()), (false, 0, 1));
+    assert_eq!(core.take_dns(), None);
+}
+
+#[test]
+fn names_are_answered_after_a_restart_without_a_controller() {
+    let (core, _) = asking();
+    let (intent, routes) = core.saved();
+    let mut after = self::core();
+    after.load(intent, &routes);
+    after.operations();
+    let mut server = Server::default();
+    server.apply(&mut after);
+    assert_eq!((server.zones.len(), server.records.len(), server.told.views.len()), (1, 1, 1));
 }

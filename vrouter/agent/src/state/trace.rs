@@ -115,8 +115,12 @@ impl Core {
         source: &Option<(IpNet, RouteEntry)>,
         trace: &mut Trace,
     ) -> Option<()> {
+        if route.next_hop == 0 {
+            trace.step("next hop", "closed: in the underlay only what is routed is reached");
+            return None;
+        }
         match self.in_force().next_hops.get(&route.next_hop) {
-            None => {
+            None | Some(NextHop::Discard) => {
                 trace.step("next hop", "not in the kernel: dropped");
                 None
             }
@@ -131,6 +135,11 @@ impl Core {
             }
             Some(NextHop::Outside) => {
                 trace.step("next hop", "out of the fabric, from the node's own address");
+                Some(())
+            }
+            Some(NextHop::Native { node }) => {
+                let whom = node.map_or("whoever has it".into(), |node| format!("node {node}"));
+                trace.step("next hop", format!("by the underlay without a tunnel, to {whom}"));
                 Some(())
             }
             Some(NextHop::Service { vrf }) => {
@@ -205,13 +214,13 @@ impl Core {
         verdict.pass.then_some(())
     }
 
-    fn attributes(&self, route: &RouteEntry) -> Attributes {
+    pub(super) fn attributes(&self, route: &RouteEntry) -> Attributes {
         self.identity(route.identity)
             .map(|identity| identity.attributes.clone())
             .unwrap_or_default()
     }
 
-    fn lookup(&self, vrf: u32, address: IpAddr) -> Option<(IpNet, RouteEntry)> {
+    pub(super) fn lookup(&self, vrf: u32, address: IpAddr) -> Option<(IpNet, RouteEntry)> {
         let routes = &self.in_force().routes;
         std::iter::successors(Some(IpNet::from(address)), IpNet::supernet)
             .find_map(|prefix| Some((prefix, *routes.get(&(vrf, prefix))?)))

@@ -279,6 +279,7 @@ impl Fabric {
             revision: 1,
             global: Some(wire::Global {
                 encapsulation_priorities: vec![setup.encapsulation as i32],
+                ..wire::Global::default()
             }),
             vrfs: (1..=2)
                 .map(|network| wire::Vrf {
@@ -348,6 +349,7 @@ fn port_record(workload: &Workload) -> PortRecord {
         ifindex: None,
         mtu: 0,
         pod: None,
+        underlay: false,
     }
 }
 

@@ -324,7 +324,9 @@ pub fn add_translations(bed: &mut Bed) {
                 affinity: None,
                 keep_source,
                 link_local: false,
+                open: false,
                 sources: vec![],
+                by_node: false,
             };
             d.set_service(&service).expect("service");
         }

@@ -113,6 +113,13 @@ fn via(value: Option<&Value>) -> String {
         Some(one) if one.get("type") == Some(&Value::from("outside")) => {
             "outside, from the node's address".to_owned()
         }
+        Some(one) if one.get("type") == Some(&Value::from("native")) => {
+            match one.get("node").and_then(Value::as_str) {
+                Some(node) => format!("the underlay, to {node}"),
+                None => "the underlay".to_owned(),
+            }
+        }
+        Some(one) if one.get("type") == Some(&Value::from("discard")) => "closed".to_owned(),
         Some(one) if one.get("type") == Some(&Value::from("tunnel")) => format!(
             "{} to {}, label {}",
             text(one, "encapsulation"),
@@ -209,6 +216,16 @@ pub(crate) fn drops(list: &[Value], _wide: bool) -> Table {
     let mut table = Table::new(&["REASON", "PACKETS", "WHAT HAPPENED", "WHAT TO DO"]);
     for item in list {
         let row = ["reason", "packets", "what", "do"];
+        table.row(row.iter().map(|field| Cell::from(text(item, field))).collect());
+    }
+    table
+}
+
+/// What staged policies would change.
+pub(crate) fn staged(list: &[Value], _wide: bool) -> Table {
+    let mut table = Table::new(&["WOULD", "DIRECTION", "CONNECTIONS", "LAST", "RULE"]);
+    for item in list {
+        let row = ["would", "direction", "connections", "last", "rule"];
         table.row(row.iter().map(|field| Cell::from(text(item, field))).collect());
     }
     table

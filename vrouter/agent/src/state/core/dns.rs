@@ -5,11 +5,19 @@
 //! view of the service's own VRF, whatever network its client is in.
 
 use super::Core;
-use crate::state::spec::{MemberSpec, ServiceSpec};
-use crate::state::view::Touched;
+use crate::state::spec::{ContextSpec, InterfaceSpec, MemberSpec, ServiceSpec};
+use crate::state::tables::{FloatingDirection, FloatingEntry};
+use crate::state::view::{Touched, View};
 use skein_proto::session as wire;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What the node's server is called within VRFs: nobody else's address (RFC 3927), and no way to any port but its view's.
+const LINK4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 53);
+const LINK6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x5e00, 0x35);
+/// Where workloads ask.
+const PORT: u16 = 53;
+const PROTOCOLS: [u8; 2] = [6, 17];
 
 /// Where DNS is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,11 +62,25 @@ pub(super) struct DnsState {
     pub(super) ports: Option<DnsPorts>,
     /// Zones by VRF, as services were compiled with.
     pub(super) zones: BTreeMap<String, String>,
+    /// Services at the DNS addresses of subnets.
+    pub(super) services: BTreeMap<String, ServiceSpec>,
     started: bool,
     reset: bool,
     changed_zones: BTreeSet<String>,
     changed_records: BTreeSet<String>,
     told: (BTreeMap<String, DnsView>, BTreeSet<IpAddr>),
+}
+
+/// DNS addresses of a VRF's subnets, of the family of `link`; none without a zone.
+fn dns_addresses(vrf: &wire::Vrf, link: IpAddr) -> impl Iterator<Item = IpAddr> + '_ {
+    let subnets = vrf.subnets.iter().filter(|_| !vrf.dns_zone.is_empty());
+    let addresses = subnets.filter_map(|subnet| subnet.service_address.parse::<IpAddr>().ok());
+    addresses.filter(move |address| address.is_ipv4() == link.is_ipv4())
+}
+
+/// Whether a VRF's workloads ask at addresses of its own subnets.
+pub(super) fn asks_itself(vrf: &wire::Vrf, own: Option<IpAddr>) -> bool {
+    own.is_some_and(|own| dns_addresses(vrf, own).next().is_some())
 }
 
 impl DnsState {
@@ -85,7 +107,10 @@ impl Core {
         let own: BTreeSet<IpAddr> = self
             .services
             .values()
-            .filter(|service| service.members.iter().any(|member| self.is_own_dns(member)))
+            .filter(|service| {
+                let mut members = service.members.iter();
+                members.any(|member| self.is_own_dns(member) || self.is_link(member))
+            })
             .map(|service| service.address)
             .collect();
         let reset = std::mem::take(&mut self.dns.reset) || !self.dns.started;
@@ -137,10 +162,110 @@ impl Core {
 
     /// Where the view of a VRF is answered; none if it has no zone.
     pub(super) fn dns_port(&self, vrf: &str) -> Option<u16> {
-        let ports = self.dns.ports?;
         self.dns.zones.get(vrf)?;
-        let number = u16::try_from(*self.context.vrfs.get(vrf)?).ok()?;
-        ports.first.checked_add(number)
+        self.view_port(*self.context.vrfs.get(vrf)?)
+    }
+
+    fn view_port(&self, vrf: u32) -> Option<u16> {
+        self.dns.ports?.first.checked_add(u16::try_from(vrf).ok()?)
+    }
+
+    /// Brings what services are compiled from up to date; true if all of them are to be compiled again.
+    pub(super) fn compile_dns(&mut self, touched: &mut Touched) -> bool {
+        let zones = self.zones_of_vrfs();
+        let others = std::mem::replace(&mut self.dns.zones, zones) != self.dns.zones;
+        let services = self.subnet_services();
+        for (id, service) in &services {
+            if self.dns.services.get(id) != Some(service) {
+                touched.services.insert(id.clone());
+            }
+        }
+        touched
+            .services
+            .extend(self.dns.services.keys().filter(|id| !services.contains_key(*id)).cloned());
+        self.dns.services = services;
+        others
+    }
+
+    fn link(&self) -> Option<IpAddr> {
+        let own = self.context.own_address?;
+        Some(if own.is_ipv4() { LINK4.into() } else { LINK6.into() })
+    }
+
+    /// Whether the service of a subnet's DNS address is one of ours.
+    pub(super) fn is_link(&self, member: &MemberSpec) -> bool {
+        self.dns.ports.is_some() && Some(member.address) == self.link()
+    }
+
+    /// The DNS address of every subnet of a network with a zone, as a service whose member is the node itself.
+    fn subnet_services(&self) -> BTreeMap<String, ServiceSpec> {
+        let mut all = BTreeMap::new();
+        let (Some(link), Some(_)) = (self.link(), self.host_interface) else { return all };
+        for vrf in self.merged.leader().vrfs() {
+            let Some(port) = self.dns_port(&vrf.name) else { continue };
+            for address in dns_addresses(vrf, link) {
+                for protocol in PROTOCOLS {
+                    let service = ServiceSpec {
+                        name: format!("DNS of {}", vrf.network),
+                        vrf: vrf.name.clone(),
+                        address,
+                        protocol,
+                        port: PORT,
+                        members: vec![MemberSpec {
+                            address: link,
+                            port,
+                            in_fabric: true,
+                            node: self.node.clone(),
+                            draining: false,
+                            zone: String::new(),
+                            hint_zones: Vec::new(),
+                            hint_nodes: Vec::new(),
+                        }],
+                        affinity_seconds: 0,
+                        internal_local: true,
+                        node_port: 0,
+                        external_local: false,
+                        external: false,
+                        announced: false,
+                        sources: BTreeSet::new(),
+                        health_check_port: 0,
+                        node: String::new(),
+                        distribution: wire::Distribution::Any,
+                    };
+                    all.insert(format!("dns/{}/{address}/{protocol}", vrf.name), service);
+                }
+            }
+        }
+        all
+    }
+
+    /// The node's own stack in every VRF whose workloads ask it: by one address, at the port of their view alone.
+    pub(super) fn dns_contexts(
+        &self,
+        view: &View,
+        vrfs: &BTreeMap<String, u32>,
+        host: &InterfaceSpec,
+    ) -> Vec<ContextSpec> {
+        let (Some(link), Some(own)) = (self.link(), self.context.own_address) else {
+            return Vec::new();
+        };
+        let asking = view.vrfs().filter(|vrf| dns_addresses(vrf, link).next().is_some());
+        let contexts = asking.filter_map(|vrf| {
+            let port = self.view_port(*vrfs.get(&vrf.name)?)?;
+            Some(ContextSpec {
+                vrf: vrf.name.clone(),
+                policy: host.policy.clone(),
+                network: vrf.network_id,
+                underlay: false,
+                floating: Some(FloatingEntry {
+                    address: link,
+                    fixed: own,
+                    direction: FloatingDirection::Ingress,
+                    ports: PROTOCOLS.map(|protocol| (protocol, port, port)).into(),
+                }),
+            })
+        });
+        contexts.collect()
     }
 
     /// Whether a member is the DNS server of this node.

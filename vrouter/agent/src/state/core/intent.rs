@@ -1,14 +1,16 @@
 //! Compiling intent: which ports forward, judged by which loaded policy, in which VRF.
 
+use super::dns::asks_itself;
 use super::{Core, Loaded, LocalPort, PolicyKey, PortProblem, first_prefix};
 use crate::state::compile::{self, Context, LocalPath, Reach};
 use crate::state::diff::Operation;
 use crate::state::numbers::{LABELS, VRFS};
-use crate::state::spec::{InterfaceSpec, read_policy};
+use crate::state::spec::{InterfaceSpec, prefixes, read_policy};
 use crate::state::tables::{
     ContextEntry, FloatingDirection, FloatingEntry, InterfaceEntry, PolicyState, Tables,
 };
 use crate::state::view::Touched;
+use ipnet::IpNet;
 use skein_policy::{Attributes, Family, Policy, Program, policy_prefixes};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -46,6 +48,7 @@ impl Core {
             own_address: self.context.own_address,
             encapsulations: compile::encapsulations(leader.global()),
             services: self.context.services.clone(),
+            nodes: compile::node_prefixes(leader.global()),
             ..Context::default()
         };
         self.problems.extend(self.service_problems.clone());
@@ -65,7 +68,24 @@ impl Core {
                 let network = networks.get(name.as_str()).copied()?;
                 Some((name.clone(), context.vrfs.get(name).copied()?, network))
             });
-            let reach = Reach { services: usable.collect(), outside: vrf.fabric_snat };
+            let closed = prefixes(&vrf.closed_prefixes).unwrap_or_else(|reason| {
+                self.problems.insert(vrf.name.clone(), reason);
+                Vec::new()
+            });
+            let mut services: Vec<_> = usable.collect();
+            if self.dns.ports.is_some()
+                && asks_itself(vrf, context.own_address)
+                && !services.iter().any(|(name, _, _)| *name == vrf.name)
+                && let Some(number) = context.vrfs.get(&vrf.name)
+            {
+                services.push((vrf.name.clone(), *number, vrf.network_id));
+            }
+            let reach = Reach {
+                services,
+                outside: vrf.fabric_snat,
+                underlay: vrf.underlay,
+                closed: closed.iter().map(IpNet::trunc).collect(),
+            };
             if reach != Reach::default() && context.vrfs.contains_key(&vrf.name) {
                 context.reach.insert(vrf.name.clone(), reach);
             }
@@ -125,7 +145,12 @@ impl Core {
             let local: Vec<IpAddr> =
                 spec.addresses.iter().map(|(prefix, _)| prefix.addr()).collect();
             let mut floating = Vec::new();
-            for wanted in &spec.contexts {
+            let dns = if spec.host && self.dns.ports.is_some() {
+                self.dns_contexts(self.merged.leader(), &context.vrfs, spec)
+            } else {
+                Vec::new()
+            };
+            for wanted in spec.contexts.iter().chain(&dns) {
                 let Some(vrf) = context.vrfs.get(&wanted.vrf).copied() else {
                     let subject = format!("interface {}", spec.name);
                     let reason = format!("routing instance {} is not known", wanted.vrf);
@@ -142,6 +167,11 @@ impl Core {
                     floating.push(id);
                 }
                 context.labels.insert(id, (*ifindex, id));
+                if let Some(floating) = wanted.floating.as_ref().filter(|_| wanted.underlay) {
+                    if let Err(reason) = context.claim(floating.address, (vrf, *ifindex, id)) {
+                        self.problems.insert(format!("interface {}", spec.name), reason);
+                    }
+                }
                 let addresses = match &wanted.floating {
                     Some(floating) => vec![floating.address],
                     None => local.clone(),
@@ -154,8 +184,8 @@ impl Core {
                         ifindex: *ifindex,
                         context: id,
                         attributes,
-                        alone: false,
                         local_preference: spec.local_preference,
+                        alone: false,
                     });
                 }
                 let policy = wanted.policy.as_deref().and_then(|id| policies.get(id)).cloned();
@@ -208,14 +238,22 @@ impl Core {
                 floating,
             };
             context.labels.insert(label, (*ifindex, 0));
+            if !spec.host && context.reach.get(&spec.vrf).is_some_and(|reach| reach.underlay) {
+                let vrf = context.vrfs[&spec.vrf];
+                for address in &local {
+                    if let Err(reason) = context.claim(*address, (vrf, *ifindex, 0)) {
+                        self.problems.insert(format!("interface {}", spec.name), reason);
+                    }
+                }
+            }
             let table = context.local.entry(spec.vrf.clone()).or_default();
             for (prefix, _) in &spec.addresses {
                 table.entry(prefix.addr().into()).or_default().push(LocalPath {
                     ifindex: *ifindex,
                     context: 0,
                     attributes: spec.attributes.clone(),
-                    alone: false,
                     local_preference: spec.local_preference,
+                    alone: false,
                 });
             }
             let policy = policy.filter(|_| !spec.policy_disabled);
@@ -227,6 +265,7 @@ impl Core {
         context.conditions = policy_prefixes(own.chain(in_contexts));
         self.mark_routes(&context, touched);
         self.context = context;
+        self.read_nodes();
         self.free_vrf_numbers();
         self.load_policies(used, contexts);
         self.free_context_labels();

@@ -1,13 +1,18 @@
 //! The core itself: events in, operations out.
 
+mod choice;
 mod dns;
 mod intent;
+mod natives;
 mod nested;
+mod node;
 mod order;
 mod routes;
 mod services;
 
 pub use self::dns::{DnsChanges, DnsPorts, DnsView};
+pub use node::HealthCheck;
+
 use crate::state::compile::Context;
 use crate::state::diff::Operation;
 use crate::state::merge::Merged;
@@ -108,6 +113,12 @@ pub struct Core {
     next_hop_users: BTreeMap<u32, u32>,
     /// Name of this node: which members are here.
     node: String,
+    /// Addresses of this node, as its kernel has them.
+    own_addresses: BTreeSet<IpAddr>,
+    /// All nodes, by name.
+    nodes: BTreeMap<String, node::NodeSpec>,
+    /// They changed since services were compiled.
+    nodes_changed: bool,
     /// Host end of the interface of the node's own stack.
     host_interface: Option<u32>,
     context_labels: BTreeSet<u32>,
@@ -161,6 +172,9 @@ impl Core {
             next_hops: Pool::default(),
             next_hop_users: BTreeMap::new(),
             node: String::new(),
+            own_addresses: own_address.into_iter().collect(),
+            nodes: BTreeMap::new(),
+            nodes_changed: false,
             host_interface: None,
             context_labels: BTreeSet::new(),
             services: BTreeMap::new(),
@@ -232,8 +246,8 @@ impl Core {
 
     /// A port's host end exists.
     pub fn bind(&mut self, port: LocalPort) {
-        self.ports.insert(port.uuid, port);
-        self.touched.intent = true;
+        let known = self.ports.insert(port.uuid, port.clone());
+        self.touched.intent |= known != Some(port);
     }
 
     /// A port's host end is gone, or its workload is. The label is freed by [`Core::forget`].
@@ -355,6 +369,11 @@ impl Core {
         self.judging.get(&uuid).map(AsRef::as_ref)
     }
 
+    /// The policies that judge bound ports' connections.
+    pub(crate) fn judging(&self) -> impl Iterator<Item = (Uuid, &Arc<Policy>)> {
+        self.judging.iter().map(|(uuid, policy)| (*uuid, policy))
+    }
+
     /// Who an identity is.
     #[must_use]
     pub fn identity(&self, number: u32) -> Option<&Identity> {
@@ -395,9 +414,9 @@ impl Core {
             self.compile_intent(&mut touched);
         }
         self.dns.note(other, &mut touched);
-        let zones = self.zones_of_vrfs();
-        let other = other || std::mem::replace(&mut self.dns.zones, zones) != self.dns.zones;
-        self.compile_services(other, &mut touched);
+        let renamed = self.compile_dns(&mut touched);
+        let all = std::mem::take(&mut self.nodes_changed) || other || renamed;
+        self.compile_services(all, &mut touched);
         for (subject, reason) in touched.problems {
             self.problems.insert(subject, reason);
         }
@@ -408,6 +427,7 @@ impl Core {
                 self.compile_route(&vrf, prefix);
             }
         }
+        self.compile_natives();
         self.compile_node();
     }
 

@@ -12,6 +12,8 @@ impl Core {
     pub fn operations(&mut self) -> Vec<Operation> {
         self.compile();
         let mut all = Vec::new();
+        let gone = self.applied.natives.keys().filter(|a| !self.wanted.natives.contains_key(*a));
+        all.extend(gone.map(|address| Operation::RemoveNative(*address)));
         // An interface that is gone stops first: its label must not reach a port that took its index.
         for (ifindex, entry) in &self.applied.interfaces {
             if !self.wanted.interfaces.contains_key(ifindex) {
@@ -51,6 +53,9 @@ impl Core {
             && self.applied.node != Some(node)
         {
             all.push(Operation::SetNode(node));
+        }
+        if self.wanted.node_addresses != self.applied.node_addresses {
+            all.push(Operation::SetNodeAddresses(self.wanted.node_addresses.clone()));
         }
         let leads_to_service = |number: &u32| {
             matches!(self.wanted.next_hops.get(number), Some(NextHop::Service { .. }))
@@ -95,6 +100,12 @@ impl Core {
                 all.push(Operation::PutInterface(*ifindex, entry.clone()));
             }
         }
+        // The way in last, when all behind it is there.
+        for (address, number) in &self.wanted.natives {
+            if self.applied.natives.get(address) != Some(number) {
+                all.push(Operation::PutNative(*address, *number));
+            }
+        }
         // Removal from the outside in.
         all.append(&mut gone_to_services);
         all.append(&mut services_gone);
@@ -128,6 +139,15 @@ impl Core {
                 self.applied.contexts.insert(*id, context.clone());
             }
             Operation::SetNode(node) => self.applied.node = Some(*node),
+            Operation::PutNative(address, number) => {
+                self.applied.natives.insert(*address, *number);
+            }
+            Operation::RemoveNative(address) => {
+                self.applied.natives.remove(address);
+            }
+            Operation::SetNodeAddresses(addresses) => {
+                self.applied.node_addresses.clone_from(addresses);
+            }
             Operation::PutService(key, service) => {
                 self.applied.services.insert(*key, service.clone());
                 self.settle_service(key);

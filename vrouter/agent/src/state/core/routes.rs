@@ -29,7 +29,16 @@ impl Core {
             }
             return;
         }
-        let changed_vrf = |vrf: &str| old.vrfs.get(vrf) != new.vrfs.get(vrf);
+        for prefix in old.nodes.symmetric_difference(&new.nodes) {
+            new.vrfs.keys().for_each(|vrf| touched.route(vrf, *prefix));
+        }
+        let underlay = |context: &Context, vrf: &str| {
+            context.reach.get(vrf).is_some_and(|reach| reach.underlay)
+        };
+        // In the underlay, or no more, the same paths lead elsewhere.
+        let changed_vrf = |vrf: &str| {
+            old.vrfs.get(vrf) != new.vrfs.get(vrf) || underlay(old, vrf) != underlay(new, vrf)
+        };
         let loops = old.labels != new.labels;
         for (vrf, prefix) in self.merged.prefixes() {
             let leads_here = || {
@@ -101,6 +110,8 @@ impl Core {
         }
         let next_hop = match compiled.members.as_slice() {
             [] => return None,
+            // Number 0 is that everywhere.
+            [NextHop::Discard] => 0,
             [one] => self.use_next_hop(one.clone())?,
             many => {
                 let members = many.iter().map(|member| self.use_next_hop(member.clone()));
@@ -129,7 +140,7 @@ impl Core {
         Some(number)
     }
 
-    fn release_next_hop(&mut self, number: u32) {
+    pub(super) fn release_next_hop(&mut self, number: u32) {
         let Some(users) = self.next_hop_users.get_mut(&number) else { return };
         *users -= 1;
         if *users > 0 {

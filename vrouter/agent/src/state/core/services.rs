@@ -3,15 +3,12 @@
 use super::Core;
 use crate::state::compile::ServiceIndex;
 use crate::state::spec::ServiceSpec;
-use crate::state::tables::{NextHop, NodeEntry, ServiceEntry, ServiceKey};
+use crate::state::tables::{INSIDE, NextHop, NodeEntry, OUTSIDE, ServiceEntry, ServiceKey};
 use crate::state::view::Touched;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-
-/// In place of a VRF's number: clients outside the fabric.
-const OUTSIDE: u32 = 0;
 
 impl Core {
     /// Compiles the services that were touched, or all of them when they are another controller's or VRFs have other
@@ -43,7 +40,9 @@ impl Core {
         places: &mut BTreeSet<ServiceKey>,
         touched: &mut Touched,
     ) {
-        let read = self.merged.leader().service(id).map(|service| self.read_service(service));
+        let own = self.dns.services.get(id).cloned().map(Ok);
+        let read = own
+            .or_else(|| self.merged.leader().service(id).map(|service| self.read_service(service)));
         let subject = format!("service {id}");
         if self.service_problems.remove(&subject).is_some() {
             self.problems.remove(&subject);
@@ -90,7 +89,8 @@ impl Core {
         let Some(service) = service else { return };
         let index = Arc::make_mut(&mut self.context.services);
         let address = IpNet::from(service.address);
-        if step(&mut index.addresses, &service.vrf, address, by) {
+        // A port of a node has no address of its own.
+        if service.node.is_empty() && step(&mut index.addresses, &service.vrf, address, by) {
             for (client, reach) in &self.context.reach {
                 if reach.services.iter().any(|(name, _, _)| *name == service.vrf) {
                     touched.route(client, address);
@@ -110,15 +110,64 @@ impl Core {
         let mut all = BTreeSet::new();
         let Some(vrf) = self.context.vrfs.get(&service.vrf).copied() else { return all };
         let ServiceSpec { address, protocol, port, .. } = *service;
+        let lent = self.context.own_address.is_some_and(|own| own.is_ipv4() == address.is_ipv4());
+        if !service.node.is_empty() {
+            if lent {
+                all.extend(self.port_places(service));
+            }
+            return all;
+        }
         all.insert((vrf, address, protocol, port));
         if service.external {
             all.insert((OUTSIDE, address, protocol, port));
+            // As a node's address it stays on `lo`, or is met at that node.
+            if self.own_addresses.contains(&address) {
+                all.insert((INSIDE, address, protocol, port));
+            }
         }
-        let own = self.context.own_address.filter(|own| own.is_ipv4() == address.is_ipv4());
-        if let Some(own) = own.filter(|_| service.node_port != 0) {
-            all.insert((OUTSIDE, own, protocol, service.node_port));
+        if lent && service.node_port != 0 {
+            let every = any(address);
+            all.insert((OUTSIDE, every, protocol, service.node_port));
+            all.insert((INSIDE, every, protocol, service.node_port));
+            if service.external_local {
+                for (name, node) in self.nodes.iter().filter(|(name, _)| **name != self.node) {
+                    if service.members.iter().any(|member| member.node == *name) {
+                        let same = |a: &&IpAddr| a.is_ipv4() == address.is_ipv4();
+                        let addresses = node.addresses.iter().filter(same);
+                        all.extend(addresses.map(|a| (INSIDE, *a, protocol, service.node_port)));
+                    }
+                }
+            }
         }
         all
+    }
+
+    /// One place of a service: in its VRF, if it is there, else by an address of a node.
+    #[must_use]
+    pub fn place_of(&self, id: &str) -> Option<ServiceKey> {
+        let mut places = self.claimed.get(id)?.iter();
+        places
+            .clone()
+            .find(|key| key.0 != OUTSIDE && key.0 != INSIDE)
+            .or(places.next_back())
+            .copied()
+    }
+
+    /// Where a port of one node is reached on this one.
+    fn port_places(&self, service: &ServiceSpec) -> Vec<ServiceKey> {
+        let ServiceSpec { address, protocol, port, .. } = *service;
+        let key = |vrf, address| (vrf, address, protocol, port);
+        if service.node == self.node {
+            // Nobody else knows the way to this.
+            let outside = (!address.is_loopback()).then(|| key(OUTSIDE, address));
+            return outside.into_iter().chain([key(INSIDE, address)]).collect();
+        }
+        let there = self.nodes.get(&service.node).into_iter().flat_map(|node| &node.addresses);
+        there
+            .filter(|one| one.is_ipv4() == address.is_ipv4())
+            .filter(|one| address.is_unspecified() || **one == address)
+            .map(|one| key(INSIDE, *one))
+            .collect()
     }
 
     fn compile_place(&mut self, key: ServiceKey) {
@@ -141,22 +190,37 @@ impl Core {
     }
 
     fn entry(&self, service: &ServiceSpec, key: ServiceKey) -> Option<ServiceEntry> {
-        let from_outside = key.0 == OUTSIDE;
-        let local_only = if from_outside { service.external_local } else { service.internal_local };
-        let usable = || service.members.iter().filter(|m| !local_only || m.node == self.node);
-        // When all are on their way out, they are what there is.
-        let some_stay = usable().any(|member| !member.draining);
-        let members: BTreeSet<(IpAddr, u16, bool)> = usable()
-            .map(|m| (m.address, self.member_port(service, m), m.draining && some_stay))
-            .collect();
-        let by_address = from_outside && service.external && key.1 == service.address;
+        let (vrf, address, _, port) = key;
+        let own_port = !service.node.is_empty();
+        let by_node_port =
+            !own_port && service.node_port == port && (vrf == OUTSIDE || vrf == INSIDE);
+        // Another node's address stands for the members of that node.
+        let elsewhere = (by_node_port && vrf == INSIDE && !address.is_unspecified())
+            .then(|| self.nodes.iter().find(|(_, node)| node.addresses.contains(&address)))
+            .flatten();
+        let only = match (vrf, elsewhere) {
+            (_, Some((name, _))) => Some(name.as_str()),
+            (OUTSIDE, _) => service.external_local.then_some(self.node.as_str()),
+            // Who is in the cluster may use all of them, as with kube-proxy.
+            (INSIDE, _) => None,
+            _ => service.internal_local.then_some(self.node.as_str()),
+        };
+        let by_address = service.external && address == service.address;
         Some(ServiceEntry {
             member_vrf: *self.context.vrfs.get(&service.vrf)?,
-            members,
+            members: self.choose(service, only),
             affinity_seconds: service.affinity_seconds,
-            keep_source: from_outside && service.external_local,
-            link_local: !from_outside && self.context.link_local.contains(&service.vrf),
+            keep_source: vrf == OUTSIDE && (service.external_local || own_port),
+            link_local: vrf != OUTSIDE
+                && vrf != INSIDE
+                && self.context.link_local.contains(&service.vrf),
+            // Whoever may not ask for names can do nothing; the original lets DNS of the gateway pass, too.
+            open: vrf != OUTSIDE
+                && service.members.iter().any(|m| self.is_own_dns(m) || self.is_link(m)),
             sources: if by_address { service.sources.clone() } else { BTreeSet::new() },
+            by_node: vrf == INSIDE
+                && address.is_unspecified()
+                && (own_port || service.external_local),
         })
     }
 
@@ -171,11 +235,10 @@ impl Core {
         let Some(address) = self.context.own_address else { return };
         let needed = self.wanted.node.is_some()
             || self.wanted.next_hops.values().any(|hop| *hop == NextHop::Outside)
-            || self
-                .claims
-                .range((OUTSIDE, FIRST, 0, 0)..)
-                .next()
-                .is_some_and(|(k, _)| k.0 == OUTSIDE);
+            || [OUTSIDE, INSIDE].iter().any(|vrf| {
+                let first = self.claims.range((*vrf, FIRST, 0, 0)..).next();
+                first.is_some_and(|(key, _)| key.0 == *vrf)
+            });
         if !needed {
             return;
         }
@@ -188,6 +251,15 @@ impl Core {
             },
         };
         self.wanted.node = Some(NodeEntry { address, host: self.host_interface, next_hop });
+        self.wanted.node_addresses = self.all_addresses();
+    }
+}
+
+/// All addresses of a node, of this one's family.
+fn any(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
     }
 }
 

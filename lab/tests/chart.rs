@@ -1,0 +1,120 @@
+//! The Helm chart and the plain manifest say the same, and what they say is sound.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
+
+use serde_json::Value;
+use skein_lab::chart;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// The beginning of the plain manifest; people read it first.
+const HEADER: &str = "\
+# Skein as the network of a Kubernetes cluster. Label the node that keeps the configuration, then apply this:
+#   kubectl label node NAME skein.io/controller=
+#   kubectl apply -f skein.yaml
+# Other prefixes, images or names: docs/install.md. Rendered from deploy/helm/skein with its default values; a test holds
+# the two together (SKEIN_WRITE=1 cargo test -p skein-lab --test chart writes this file anew).
+";
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+fn documents(text: &str) -> Vec<Value> {
+    let parts = text.split("\n---\n");
+    parts
+        .map(|part| serde_saphyr::from_str(part).unwrap_or_else(|e| panic!("{e}\n{part}")))
+        .collect()
+}
+
+fn render(change: impl FnOnce(&mut Value)) -> String {
+    let folder = deploy().join("helm/skein");
+    let mut values = chart::values(&folder).unwrap();
+    change(&mut values);
+    chart::render(&folder, &values).unwrap()
+}
+
+#[test]
+fn the_plain_manifest_is_the_chart_with_its_defaults() {
+    let path = deploy().join("kubernetes/skein.yaml");
+    let rendered = format!("{HEADER}{}", render(|_| {}));
+    if std::env::var_os("SKEIN_WRITE").is_some() {
+        std::fs::write(&path, &rendered).unwrap();
+    }
+    let there = std::fs::read_to_string(&path).unwrap();
+    assert!(there == rendered, "run: SKEIN_WRITE=1 cargo test -p skein-lab --test chart");
+}
+
+#[test]
+fn every_object_is_said_once_and_in_a_usable_order() {
+    let all = documents(&render(|_| {}));
+    let mut seen = BTreeSet::new();
+    let mut namespaces = BTreeSet::new();
+    for object in &all {
+        let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
+        let (kind, name) = (text("/kind"), text("/metadata/name"));
+        assert!(
+            !text("/apiVersion").is_empty() && !kind.is_empty() && !name.is_empty(),
+            "{object}"
+        );
+        let namespace = text("/metadata/namespace");
+        assert!(seen.insert((kind, namespace, name)), "{kind} {name} is there twice");
+        if kind == "Namespace" {
+            namespaces.insert(name);
+        }
+        let built_in = namespace.is_empty() || namespace == "kube-system";
+        assert!(
+            built_in || namespaces.contains(namespace),
+            "{kind} {name} comes before {namespace}"
+        );
+    }
+    for (kind, name) in [
+        ("CustomResourceDefinition", "virtualnetworks.skein.io"),
+        ("StatefulSet", "skein-controller"),
+        ("DaemonSet", "skein-agent"),
+        ("Deployment", "skein-kube-manager"),
+    ] {
+        assert!(seen.iter().any(|(k, _, n)| *k == kind && *n == name), "{kind} {name} is missing");
+    }
+}
+
+/// Nothing of the network may need the network.
+#[test]
+fn every_pod_starts_before_there_is_a_network() {
+    for object in documents(&render(|_| {})) {
+        let Some(pod) = object.pointer("/spec/template/spec") else { continue };
+        let name = &object["metadata"]["name"];
+        assert_eq!(pod["hostNetwork"], true, "{name}");
+        assert_eq!(pod["tolerations"][0]["operator"], "Exists", "{name}");
+        assert_eq!(pod["priorityClassName"], "system-node-critical", "{name}");
+        for container in pod["containers"].as_array().unwrap() {
+            assert!(container["resources"]["requests"].is_object(), "{name}");
+            assert!(container["readinessProbe"].is_object(), "{name}");
+            assert_eq!(container["securityContext"]["capabilities"]["drop"][0], "ALL", "{name}");
+            assert!(container["securityContext"].get("privileged").is_none(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn values_change_what_they_say() {
+    let text = render(|values| {
+        values["image"]["repository"] = "registry.local/skein".into();
+        values["controller"]["persistentVolume"]["enabled"] = true.into();
+        values["controller"]["persistentVolume"]["storageClassName"] = "fast".into();
+        values["kubernetes"]["host"] = "10.0.0.1".into();
+        values["cluster"]["name"] = "west".into();
+    });
+    let all = documents(&text);
+    let find = |kind: &str, name: &str| {
+        let found = all.iter().find(|o| o["kind"] == kind && o["metadata"]["name"] == name);
+        found.cloned().unwrap_or_else(|| panic!("no {kind} {name}"))
+    };
+    let controller = find("StatefulSet", "skein-controller");
+    assert!(controller["spec"]["template"]["spec"].get("volumes").is_none());
+    assert_eq!(controller["spec"]["volumeClaimTemplates"][0]["spec"]["storageClassName"], "fast");
+    let image = &controller["spec"]["template"]["spec"]["containers"][0]["image"];
+    assert_eq!(image, "registry.local/skein:0.1.0");
+    assert_eq!(find("ConfigMap", "skein-kubernetes")["data"]["KUBERNETES_SERVICE_PORT"], "6443");
+    let lease = find("Role", "skein-kube-manager-lease");
+    assert_eq!(lease["rules"][0]["resourceNames"][0], "skein-kube-manager-west");
+}

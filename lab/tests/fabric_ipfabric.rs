@@ -1,0 +1,462 @@
+//! Workloads in the underlay, the way outside from the nodes' addresses, and addresses that are reached from outside: from objects of
+//! the configuration API to packets, with a router and a host beyond it. Needs root.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed step is a failed test; figures are for the reader"
+)]
+#![allow(clippy::needless_pass_by_value, reason = "json! reads better where it is passed")]
+
+mod support;
+
+use serde_json::{Value, json};
+use skein_lab::{Host, LabOptions, Outside, Workload};
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use support::frames::{self, Ear};
+use support::named::{Named, from_host, from_pod};
+use support::traffic::{Carries, Connection, Echo, ping};
+use support::{Bed, SILENCE, soon};
+
+const FABRIC: [&str; 3] = ["default-domain", "default-project", "ip-fabric"];
+const WORLD: &str = "198.51.100.2";
+const WORLD6: &str = "fd98:51:100::2";
+
+fn make(bed: &Bed, kind: &str, fields: Value) -> String {
+    let (status, answer) = bed.api("POST", &format!("/{kind}s"), &json!({ kind: fields }));
+    assert_eq!(status, 200, "{kind}: {answer}");
+    answer[kind]["uuid"].as_str().unwrap().to_owned()
+}
+
+fn remove(bed: &Bed, kind: &str, uuid: &str) {
+    let (status, answer) = bed.api("DELETE", &format!("/{kind}/{uuid}"), &Value::Null);
+    assert_eq!(status, 200, "{kind}: {answer}");
+}
+
+fn of_network(bed: &Bed, name: &str, fields: Value) {
+    let uuid = bed.uuid("virtual-network", &["default-domain", "shop", name]);
+    bed.put("virtual-network", &uuid, &fields);
+}
+
+/// A network 10.N.0.0/24 in the underlay, whose addresses the router looks for there.
+fn provided(bed: &Bed, outside: &Outside, name: &str, number: u8) {
+    bed.network(name, number);
+    of_network(bed, name, json!({"virtual_network_refs": [{"to": FABRIC}]}));
+    outside.expects(&format!("10.{number}.0.0/24")).unwrap();
+    outside.expects(&format!("fd00:{number}::/64")).unwrap();
+}
+
+/// Joins networks of the project to each other's and to the nodes', all that are named.
+fn join(bed: &Bed, policy: &str, one: &str, others: &[&str]) {
+    let end = |name: &str| match name {
+        "nodes" => json!({"virtual_network": FABRIC.join(":")}),
+        name => json!({"virtual_network": format!("default-domain:shop:{name}")}),
+    };
+    let any = json!([{"start_port": -1, "end_port": -1}]);
+    make(
+        bed,
+        "network-policy",
+        json!({
+            "fq_name": ["default-domain", "shop", policy], "parent_type": "project",
+            "network_policy_entries": {"policy_rule": [{
+                "direction": "<>", "protocol": "any", "src_ports": any, "dst_ports": any,
+                "src_addresses": [end(one)],
+                "dst_addresses": others.iter().map(|name| end(name)).collect::<Vec<_>>(),
+                "action_list": {"simple_action": "pass"},
+            }]},
+        }),
+    );
+}
+
+fn attach_policies(bed: &Bed, network: &str, policies: &[&str]) {
+    let refs: Vec<Value> = policies
+        .iter()
+        .map(|name| {
+            json!({"to": ["default-domain", "shop", name],
+                   "attr": {"sequence": {"major": 0, "minor": 0}}})
+        })
+        .collect();
+    let fields = json!({"network_policy_refs": refs});
+    match network {
+        "nodes" => {
+            let uuid = bed.uuid("virtual-network", &FABRIC);
+            bed.put("virtual-network", &uuid, &fields);
+        }
+        network => of_network(bed, network, fields),
+    }
+}
+
+fn names(list: &[&str]) -> BTreeSet<String> {
+    list.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// Who answers a few dozen connections; a failed one answers with its error.
+fn answering(mut ask: impl FnMut() -> Result<(String, String), String>) -> BTreeSet<String> {
+    (0..30).map(|_| ask().map_or_else(|error| error, |(name, _)| name)).collect()
+}
+
+fn uplink_mac(host: &Host) -> String {
+    let ran = host.run(Command::new("cat").arg("/sys/class/net/eth0/address")).unwrap();
+    let shown = host.run(Command::new("ip").args(["-o", "link", "show", "eth0"])).unwrap().stdout;
+    let words: Vec<&str> = shown.split_whitespace().collect();
+    let at = words.iter().position(|word| *word == "link/ether").map(|at| at + 1);
+    at.and_then(|at| words.get(at)).map_or(ran.stdout.trim().to_owned(), |mac| (*mac).to_owned())
+}
+
+#[test]
+fn workloads_of_the_underlay_speak_with_their_own_addresses() {
+    let mut bed = Bed::on("tipf", LabOptions { mtu: 9000, ..LabOptions::default() });
+    let outside = bed.fabric.outside().unwrap();
+    provided(&bed, &outside, "pods", 64);
+    provided(&bed, &outside, "apart", 65);
+    bed.network("tenant", 1);
+    join(&bed, "nodes", "nodes", &["pods", "apart", "tenant"]);
+    join(&bed, "pt", "pods", &["tenant"]);
+    attach_policies(&bed, "nodes", &["nodes"]);
+    attach_policies(&bed, "pods", &["nodes", "pt"]);
+    attach_policies(&bed, "apart", &["nodes"]);
+    attach_policies(&bed, "tenant", &["nodes", "pt"]);
+    let near = bed.attach(0, "near", "pods");
+    let beside = bed.attach(0, "beside", "pods");
+    let far = bed.attach(1, "far", "pods");
+    let other = bed.attach(1, "other", "apart");
+    let tenant = bed.attach(1, "tenant", "tenant");
+    let _servers = [
+        Named::start(&near.pod, 80, "near"),
+        Named::start(&beside.pod, 80, "beside"),
+        Named::start(&far.pod, 80, "far"),
+        Named::start(&other.pod, 80, "other"),
+        Named::start(&tenant.pod, 80, "tenant"),
+        Named::start(outside.world(), 80, "world"),
+    ];
+    let hosts = [0, 1].map(|node| bed.fabric.node(node).host().clone());
+
+    // From node to node, no tunnel, and the whole of the underlay's frames.
+    let ear = Ear::of_uplink(&hosts[0]);
+    for (to, name) in [(&far, "far"), (&beside, "beside")] {
+        for (address, own) in [(to.ipv4(), near.ipv4()), (to.ipv6(), near.ipv6())] {
+            soon(&format!("{name} at {address}"), || from_pod(&near.pod, address, 80).is_ok());
+            let expected = (name.to_owned(), own.to_owned());
+            assert_eq!(from_pod(&near.pod, address, 80).unwrap(), expected);
+        }
+    }
+    for (address, size) in [(far.ipv4(), 8972), (far.ipv6(), 8952), (WORLD, 8972)] {
+        let said = ping(&near.pod, &format!("-M do -s {size} {address}"));
+        assert!(said.contains(" 0% packet loss"), "{address}: {said}");
+    }
+    assert_eq!(ear.heard_udp(4789), 0, "something went by a tunnel");
+
+    // To the outside, and from there.
+    for (world, own) in [(WORLD, near.ipv4()), (WORLD6, near.ipv6())] {
+        let expected = ("world".to_owned(), own.to_owned());
+        soon("the world", || from_pod(&near.pod, world, 80).is_ok_and(|said| said == expected));
+    }
+    for (to, name) in [(&near, "near"), (&far, "far"), (&other, "other")] {
+        for (address, world) in [(to.ipv4(), WORLD), (to.ipv6(), WORLD6)] {
+            let expected = (name.to_owned(), world.to_owned());
+            soon(&format!("{name} from outside"), || {
+                from_pod(outside.world(), address, 80).is_ok_and(|said| said == expected)
+            });
+        }
+    }
+    assert_eq!(ear.heard_udp(4789), 0, "something went by a tunnel");
+
+    // Nodes, theirs and others.
+    for host in &hosts {
+        for to in [&near, &far] {
+            soon("a node to reach it", || from_host(host, to.ipv4(), 80).is_ok());
+            let address = host.ipv4().to_string();
+            assert!(to.pod.pings(&address, 3).unwrap(), "{address} from {}", to.ipv4());
+        }
+    }
+    assert_eq!(from_host(&hosts[0], far.ipv4(), 80).unwrap().1, hosts[0].ipv4().to_string());
+    assert_eq!(ear.heard_udp(4789), 0, "something went by a tunnel");
+
+    // A tenant's network that is joined: by a tunnel, with the same addresses.
+    for address in [near.ipv4(), near.ipv6()] {
+        soon("the tenant to reach it", || from_pod(&tenant.pod, address, 80).is_ok());
+    }
+    assert_eq!(from_pod(&near.pod, tenant.ipv4(), 80).unwrap().1, near.ipv4());
+    assert!(ear.heard_udp(4789) > 0);
+
+    // Networks that nothing joins stay apart, though both are in the underlay.
+    assert!(from_pod(&near.pod, other.ipv4(), 80).is_err());
+    assert!(from_pod(&other.pod, near.ipv4(), 80).is_err());
+    assert!(from_pod(&other.pod, far.ipv4(), 80).is_err());
+    soon("the world, from there", || from_pod(&other.pod, WORLD, 80).is_ok());
+
+    // Someone on the underlay who knows where the tenant lives gets nowhere, nor in its name.
+    let gateway = outside.gateway();
+    let mac = uplink_mac(&hosts[1]);
+    outside.expects("10.1.0.0/24").unwrap();
+    gateway.ip(&format!("neigh replace {} lladdr {mac} dev eth0\n", tenant.ipv4())).unwrap();
+    assert!(from_pod(outside.world(), tenant.ipv4(), 80).is_err(), "a tenant met from outside");
+    let heard = Ear::of_pod(&far.pod);
+    let address = |text: &str| text.parse().unwrap();
+    let forged = |source: &str, mark: &[u8]| {
+        let packet = frames::udp4(address(source), address(far.ipv4()), (1, 2), mark);
+        frames::ethernet(frames::mac(&mac), [2, 0, 0, 0, 0, 9], 0x0800, &packet)
+    };
+    let before = bed.dropped(1, &far, "source_address");
+    let send = [
+        forged(tenant.ipv4(), b"in the tenant's name"),
+        forged(other.ipv4(), b"in the other's name"),
+        forged("10.64.0.200", b"in nobody's name"),
+        forged("198.51.100.77", b"from a stranger outside"),
+    ];
+    frames::send_from(gateway, &send);
+    soon("the stranger's", || heard.heard(b"from a stranger outside") > 0);
+    std::thread::sleep(SILENCE);
+    for mark in [&b"in the tenant's name"[..], b"in the other's name", b"in nobody's name"] {
+        assert_eq!(heard.heard(mark), 0);
+    }
+    assert!(bed.dropped(1, &far, "source_address") >= before + 3, "{:?}", bed.look(1, "drops"));
+    // A workload speaks for itself only.
+    let forged = frames::udp4(address(far.ipv4()), address(WORLD), (1, 2), b"in far's name");
+    let own = bed.interface(0, &near)["mac"].as_str().unwrap().to_owned();
+    let ear = Ear::of_uplink(&hosts[0]);
+    frames::send(
+        &near.pod,
+        &[frames::ethernet(frames::GATEWAY, frames::mac(&own), 0x0800, &forged)],
+    );
+    soon("the drop", || bed.dropped(0, &near, "source_address") == 1);
+    assert_eq!(ear.heard(b"in far's name"), 0);
+
+    // The agent comes and goes; what it put in place stays.
+    let _echo = Echo::start(&far.pod, 7);
+    let mut connection = Connection::open(&near.pod, far.ipv4(), 7).unwrap();
+    assert_eq!(connection.carries(SILENCE), Carries::Yes);
+    bed.fabric.node_mut(1).kill_agent().unwrap();
+    assert_eq!(connection.carries(SILENCE), Carries::Yes);
+    gateway.ip("neigh flush dev eth0\n").unwrap();
+    assert!(from_pod(outside.world(), far.ipv4(), 80).is_ok(), "nobody answers for it");
+    bed.fabric.node_mut(1).restart_agent().unwrap();
+    assert_eq!(connection.carries(SILENCE), Carries::Yes);
+    assert!(from_pod(outside.world(), far.ipv4(), 80).is_ok());
+
+    // An address that moves is found at once: its new node says so.
+    let moved = far.ipv4().to_owned();
+    drop(connection);
+    far.detach().unwrap();
+    let start = Instant::now();
+    let mut there: Option<Workload> = None;
+    for nth in 0..4 {
+        let next = bed.attach(0, &format!("next{nth}"), "pods");
+        if next.ipv4() == moved {
+            there = Some(next);
+            break;
+        }
+    }
+    let there = there.expect("a freed address is given out again");
+    let _server = Named::start(&there.pod, 80, "moved");
+    soon("the moved address", || {
+        from_pod(outside.world(), &moved, 80).is_ok_and(|(name, _)| name == "moved")
+    });
+    println!("an address was reached {:?} after it left another node", start.elapsed());
+    // And out of the underlay again.
+    of_network(&bed, "pods", json!({"virtual_network_refs": []}));
+    soon("the world to lose it", || from_pod(outside.world(), near.ipv4(), 80).is_err());
+    assert!(from_pod(&near.pod, WORLD, 80).is_err());
+    soon("neighbours to stay", || from_pod(&near.pod, beside.ipv4(), 80).is_ok());
+}
+
+/// A floating IP of the public network's pool.
+fn floating(bed: &Bed, name: &str, address: &str, port: &str) -> String {
+    make(
+        bed,
+        "floating-ip",
+        json!({"fq_name": ["default-domain", "shop", "public", "pool", name],
+               "parent_type": "floating-ip-pool", "floating_ip_address": address,
+               "project_refs": [{"to": ["default-domain", "shop"]}],
+               "virtual_machine_interface_refs": [{"uuid": port}]}),
+    )
+}
+
+#[test]
+fn public_addresses_are_reached_from_outside_and_the_nodes_address_leads_there() {
+    let mut bed = Bed::start("tpub");
+    let outside = bed.fabric.outside().unwrap();
+    let world = outside.world();
+    bed.network("pods", 1);
+    provided(&bed, &outside, "public", 63);
+    provided(&bed, &outside, "closed", 64);
+    make(
+        &bed,
+        "floating-ip-pool",
+        json!({"fq_name": ["default-domain", "shop", "public", "pool"],
+               "parent_type": "virtual-network"}),
+    );
+    join(&bed, "nodes", "nodes", &["pods", "closed"]);
+    attach_policies(&bed, "nodes", &["nodes"]);
+    attach_policies(&bed, "pods", &["nodes"]);
+    attach_policies(&bed, "closed", &["nodes"]);
+    let inside = bed.attach(0, "inside", "pods");
+    let second = bed.attach(1, "second", "pods");
+    let shut = bed.attach(1, "shut", "closed");
+    let _servers = [
+        Named::start(&inside.pod, 80, "inside"),
+        Named::start(&second.pod, 80, "second"),
+        Named::start(&shut.pod, 80, "shut"),
+        Named::start(world, 80, "world"),
+    ];
+    let hosts = [0, 1].map(|node| bed.fabric.node(node).host().clone());
+
+    // By the nodes' addresses, and no way back in.
+    assert!(from_pod(&inside.pod, WORLD, 80).is_err(), "nothing leads outside yet");
+    of_network(&bed, "pods", json!({"fabric_snat": true}));
+    for (workload, host) in [(&inside, &hosts[0]), (&second, &hosts[1])] {
+        let expected = ("world".to_owned(), host.ipv4().to_string());
+        soon("the way outside", || from_pod(&workload.pod, WORLD, 80) == Ok(expected.clone()));
+    }
+    outside.expects("10.1.0.0/24").unwrap();
+    let mac = uplink_mac(&hosts[0]);
+    outside
+        .gateway()
+        .ip(&format!("neigh replace {} lladdr {mac} dev eth0\n", inside.ipv4()))
+        .unwrap();
+    assert!(from_pod(world, inside.ipv4(), 80).is_err(), "a way in");
+    // Nor does the detour lead where no policy does.
+    assert!(from_pod(&inside.pod, shut.ipv4(), 80).is_err(), "another network by the back door");
+    assert!(from_pod(world, shut.ipv4(), 80).is_ok());
+
+    // A floating IP wins, both ways; without it, it is the node's address again.
+    let uuid = floating(&bed, "one", "10.63.0.77", &bed.port(0, &inside));
+    let start = Instant::now();
+    let expected = ("inside".to_owned(), WORLD.to_owned());
+    soon("the floating IP", || from_pod(world, "10.63.0.77", 80) == Ok(expected.clone()));
+    println!("a floating IP was reached from outside {:?} after it was made", start.elapsed());
+    assert_eq!(from_pod(&inside.pod, WORLD, 80).unwrap().1, "10.63.0.77");
+    assert!(world.pings("10.63.0.77", 3).unwrap());
+    assert_eq!(from_pod(&second.pod, WORLD, 80).unwrap().1, hosts[1].ipv4().to_string());
+    // Others of the fabric reach it as the world does, from the node's address.
+    soon("the floating IP from a pod", || from_pod(&second.pod, "10.63.0.77", 80).is_ok());
+    // To another port, and node.
+    let fields = json!({"virtual_machine_interface_refs": [{"uuid": bed.port(1, &second)}]});
+    bed.put("floating-ip", &uuid, &fields);
+    let expected = ("second".to_owned(), WORLD.to_owned());
+    soon("the floating IP to move", || from_pod(world, "10.63.0.77", 80) == Ok(expected.clone()));
+    remove(&bed, "floating-ip", &uuid);
+    soon("the floating IP to go", || from_pod(world, "10.63.0.77", 80).is_err());
+    let node = hosts[1].ipv4().to_string();
+    soon("the node's address", || from_pod(&second.pod, WORLD, 80).is_ok_and(|(_, a)| a == node));
+    of_network(&bed, "pods", json!({"fabric_snat": false}));
+    soon("the way out to close", || from_pod(&inside.pod, WORLD, 80).is_err());
+}
+
+/// A native load balancer with a floating IP of the public network; gives its pool and itself.
+fn balancer(bed: &Bed, service: Value, public: &str) -> String {
+    let full = |name: &str| json!(["default-domain", "shop", name]);
+    let services = full("services");
+    let vip = make(
+        bed,
+        "virtual-machine-interface",
+        json!({"fq_name": full("vip"), "parent_type": "project",
+               "virtual_network_refs": [{"to": services}]}),
+    );
+    make(
+        bed,
+        "instance-ip",
+        json!({"fq_name": ["vip"], "instance_ip_address": "10.2.0.10",
+               "virtual_network_refs": [{"to": services}],
+               "virtual_machine_interface_refs": [{"uuid": vip}]}),
+    );
+    floating(bed, "web", public, &vip);
+    let uuid = make(
+        bed,
+        "loadbalancer",
+        json!({"fq_name": full("web"), "parent_type": "project", "loadbalancer_provider": "native",
+               "loadbalancer_properties": {"vip_address": "10.2.0.10", "admin_state": true},
+               "loadbalancer_service": service,
+               "virtual_machine_interface_refs": [{"uuid": vip}]}),
+    );
+    make(
+        bed,
+        "loadbalancer-listener",
+        json!({"fq_name": full("web"), "parent_type": "project",
+               "loadbalancer_listener_properties": {
+                   "protocol": "TCP", "protocol_port": 80, "admin_state": true},
+               "loadbalancer_refs": [{"to": full("web")}]}),
+    );
+    make(
+        bed,
+        "loadbalancer-pool",
+        json!({"fq_name": full("web"), "parent_type": "project",
+               "loadbalancer_pool_properties": {
+                   "protocol": "TCP", "admin_state": true,
+                   "subnet_id": "00000000-0000-4000-8000-000000000001"},
+               "loadbalancer_listener_refs": [{"to": full("web")}]}),
+    );
+    uuid
+}
+
+fn member(bed: &Bed, node: usize, workload: &Workload) -> String {
+    let name = format!("member-{}", workload.ipv4());
+    make(
+        bed,
+        "loadbalancer-member",
+        json!({"fq_name": ["default-domain", "shop", "web", name],
+               "parent_type": "loadbalancer-pool",
+               "loadbalancer_member_properties": {
+                   "address": workload.ipv4(), "protocol_port": 8080, "admin_state": true,
+                   "interface": bed.port(node, workload),
+                   "node": bed.fabric.node(node).host().name()}}),
+    )
+}
+
+#[test]
+fn one_node_answers_for_a_services_public_address() {
+    const PUBLIC: &str = "10.63.0.80";
+    let mut bed = Bed::start("tplb");
+    let outside = bed.fabric.outside().unwrap();
+    let world = outside.world();
+    bed.network("pods", 1);
+    bed.network("services", 2);
+    provided(&bed, &outside, "public", 63);
+    make(
+        &bed,
+        "floating-ip-pool",
+        json!({"fq_name": ["default-domain", "shop", "public", "pool"],
+               "parent_type": "virtual-network"}),
+    );
+    join(&bed, "nodes", "nodes", &["pods", "services"]);
+    join(&bed, "ps", "pods", &["services"]);
+    attach_policies(&bed, "nodes", &["nodes"]);
+    attach_policies(&bed, "pods", &["nodes", "ps"]);
+    attach_policies(&bed, "services", &["nodes", "ps"]);
+    let workloads = [bed.attach(0, "zero", "pods"), bed.attach(1, "one", "pods")];
+    let _servers = [
+        Named::start(&workloads[0].pod, 8080, "zero"),
+        Named::start(&workloads[1].pod, 8080, "one"),
+    ];
+    let hosts = [0, 1].map(|node| bed.fabric.node(node).host().clone());
+    let uuid = balancer(&bed, json!({}), PUBLIC);
+    let members = [0, 1].map(|node| member(&bed, node, &workloads[node]));
+    soon("the public address", || from_pod(world, PUBLIC, 80).is_ok());
+    soon("both members", || answering(|| from_pod(world, PUBLIC, 80)) == names(&["zero", "one"]));
+    // One of the nodes, and no other, says that it is there.
+    let asked = outside.gateway().run(Command::new("ip").args(["neigh", "show", PUBLIC])).unwrap();
+    let chosen = hosts.iter().position(|host| asked.stdout.contains(&uplink_mac(host)));
+    let chosen = chosen.unwrap_or_else(|| panic!("{}", asked.stdout));
+    // Members see the node, unless the client is to be kept.
+    let seen = from_pod(world, PUBLIC, 80).unwrap().1;
+    assert!(hosts.iter().any(|host| host.ipv4().to_string() == seen), "{seen}");
+    let local = json!({"loadbalancer_service": {"external_traffic_policy": "Local"}});
+    bed.put("loadbalancer", &uuid, &local);
+    let own = ["zero", "one"][chosen];
+    soon("the node's own member", || answering(|| from_pod(world, PUBLIC, 80)) == names(&[own]));
+    assert_eq!(from_pod(world, PUBLIC, 80).unwrap().1, WORLD);
+    // Its member goes: the other node takes over, and says so.
+    let start = Instant::now();
+    remove(&bed, "loadbalancer-member", &members[chosen]);
+    let rest = ["zero", "one"][1 - chosen];
+    soon("the other node", || from_pod(world, PUBLIC, 80).is_ok_and(|(name, _)| name == rest));
+    println!("the other node answered {:?} after the member went", start.elapsed());
+    assert_eq!(answering(|| from_pod(world, PUBLIC, 80)), names(&[rest]));
+    assert_eq!(from_pod(world, PUBLIC, 80).unwrap().1, WORLD);
+    // Pods use it as well, wherever they are.
+    assert!(start.elapsed() < Duration::from_secs(60));
+    soon("a pod", || from_pod(&workloads[chosen].pod, PUBLIC, 80).is_ok());
+}

@@ -1,0 +1,314 @@
+//! Names: answered by every node itself, in a cluster without a DNS pod.
+
+use crate::{ANSWER, NODES, PATIENCE, PODS_READY, Steps, create_pod};
+use serde_json::{Value, json};
+use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, SkeinNetwork};
+use skein_lab::{Host, Ran, wait_for};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The service whose address kubelets give to pods.
+const FRONT: &str = include_str!("../../../deploy/kubernetes/dns.yaml");
+const FRONT_ADDRESS: &str = "10.96.0.10";
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
+const UPSTREAM_PORT: u16 = 5353;
+/// A name that only the upstream server knows, and its address.
+const OUTSIDE: &str = "www.example.test";
+const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
+/// How long a program stays dead.
+const DEAD: Duration = Duration::from_secs(1);
+
+/// A server beyond the cluster that knows one name.
+pub(crate) struct Upstream {
+    stop: Arc<AtomicBool>,
+    asked: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Upstream {
+    pub(crate) fn start(host: &Host) -> Upstream {
+        let address = SocketAddr::new(host.ipv4().into(), UPSTREAM_PORT);
+        let socket = host.inside(|| UdpSocket::bind(address)).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stopping, count) = (stop.clone(), asked.clone());
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while !stopping.load(Ordering::Relaxed) {
+                if let Ok((length, client)) = socket.recv_from(&mut buffer) {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let _ = socket.send_to(&reply(&buffer[..length]), client);
+                }
+            }
+        });
+        Upstream { stop, asked, thread: Some(thread) }
+    }
+
+    /// Arguments by which agents ask it.
+    pub(crate) fn arguments(host: &Host) -> Vec<String> {
+        vec!["--dns-upstream".into(), format!("{}:{UPSTREAM_PORT}", host.ipv4())]
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The reply of a server that knows one name: its address, none of another type, or no such name.
+fn reply(query: &[u8]) -> Vec<u8> {
+    let wire: Vec<u8> = OUTSIDE
+        .split('.')
+        .flat_map(|label| [&[label.len() as u8][..], label.as_bytes()].concat())
+        .chain([0])
+        .collect();
+    let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
+    let known = query[12..end].eq_ignore_ascii_case(&wire);
+    let address = known && query[end..end + 2] == [0, 1];
+    let mut out = query[..end + 4].to_vec();
+    out[2] |= 0x80;
+    out[3] = if known { 0x80 } else { 0x83 };
+    out[4..12].copy_from_slice(&[0, 1, 0, u8::from(address), 0, 0, 0, 0]);
+    if address {
+        out.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        out.extend(OUTSIDE_ADDRESS.octets());
+    }
+    out
+}
+
+pub(crate) fn check(
+    cluster: &Cluster,
+    network: &mut SkeinNetwork,
+    upstream: &Upstream,
+    pods: &[KubePod],
+    steps: &mut Steps,
+) {
+    let none = cluster.pods("kube-system", "k8s-app=kube-dns").unwrap();
+    assert!(none.is_empty(), "there is a DNS pod: {none:?}");
+    cluster.apply(FRONT).unwrap();
+    let since = Instant::now();
+    for pod in pods {
+        let api = wait_answer(pod, &["-type=a", "kubernetes.default.svc.cluster.local"]);
+        assert!(api.lines().any(|line| line.ends_with(" 10.96.0.1")), "{}: {api}", pod.name);
+    }
+    println!(
+        "names are answered on every node {:.2} s after the service",
+        since.elapsed().as_secs_f64()
+    );
+    steps.done("DNS on every node");
+    services(cluster, pods);
+    steps.done("names of services, endpoints and pods");
+    outside(cluster, upstream, pods);
+    hosts(cluster);
+    subnet_addresses(cluster, pods);
+    steps.done("names outside, from hosts and at the subnet's own address");
+    policy_does_not_cut_names_off(cluster, pods);
+    steps.done("names in spite of a policy");
+    restarted(cluster, network, pods);
+    steps.done("agent killed and started again, asked all the time");
+    for name in ["named", "heads", "alias"] {
+        cluster.api().delete(&format!("{SERVICES}/{name}")).unwrap();
+    }
+    wait_for("the names to be gone", PATIENCE, || {
+        let gone = resolve(&pods[0], &["-type=a", "named.default.svc.cluster.local"]);
+        if gone.ok() { Err(gone.stdout) } else { Ok(()) }
+    })
+    .unwrap();
+}
+
+/// Asks as a pod's programs do: by its own `resolv.conf`.
+fn resolve(pod: &KubePod, arguments: &[&str]) -> Ran {
+    pod.run("/bin/nslookup", arguments).unwrap()
+}
+
+fn wait_answer(pod: &KubePod, arguments: &[&str]) -> String {
+    wait_for("a name to be answered", PATIENCE, || {
+        let ran = resolve(pod, arguments);
+        if ran.ok() { Ok(ran.stdout) } else { Err(format!("{arguments:?}: {ran:?}")) }
+    })
+    .unwrap_or_else(|error| panic!("{}: {error}", pod.name))
+}
+
+fn services(cluster: &Cluster, pods: &[KubePod]) {
+    let make = |name: &str, spec: Value| {
+        let object = json!({"metadata": {"name": name}, "spec": spec});
+        cluster.api().create(SERVICES, &object).unwrap()
+    };
+    let ports = json!([{"name": "http", "port": 8080, "targetPort": 80}]);
+    let since = Instant::now();
+    let named = make("named", json!({"selector": {"set": "probe1"}, "ports": ports}));
+    let address = named["spec"]["clusterIP"].as_str().unwrap();
+    let found = wait_answer(&pods[0], &["-type=a", "named.default.svc.cluster.local"]);
+    println!("a new service has a name after {:.2} s", since.elapsed().as_secs_f64());
+    assert!(found.contains(address), "{found}");
+    // The system's own resolver, with search list and ndots, and then a connection.
+    for name in ["named", "named.default", "named.default.svc", "named.default.svc.cluster.local"] {
+        wait_for("a service to be reached by name", PATIENCE, || {
+            let outcomes = pods[0].ask(&[format!("tcp:{name}:8080")], ANSWER).unwrap();
+            if outcomes[0].answered() { Ok(()) } else { Err(format!("{name}: {outcomes:?}")) }
+        })
+        .unwrap();
+    }
+    let srv = wait_answer(&pods[0], &["-type=srv", "_http._tcp.named.default.svc.cluster.local"]);
+    assert!(srv.contains("8080 named.default.svc.cluster.local"), "{srv}");
+    let ptr = wait_answer(&pods[0], &["-type=ptr", address]);
+    assert!(ptr.contains("named.default.svc.cluster.local"), "{ptr}");
+    let version = wait_answer(&pods[0], &["-type=txt", "dns-version.cluster.local"]);
+    assert!(version.contains("1.1.0"), "{version}");
+
+    // Headless: every endpoint, and a pod that has a name of its own among them.
+    make("heads", json!({"clusterIP": "None", "selector": {"heads": "yes"}, "ports": ports}));
+    for number in 0..NODES {
+        let pod = json!({
+            "metadata": {"name": format!("head-{number}"), "labels": {"heads": "yes"}},
+            "spec": {
+                "hostname": format!("first-{number}"), "subdomain": "heads",
+                "nodeName": cluster.nodes()[number].name(), "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": "probe", "image": PROBE_IMAGE, "imagePullPolicy": "Never"}],
+            },
+        });
+        create_pod(cluster, "default", &pod);
+    }
+    let heads = cluster.wait_pods("default", "heads=yes", NODES, PODS_READY).unwrap();
+    let name = "heads.default.svc.cluster.local";
+    wait_for("all endpoints to have names", PATIENCE, || {
+        let all = resolve(&pods[0], &["-type=a", name]).stdout;
+        let missing = heads.iter().find(|pod| !all.contains(&pod.address));
+        missing.map_or(Ok(()), |pod| Err(format!("{} is missing: {all}", pod.address)))
+    })
+    .unwrap();
+    let first = wait_answer(&pods[0], &["-type=a", &format!("first-0.{name}")]);
+    assert!(first.contains(&heads[0].address), "{first}");
+    let ptr = wait_answer(&pods[0], &["-type=ptr", &heads[0].address]);
+    assert!(ptr.contains(&format!("first-0.{name}")), "{ptr}");
+    let srv = wait_answer(&pods[0], &["-type=srv", &format!("_http._tcp.{name}")]);
+    assert_eq!(srv.matches("first-").count(), NODES, "{srv}");
+    let dashed = heads[0].address.replace('.', "-");
+    let pod = wait_answer(&pods[0], &["-type=a", &format!("{dashed}.default.pod.cluster.local")]);
+    assert!(pod.contains(&heads[0].address), "{pod}");
+    // An endpoint that is gone is no answer any more.
+    let path = format!("/api/v1/namespaces/default/pods/{}", heads[1].name);
+    cluster.api().delete(&path).unwrap();
+    wait_for("an endpoint to lose its name", PODS_READY, || {
+        let all = resolve(&pods[0], &["-type=a", name]).stdout;
+        if all.contains(&heads[1].address) { Err(all) } else { Ok(()) }
+    })
+    .unwrap();
+    for head in [&heads[0], &heads[2]] {
+        cluster.api().delete(&format!("/api/v1/namespaces/default/pods/{}", head.name)).unwrap();
+    }
+    let nobody = resolve(&pods[0], &["-type=a", "nobody.default.svc.cluster.local"]);
+    assert!(!nobody.ok() && nobody.stdout.contains("NXDOMAIN"), "{nobody:?}");
+}
+
+fn outside(cluster: &Cluster, upstream: &Upstream, pods: &[KubePod]) {
+    let address = OUTSIDE_ADDRESS.to_string();
+    let before = upstream.asked.load(Ordering::Relaxed);
+    let found = wait_answer(&pods[0], &["-type=a", OUTSIDE]);
+    assert!(found.contains(&address), "{found}");
+    assert!(upstream.asked.load(Ordering::Relaxed) > before);
+    let alias = json!({
+        "metadata": {"name": "alias"}, "spec": {"type": "ExternalName", "externalName": OUTSIDE},
+    });
+    cluster.api().create(SERVICES, &alias).unwrap();
+    let found = wait_answer(&pods[0], &["-type=a", "alias.default.svc.cluster.local"]);
+    assert!(found.contains(OUTSIDE) && found.contains(&address), "{found}");
+}
+
+/// Programs of the node itself, which pods on its network are, too.
+fn hosts(cluster: &Cluster) {
+    for node in cluster.nodes() {
+        let mut command = Command::new("busybox");
+        command.args(["nslookup", "-type=a", "named.default.svc.cluster.local", FRONT_ADDRESS]);
+        let ran = node.host().run(&mut command).unwrap();
+        assert!(ran.ok() && ran.stdout.contains("named.default"), "{}: {ran:?}", node.name());
+    }
+}
+
+/// What the original's workloads ask: an address of their own subnet.
+fn subnet_addresses(cluster: &Cluster, pods: &[KubePod]) {
+    let node = cluster.nodes().iter().find(|node| node.name() == pods[0].node).unwrap();
+    let shown = node.host().http(8085, "GET", "/v1/dns", "").unwrap().body;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let own = shown["own"].as_array().unwrap().iter().filter_map(Value::as_str);
+    let address = own.clone().find(|address| address.starts_with("10.244."));
+    let address = address.unwrap_or_else(|| panic!("no address of the pods' subnet: {shown}"));
+    let found = wait_answer(&pods[0], &["-type=a", "named.default.svc.cluster.local", address]);
+    assert!(found.contains("named.default"), "{found}");
+}
+
+fn policy_does_not_cut_names_off(cluster: &Cluster, pods: &[KubePod]) {
+    let pod = &pods[0];
+    let set = pod.object["metadata"]["labels"]["set"].as_str().unwrap();
+    let policy = json!({
+        "metadata": {"name": "nothing-out"},
+        "spec": {"podSelector": {"matchLabels": {"set": set}}, "policyTypes": ["Egress"]},
+    });
+    cluster.api().create(POLICIES, &policy).unwrap();
+    let other = crate::other_node(pods, pod);
+    wait_for("the policy to be in force", PATIENCE, || {
+        let outcomes = pod.ask(&[format!("tcp:{}:80", other.address)], Duration::from_millis(300));
+        if outcomes.unwrap()[0].answered() { Err("connected") } else { Ok(()) }
+    })
+    .unwrap();
+    let found = resolve(pod, &["-type=a", "named.default.svc.cluster.local"]);
+    assert!(found.ok(), "{found:?}");
+    cluster.api().delete(&format!("{POLICIES}/nothing-out")).unwrap();
+    wait_for("the policy to be gone", PATIENCE, || {
+        let outcomes = pod.ask(&[format!("tcp:{}:80", other.address)], Duration::from_millis(300));
+        if outcomes.unwrap()[0].answered() { Ok(()) } else { Err("refused") }
+    })
+    .unwrap();
+}
+
+/// Names are away while the agent is, and not longer; what it knew it knows at once, without a controller's word.
+fn restarted(cluster: &Cluster, network: &mut SkeinNetwork, pods: &[KubePod]) {
+    let pod = &pods[0];
+    let node = cluster.nodes().iter().position(|node| node.name() == pod.node).unwrap();
+    let stop = AtomicBool::new(false);
+    let (longest, down) = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+            while !stop.load(Ordering::Relaxed) {
+                let name = "named.default.svc.cluster.local";
+                // A query that is lost is waited for as long as it takes to ask again.
+                let mut inside = pod.command("/bin/nslookup").unwrap();
+                inside.args(["-type=a", name]);
+                let mut command = Command::new("timeout");
+                command
+                    .args(["-s", "KILL", "0.2"])
+                    .arg(inside.get_program())
+                    .args(inside.get_args());
+                if command.output().unwrap().status.success() {
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                }
+            }
+            longest.max(last.elapsed())
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        let since = Instant::now();
+        network.agent(node).kill().unwrap();
+        std::thread::sleep(DEAD);
+        network.restart_agent(node).unwrap();
+        let down = since.elapsed();
+        std::thread::sleep(Duration::from_secs(2));
+        stop.store(true, Ordering::Relaxed);
+        (asking.join().unwrap(), down)
+    });
+    println!(
+        "the agent was away for {:.2} s, names for {:.2} s",
+        down.as_secs_f64(),
+        longest.as_secs_f64()
+    );
+    assert!(longest < down + Duration::from_millis(700), "{longest:?} of {down:?}");
+}

@@ -1,0 +1,260 @@
+//! The way outside, pods in the underlay, and addresses that are reached from beyond the cluster: a router at the edge of the underlay
+//! and a host behind it, which knows nothing of fabrics.
+
+use crate::networks::{assert_answers, assert_reach, on_every_node};
+use crate::support::api;
+use crate::{ANSWER, PATIENCE, Steps, create_namespace};
+use serde_json::{Value, json};
+use skein_lab::kubernetes::{Cluster, KubePod, ProbeOutcome, SkeinNetwork, read_outcomes};
+use skein_lab::{Outside, Process, wait_for};
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+const FABRIC: [&str; 3] = ["default-domain", "default-project", "ip-fabric"];
+/// How long an answer that must not come is waited for.
+const SILENCE: Duration = Duration::from_millis(900);
+
+/// The host beyond the router, which serves and asks as pods do.
+struct World<'a> {
+    cluster: &'a Cluster,
+    outside: Outside,
+    target: Vec<String>,
+    _server: Process,
+}
+
+impl World<'_> {
+    fn new<'a>(cluster: &'a Cluster, outside: Outside) -> World<'a> {
+        for node in cluster.nodes() {
+            outside.leads(node.host()).unwrap();
+        }
+        let mut serve = Command::new(cluster.options().programs.join("skein-probe"));
+        let server = outside.world().spawn("probe", serve.args(["serve", "tcp:80"])).unwrap();
+        let target = vec![format!("tcp:{}:80", outside.addresses().0)];
+        World { cluster, outside, target, _server: server }
+    }
+
+    fn ask(&self, targets: &[String], timeout: Duration) -> Vec<ProbeOutcome> {
+        let mut command = Command::new(self.cluster.options().programs.join("skein-probe"));
+        command.args(["ask", "--timeout", &timeout.as_millis().to_string()]).args(targets);
+        let ran = self.outside.world().run(&mut command).unwrap();
+        read_outcomes(&ran.success().unwrap()).unwrap()
+    }
+
+    /// Each pod is answered by the world, which sees it by this address.
+    fn sees(&self, pods: &[KubePod], seen: impl Fn(&KubePod) -> String) {
+        for pod in pods {
+            wait_for(&format!("{} to reach the world", pod.name), PATIENCE, || {
+                let outcomes = pod.ask(&self.target, ANSWER).unwrap();
+                let wanted = format!("{}:", seen(pod));
+                let right = |o: &ProbeOutcome| {
+                    o.answer.as_ref().is_some_and(|answer| answer.client.starts_with(&wanted))
+                };
+                if outcomes.iter().all(right) { Ok(()) } else { Err(format!("{outcomes:?}")) }
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+
+    /// Each pod answers the world, and sees it by its own address.
+    fn reaches(&self, pods: &[KubePod]) {
+        let own = format!("{}:", self.outside.addresses().0);
+        for pod in pods {
+            let targets = ["tcp", "udp", "sctp"].map(|p| format!("{p}:{}:80", pod.address));
+            wait_for(&format!("the world to reach {}", pod.name), PATIENCE, || {
+                let outcomes = self.ask(&targets, ANSWER);
+                let right = |o: &ProbeOutcome| {
+                    let answer = o.answer.as_ref();
+                    answer.is_some_and(|a| a.pod == pod.name && a.client.starts_with(&own))
+                };
+                if outcomes.iter().all(right) { Ok(()) } else { Err(format!("{outcomes:?}")) }
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
+        }
+    }
+
+    fn assert_kept_out(&self, pods: &[KubePod]) {
+        let targets: Vec<String> = pods.iter().map(|p| format!("tcp:{}:80", p.address)).collect();
+        for outcome in self.ask(&targets, SILENCE) {
+            assert!(!outcome.answered(), "{outcome:?}");
+        }
+    }
+}
+
+pub(crate) fn check(
+    cluster: &mut Cluster,
+    network: &SkeinNetwork,
+    pods: &[KubePod],
+    steps: &mut Steps,
+) {
+    let outside = cluster.outside().unwrap();
+    let world = World::new(cluster, outside);
+    let alone = translated(&world, pods, steps);
+    forwarded(&world, &alone, pods, steps);
+    balanced(&world, network, pods);
+    steps.done("a load balancer's address from outside");
+    for namespace in ["out", "edge"] {
+        world.cluster.api().delete(&format!("/api/v1/namespaces/{namespace}")).unwrap();
+    }
+}
+
+fn node_of<'a>(world: &World<'a>, pod: &KubePod) -> String {
+    let mut nodes = world.cluster.nodes().iter();
+    nodes.find(|node| node.name() == pod.node).unwrap().host().ipv4().to_string()
+}
+
+fn annotate(world: &World<'_>, namespace: &str, key: &str, value: &Value) {
+    let annotations = json!({ format!("opencontrail.org/{key}"): value });
+    let patch = json!({"metadata": {"annotations": annotations}});
+    world.cluster.api().merge(&format!("/api/v1/namespaces/{namespace}"), &patch).unwrap();
+}
+
+/// A namespace whose pods leave by their nodes' addresses, as long as it says so; gives them.
+fn translated(world: &World<'_>, others: &[KubePod], steps: &mut Steps) -> Vec<KubePod> {
+    let cluster = world.cluster;
+    let annotations = json!({"opencontrail.org/isolation": "true"});
+    create_namespace(cluster, &json!({"name": "out", "annotations": annotations}));
+    let own = on_every_node(cluster, "out", "web", &json!({}));
+    assert_answers(&own, &world.target, false);
+    annotate(world, "out", "ip_fabric_snat", &json!("true"));
+    world.sees(&own, |pod| node_of(world, pod));
+    world.outside.expects("10.244.0.0/16").unwrap();
+    world.assert_kept_out(&own);
+    // What is isolated stays so.
+    assert_reach(others, &own, false);
+    assert_reach(&own, others, true);
+    annotate(world, "out", "ip_fabric_snat", &json!("false"));
+    wait_for("the way out to close", PATIENCE, || {
+        let open = own.iter().any(|pod| pod.ask(&world.target, SILENCE).unwrap()[0].answered());
+        if open { Err("still open") } else { Ok(()) }
+    })
+    .unwrap();
+    annotate(world, "out", "ip_fabric_snat", &json!("true"));
+    world.sees(&own, |pod| node_of(world, pod));
+    steps.done("outside by the nodes' addresses, on, off and on again");
+    own
+}
+
+/// A namespace in the underlay, made twice.
+fn forwarded(world: &World<'_>, alone: &[KubePod], others: &[KubePod], steps: &mut Steps) {
+    let cluster = world.cluster;
+    // The manager's default of its subnets in the underlay.
+    world.outside.expects("10.64.0.0/12").unwrap();
+    let annotations = json!({
+        "opencontrail.org/isolation": "true", "opencontrail.org/ip_fabric_forwarding": "true",
+        "opencontrail.org/ip_fabric_snat": "true",
+    });
+    for round in 0..2 {
+        create_namespace(cluster, &json!({"name": "edge", "annotations": annotations}));
+        let own = on_every_node(cluster, "edge", "web", &json!({}));
+        for pod in &own {
+            let address: std::net::Ipv4Addr = pod.address.parse().unwrap();
+            assert!(matches!(address.octets(), [10, 64..=79, ..]), "{pod:?}");
+        }
+        assert_reach(&own, &own, true);
+        world.sees(&own, |pod| pod.address.clone());
+        world.reaches(&own);
+        if round == 1 {
+            steps.done("pods in the underlay, made twice");
+            break;
+        }
+        // Isolated from each other, though both may go out.
+        assert_reach(others, &own, false);
+        assert_reach(&own, alone, false);
+        assert_reach(alone, &own, false);
+        assert_reach(&own, others, true);
+        // Nodes reach them, and they the nodes.
+        for number in 0..cluster.nodes().len() {
+            let targets: Vec<String> =
+                own.iter().map(|pod| format!("tcp:{}:80", pod.address)).collect();
+            for outcome in crate::ask_from_node(cluster, number, &targets, ANSWER) {
+                assert!(outcome.answered(), "{}: {outcome:?}", cluster.nodes()[number].name());
+            }
+        }
+        // It stays where it is, and says so.
+        annotate(world, "edge", "ip_fabric_forwarding", &json!("false"));
+        wait_for("the event", PATIENCE, || {
+            let events = cluster.api().list("/api/v1/events").map_err(|e| e.to_string())?;
+            let told = events.iter().any(|event| {
+                event["reason"] == "ForwardingStays" && event["involvedObject"]["name"] == "edge"
+            });
+            if told { Ok(()) } else { Err(format!("{events:?}")) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        world.sees(&own, |pod| pod.address.clone());
+        cluster.api().delete("/api/v1/namespaces/edge").unwrap();
+        wait_for("the namespace to go", Duration::from_secs(60), || {
+            match cluster.api().get("/api/v1/namespaces/edge") {
+                Ok(_) => Err("it is there"),
+                Err(_) => Ok(()),
+            }
+        })
+        .unwrap();
+    }
+}
+
+/// A public network in the underlay, and a service with an address from it.
+fn balanced(world: &World<'_>, network: &SkeinNetwork, pods: &[KubePod]) {
+    let cluster = world.cluster;
+    let host = cluster.control_host();
+    let skein = |arguments: &[&str]| network.skein(arguments).unwrap().success().unwrap();
+    skein(&["create", "project", "edge"]);
+    skein(&["create", "network", "public", "--project", "edge", "--subnet", "10.63.0.0/24"]);
+    let name = json!({"type": "virtual-network", "fq_name": ["default-domain", "edge", "public"]});
+    let (_, found) = api(host, "POST", "/fqname-to-id", &name).unwrap();
+    let path = format!("/virtual-network/{}", found["uuid"].as_str().unwrap());
+    let provider = json!({"virtual-network": {"virtual_network_refs": [{"to": FABRIC}]}});
+    let (status, answer) = api(host, "PUT", &path, &provider).unwrap();
+    assert_eq!(status, 200, "{answer}");
+    let pool = json!({"floating-ip-pool": {
+        "fq_name": ["default-domain", "edge", "public", "pool"], "parent_type": "virtual-network",
+    }});
+    let (status, answer) = api(host, "POST", "/floating-ip-pools", &pool).unwrap();
+    assert_eq!(status, 200, "{answer}");
+    world.outside.expects("10.63.0.0/24").unwrap();
+
+    let service = json!({
+        "metadata": {
+            "name": "front",
+            "annotations": {"opencontrail.org/fip-pool": "default-domain:edge:public:pool"},
+        },
+        "spec": {
+            "type": "LoadBalancer", "selector": {"set": "probe1"},
+            "ports": [{"port": 8080, "targetPort": 80}],
+        },
+    });
+    let path = "/api/v1/namespaces/default/services/front";
+    cluster.api().create("/api/v1/namespaces/default/services", &service).unwrap();
+    let made = cluster.api().wait("an address", path, PATIENCE, |object| {
+        object["status"]["loadBalancer"]["ingress"][0]["ip"].is_string()
+    });
+    let made = made.unwrap_or_else(|error| panic!("{error}"));
+    let address = made["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().unwrap().to_owned();
+    assert!(address.starts_with("10.63.0."), "{address}");
+    let targets = vec![format!("tcp:{address}:8080"); 40];
+    let of_set = |pod: &&KubePod| pod.object["metadata"]["labels"]["set"] == "probe1";
+    let members: BTreeSet<String> = pods.iter().filter(of_set).map(|p| p.name.clone()).collect();
+    let answering = |outcomes: &[ProbeOutcome]| -> BTreeSet<String> {
+        let name = |o: &ProbeOutcome| o.answer.as_ref().map_or("-".to_owned(), |a| a.pod.clone());
+        outcomes.iter().map(name).collect()
+    };
+    wait_for("every member to answer the world", PATIENCE, || {
+        let now = answering(&world.ask(&targets, ANSWER));
+        if now == members { Ok(()) } else { Err(format!("{now:?}")) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    // With the policy `Local` the client is seen as itself, by the members of one node.
+    let local = json!({"spec": {"externalTrafficPolicy": "Local"}});
+    cluster.api().merge(path, &local).unwrap();
+    let own = format!("{}:", world.outside.addresses().0);
+    wait_for("members to see the world", PATIENCE, || {
+        let outcomes = world.ask(&targets, ANSWER);
+        let right = |o: &ProbeOutcome| {
+            o.answer.as_ref().is_some_and(|answer| answer.client.starts_with(&own))
+        };
+        let one = answering(&outcomes).len() == 1;
+        if one && outcomes.iter().all(right) { Ok(()) } else { Err(format!("{outcomes:?}")) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    cluster.api().delete(path).unwrap();
+}

@@ -1,0 +1,164 @@
+//! What cannot be done is said where its user looks: by an Event on the object, and in the pod's own events. Nothing hangs.
+
+use crate::{PODS_READY, Steps, create_namespace};
+use serde_json::{Value, json};
+use skein_lab::kubernetes::{Cluster, PROBE_IMAGE};
+use skein_lab::wait_for;
+use std::time::Duration;
+
+/// A runtime waits 20 s for a pod's announcement before it says what is missing.
+const ANNOUNCED: Duration = Duration::from_secs(60);
+
+const NETWORK: &str = "opencontrail.org/network";
+const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
+
+/// Annotation, value, reason of the Event.
+type Bad = (&'static str, &'static str, &'static str);
+
+const ON_NAMESPACES: [Bad; 6] = [
+    ("opencontrail.org/isolation", "maybe", "BadAnnotation"),
+    ("opencontrail.org/isolation.service", "1", "BadAnnotation"),
+    (NETWORK, "{'domain': 'd'", "BadAnnotation"),
+    ("opencontrail.org/fip-pool", "only-a-name", "BadAnnotation"),
+    ("opencontrail.org/ip_fabric_forwarding", "on", "BadAnnotation"),
+    ("opencontrail.org/ip_fabric_snat", "yes", "BadAnnotation"),
+];
+const ON_PODS: [Bad; 6] = [
+    (NETWORK, "nonsense", "BadAnnotation"),
+    (NETWORK, "default-domain:nobody:nothing", "UnknownNetwork"),
+    (NETWORKS, "a/b/c", "BadAnnotation"),
+    (NETWORKS, "[{]", "BadAnnotation"),
+    (NETWORKS, "missing", "UnknownNetwork"),
+    (NETWORKS, r#"[{"name": "missing", "ips": ["10.300.0.1"]}]"#, "BadAnnotation"),
+];
+const ON_SERVICES: [Bad; 2] = [
+    ("opencontrail.org/fip-pool", "[1, 2]", "BadAnnotation"),
+    ("opencontrail.org/fip-pool", "default-domain:nobody:nothing:pool", "UnknownPool"),
+];
+const ON_DEFINITIONS: [Bad; 3] = [
+    ("opencontrail.org/cidr", "10.9.0.0/40", "BadDefinition"),
+    (NETWORK, "a:b", "BadDefinition"),
+    ("opencontrail.org/ip_fabric_snat", "no", "BadAnnotation"),
+];
+
+/// Objects that were asked for and cannot be: kind, namespace, name, reason.
+pub(crate) struct Refused(Vec<(&'static str, &'static str, String, &'static str)>);
+
+/// Asks for what cannot be; the answers are looked at later.
+pub(crate) fn start(cluster: &Cluster) -> Refused {
+    let mut asked = Vec::new();
+    for (at, (key, value, reason)) in ON_NAMESPACES.into_iter().enumerate() {
+        let name = format!("bad-{at}");
+        create_namespace(cluster, &json!({"name": name, "annotations": {key: value}}));
+        asked.push(("Namespace", "default", name, reason));
+    }
+    let api = cluster.api();
+    let meta =
+        |name: &str, key: &str, value: &str| json!({"name": name, "annotations": {key: value}});
+    for (at, (key, value, reason)) in ON_PODS.into_iter().enumerate() {
+        let name = format!("bad-{at}");
+        let node = cluster.nodes()[at % cluster.nodes().len()].name();
+        let spec = json!({
+            "nodeName": node, "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "probe", "image": PROBE_IMAGE, "imagePullPolicy": "Never"}],
+        });
+        let pod = json!({"metadata": meta(&name, key, value), "spec": spec});
+        api.create("/api/v1/namespaces/default/pods", &pod).unwrap();
+        asked.push(("Pod", "default", name, reason));
+    }
+    for (at, (key, value, reason)) in ON_SERVICES.into_iter().enumerate() {
+        let name = format!("bad-{at}");
+        let spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+        let service = json!({"metadata": meta(&name, key, value), "spec": spec});
+        api.create("/api/v1/namespaces/default/services", &service).unwrap();
+        asked.push(("Service", "default", name, reason));
+    }
+    for (at, (key, value, reason)) in ON_DEFINITIONS.into_iter().enumerate() {
+        let name = format!("bad-{at}");
+        let mut metadata = meta(&name, key, value);
+        // One that would be good without it.
+        if key != "opencontrail.org/cidr" {
+            metadata["annotations"]["opencontrail.org/cidr"] = json!("10.9.0.0/24");
+        }
+        let definition = json!({
+            "apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+            "metadata": metadata, "spec": {"config": r#"{"cniVersion": "0.3.1", "type": "skein"}"#},
+        });
+        cluster.apply(&definition.to_string()).unwrap();
+        asked.push(("NetworkAttachmentDefinition", "default", name, reason));
+    }
+    let spec = json!({"podSelector": {"matchLabels": {"app": "nobody"}}});
+    let policy = json!({"metadata": meta("bad-0", "skein.io/staged", "perhaps"), "spec": spec});
+    api.create("/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", &policy).unwrap();
+    asked.push(("NetworkPolicy", "default", "bad-0".into(), "BadAnnotation"));
+    Refused(asked)
+}
+
+fn events(cluster: &Cluster, namespace: &str) -> Vec<Value> {
+    cluster.api().list(&format!("/api/v1/namespaces/{namespace}/events")).unwrap()
+}
+
+impl Refused {
+    /// Every one has its Event, no pod got as far as to run, and all can be deleted.
+    pub(crate) fn check(self, cluster: &Cluster, steps: &mut Steps) {
+        for (kind, namespace, name, reason) in &self.0 {
+            wait_for(&format!("an Event {reason} of {kind} {name}"), PODS_READY, || {
+                let all = events(cluster, namespace);
+                let about = |event: &&Value| {
+                    event["involvedObject"]["kind"] == *kind
+                        && event["involvedObject"]["name"] == name.as_str()
+                };
+                let own: Vec<&Value> = all.iter().filter(about).collect();
+                if own.iter().any(|event| event["reason"] == *reason) {
+                    return Ok(());
+                }
+                let told =
+                    own.iter().map(|event| format!("{}: {}", event["reason"], event["message"]));
+                Err(told.collect::<Vec<_>>().join("; "))
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
+        }
+        steps.done("Events of bad annotations");
+        for at in 0..ON_PODS.len() {
+            let name = format!("bad-{at}");
+            wait_for(&format!("the runtime to say why {name} does not start"), ANNOUNCED, || {
+                let all = events(cluster, "default");
+                let said = all.iter().find(|event| {
+                    event["involvedObject"]["name"] == name.as_str()
+                        && event["reason"] == "FailedCreatePodSandBox"
+                });
+                said.map(|_| ()).ok_or("it says nothing")
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
+            let pod =
+                cluster.api().get(&format!("/api/v1/namespaces/default/pods/{name}")).unwrap();
+            assert_eq!(pod["status"]["phase"], "Pending", "{pod}");
+        }
+        let paths = [
+            ("Namespace", "/api/v1/namespaces"),
+            ("Pod", "/api/v1/namespaces/default/pods"),
+            ("Service", "/api/v1/namespaces/default/services"),
+            (
+                "NetworkAttachmentDefinition",
+                "/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions",
+            ),
+            ("NetworkPolicy", "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"),
+        ];
+        for (kind, _, name, _) in &self.0 {
+            let path = paths.iter().find(|(one, _)| one == kind).unwrap().1;
+            cluster.api().delete(&format!("{path}/{name}")).unwrap();
+        }
+        wait_for("the pods that never ran to go", PODS_READY, || {
+            let all = cluster.api().list("/api/v1/namespaces/default/pods").unwrap();
+            let left = all.iter().filter(|pod| {
+                pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("bad-"))
+            });
+            match left.count() {
+                0 => Ok(()),
+                count => Err(format!("{count} are left")),
+            }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        steps.done("pods that cannot be say why, and go");
+    }
+}
