@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 /// What a guest's kernel needs, in the order in which modules load.
 const MODULES: [&str; 14] = [
-    "virtio",
     "virtio_ring",
+    "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_pci",
