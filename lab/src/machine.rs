@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 /// What a guest's kernel needs, in the order in which modules load.
 const MODULES: [&str; 14] = [
-    "virtio",
     "virtio_ring",
+    "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_pci",
@@ -31,7 +31,7 @@ const MODULES: [&str; 14] = [
     "8021q",
     "macvlan",
 ];
-/// How long a guest may take to boot; with KVM it is two seconds.
+/// How long a guest may take to boot; emulated on an idle core it is five seconds.
 const BOOT: Duration = Duration::from_secs(90);
 /// How long a command in a guest may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -264,7 +264,8 @@ impl Machine {
         let console = host.directory().join(format!("{name}.serial"));
         let _ = fs::remove_file(&console);
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-accel", "kvm", "-accel", "tcg", "-cpu", "max", "-m", "256", "-smp", "1"])
+        // Emulated: a lab is often a virtual machine itself, and KVM within one may hang.
+        qemu.args(["-accel", "tcg", "-cpu", "max", "-m", "256", "-smp", "1"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
             .arg("-kernel")
             .arg(&image.kernel)
