@@ -425,7 +425,9 @@ impl Planner<'_> {
                         | Kind::FIREWALL_POLICY
                         | Kind::APPLICATION_POLICY_SET
                         | Kind::VIRTUAL_NETWORK
-                ) && !self.ownership.is_foreign(holder);
+                ) && !self.ownership.is_foreign(holder)
+                    // One that has to wait keeps what it refers to until it goes.
+                    && !kept.contains(&holder.uuid);
                 if cut {
                     cuts.push(removal(holder, object));
                 } else {
@@ -492,8 +494,9 @@ fn must_go(graph: &Graph, actual: &Object, desired: &Desired) -> bool {
 
 /// Order of deletion: what refers goes before what is referred to.
 fn delete_rank(kind: Kind) -> u8 {
-    const ORDER: [Kind; 16] = [
+    const ORDER: [Kind; 17] = [
         Kind::FLOATING_IP,
+        Kind::FLOATING_IP_POOL,
         Kind::INSTANCE_IP,
         Kind::LOADBALANCER_MEMBER,
         Kind::LOADBALANCER_POOL,
@@ -511,7 +514,7 @@ fn delete_rank(kind: Kind) -> u8 {
         Kind::SECURITY_GROUP,
     ];
     let at =
-        ORDER.iter().position(|k| *k == kind).unwrap_or(if kind == Kind::TAG { 18 } else { 17 });
+        ORDER.iter().position(|k| *k == kind).unwrap_or(if kind == Kind::TAG { 19 } else { 18 });
     u8::try_from(at).unwrap_or(u8::MAX)
 }
 

@@ -65,7 +65,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
         Ok(out) => out,
         Err(reason) => {
             let mut out = Derived::wrong("BadNetwork", reason.clone());
-            out.patches.extend(status(key, wish, &name, Err(("BadNetwork", reason))));
+            out.patches.extend(status(key, wish, &name, &Err(("BadNetwork", reason))));
             return out;
         }
     };
@@ -84,7 +84,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
             wish.finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
         out.patches.push(finalizers(key, &all));
     }
-    out.patches.extend(status(key, wish, &name, state));
+    out.patches.extend(status(key, wish, &name, &state));
     out
 }
 
@@ -129,9 +129,9 @@ fn status(
     key: &Key,
     wish: &VirtualNetwork,
     name: &FqName,
-    state: Result<(), (&str, String)>,
+    state: &Result<(), (&str, String)>,
 ) -> Option<Patch> {
-    let (ready, reason, message) = match &state {
+    let (ready, reason, message) = match state {
         Ok(()) => ("True", "Made", "pods may use it"),
         Err((reason @ "InUse", message)) => ("True", *reason, message.as_str()),
         Err((reason, message)) => ("False", *reason, message.as_str()),

@@ -10,9 +10,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Asks all targets at the same time; one line each: `ok TARGET ANSWER` or `no TARGET REASON`.
-const ASK: &str = r#"for t in "$@"; do (
-if r=$(wget -q -T 2 -O - "http://$t" 2>&1); then echo "ok $t $r"; else echo "no $t $r"; fi
+/// Asks all targets at the same time; one line each: `ok TARGET ANSWER` or `no TARGET REASON`. The clock is the shell's
+/// own: wget's (-T) is a crash in some builds of busybox.
+const ASK: &str = r#"ask() { wget -q -O - "http://$1" 2>&1 & w=$!
+(sleep 3; kill $w) >/dev/null 2>&1 & s=$!
+wait $w; c=$?; kill $s 2>/dev/null; return $c; }
+for t in "$@"; do (
+if r=$(ask "$t"); then echo "ok $t $r"; else echo "no $t $r"; fi
 ) & done; wait"#;
 
 /// How long a policy may take to be in force: what is slower is a failure worth reporting.
