@@ -307,10 +307,13 @@ fn on_host(host: &Host, port: u16, name: &'static str) -> Named {
     Named::serve(listener, name)
 }
 
+/// Asks an address and port; gives who answers and whom it saw.
+type Ask<'a> = dyn Fn(&str, u16) -> Result<(String, String), String> + 'a;
+
 /// Who asks, by name.
 struct Client<'a> {
     name: String,
-    ask: Box<dyn Fn(&str, u16) -> Result<(String, String), String> + 'a>,
+    ask: Box<Ask<'a>>,
     /// The node it is on, and whether it is that node's own stack.
     place: Option<(usize, bool)>,
 }

@@ -98,7 +98,7 @@ pub(super) struct Plug<'a> {
 
 impl Plug<'_> {
     /// Adds to a port what says where it is.
-    pub(super) fn into_port(
+    pub(super) fn placed(
         &mut self,
         cx: &Context<'_>,
         uuid: Uuid,

@@ -221,7 +221,7 @@ fn attach(
         .refer(Kind::VIRTUAL_NETWORK, [interface.network.clone()])
         .refer(Kind::SECURITY_GROUP, [cx.names.namespaced(namespace, "default-sg")])
         .refer(Kind::TAG, tags.iter().map(|tag| FqName::single(tag)));
-    port = match plugged.into_port(cx, uuid, port) {
+    port = match plugged.placed(cx, uuid, port) {
         Ok(port) => port,
         Err((reason, message)) => {
             out.problem(reason, message);

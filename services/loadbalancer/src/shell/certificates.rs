@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_key_is_never_shown() {
         let pem = Pem::new("-----BEGIN CERTIFICATE-----\nx", "-----BEGIN PRIVATE KEY-----\nsecret");
-        assert_eq!(format!("{:?}", pem), "Ok(Pem(..))");
+        assert_eq!(format!("{pem:?}"), "Ok(Pem(..))");
         assert!(Pem::new("nothing", "").is_err());
         assert!(Pem::new("-----BEGIN CERTIFICATE-----", "").is_err());
     }

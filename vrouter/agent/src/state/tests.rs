@@ -15,6 +15,7 @@ const OWN: &str = "172.31.0.1";
 const DNS: DnsPorts = DnsPorts { named: 8080, first: 16_000 };
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a few live at a time")]
 enum Event {
     Connect(usize),
     Disconnect(usize),
@@ -656,7 +657,7 @@ fn a_service_of_the_nodes_dns_leads_to_the_view_of_its_network() {
     let number = *vrfs.iter().find(|(_, name)| **name == "vrf1").unwrap().0;
     let view = 16_000 + u16::try_from(number).unwrap();
     let entry = &core.wanted().services[&(number, "10.96.0.10".parse().unwrap(), 17, 53)];
-    let members: Vec<_> = entry.members.iter().cloned().collect();
+    let members: Vec<_> = entry.members.iter().copied().collect();
     assert_eq!(
         members,
         [(OWN.parse().unwrap(), view, false)],
