@@ -89,12 +89,9 @@ fn make_vlan(
         .message(RTM_NEWLINK, F_ACK | F_CREATE | F_EXCL, &link_header(0, false))
         .number(IFLA_LINK, plan.parent)
         .number(IFLA_MTU, wanted.mtu);
-    if plan.macvlan {
-        link.text(IFLA_IFNAME, wanted.host_name);
-    } else {
-        link.text(IFLA_IFNAME, wanted.name)
-            .attribute(IFLA_ADDRESS, &wanted.mac)
-            .number(IFLA_NET_NS_FD, namespace.file.as_raw_fd().cast_unsigned());
+    link.text(IFLA_IFNAME, wanted.host_name);
+    if !plan.macvlan {
+        link.attribute(IFLA_ADDRESS, &wanted.mac);
     }
     link.nested(IFLA_LINKINFO, &[], |info| {
         info.text(IFLA_INFO_KIND, "vlan").nested(IFLA_INFO_DATA, &[], |data| {
@@ -115,7 +112,34 @@ fn make_vlan(
         }
         Err(error) => return Err(kernel(&what, error)),
     }
-    if plan.macvlan { dress(machine, plan).map(|()| Made::Now) } else { Ok(Made::Now) }
+    if plan.macvlan {
+        dress(machine, plan)?;
+    } else {
+        move_into(machine, namespace, wanted.host_name, wanted.name)?;
+    }
+    Ok(Made::Now)
+}
+
+/// Moves a new interface to the container under its name there. It cannot be made with that name: the kernel looks for it
+/// among the machine's own, which has an `eth0`, too.
+fn move_into(
+    machine: &mut Netlink,
+    namespace: &ContainerNamespace,
+    made: &str,
+    name: &str,
+) -> Result<(), Error> {
+    let Some(found) = find(machine, made)? else {
+        let message = format!("the interface {made} vanished");
+        return Err(Error::new(Code::TryAgain, message, "repeat the call"));
+    };
+    let mut batch = Batch::default();
+    batch
+        .message(RTM_SETLINK, F_ACK, &link_header(found.index, false))
+        .text(IFLA_IFNAME, name)
+        .number(IFLA_NET_NS_FD, namespace.file.as_raw_fd().cast_unsigned());
+    let what = format!("move {made} into the container");
+    let outcome = exchange(machine, &mut batch, &what)?;
+    outcome[0].result.as_ref().map_err(|error| kernel(&what, error)).copied()
 }
 
 /// Alias, no address of its own, up. A message that makes a link takes no alias before 5.17.
@@ -155,14 +179,16 @@ fn make_macvlan(
         let message = format!("the interface {} vanished", wanted.host_name);
         return Err(Error::new(Code::TryAgain, message, "repeat the call"));
     };
+    let made = format!("m{}", wanted.host_name.get(1..).unwrap_or_default());
+    // What an ADD that was killed left.
+    crate::link::delete(machine, &made)?;
     let mut batch = Batch::default();
     batch
         .message(RTM_NEWLINK, F_ACK | F_CREATE | F_EXCL, &link_header(0, false))
         .number(IFLA_LINK, vlan.index)
-        .text(IFLA_IFNAME, wanted.name)
+        .text(IFLA_IFNAME, &made)
         .number(IFLA_MTU, wanted.mtu)
         .attribute(IFLA_ADDRESS, &wanted.mac)
-        .number(IFLA_NET_NS_FD, namespace.file.as_raw_fd().cast_unsigned())
         .nested(IFLA_LINKINFO, &[], |info| {
             info.text(IFLA_INFO_KIND, "macvlan").nested(IFLA_INFO_DATA, &[], |data| {
                 data.number(IFLA_MACVLAN_MODE, MACVLAN_MODE_VEPA);
@@ -170,7 +196,8 @@ fn make_macvlan(
         });
     let what = "make the macvlan interface";
     let outcome = exchange(machine, &mut batch, what)?;
-    outcome[0].result.as_ref().map_err(|error| kernel(what, error)).copied()
+    outcome[0].result.as_ref().map_err(|error| kernel(what, error)).copied()?;
+    move_into(machine, namespace, &made, wanted.name)
 }
 
 /// One of the machine's interfaces, as far as it matters here.
