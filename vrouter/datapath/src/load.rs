@@ -126,7 +126,25 @@ fn kernel_has_decap_flags() -> bool {
     (next(), next()) >= (6, 3)
 }
 
+/// How often loading is tried. The verifier gives up with EAGAIN when a signal is pending; libbpf itself tries each program
+/// five times, which a busy machine has used up (seen once in a test run beside other loads).
+const ATTEMPTS: u32 = 5;
+
 pub(crate) fn load(config: &Config) -> Result<Loaded> {
+    for _ in 1..ATTEMPTS {
+        match load_once(config) {
+            Err(Error::Kernel { what, source })
+                if source.kind() == libbpf_rs::ErrorKind::WouldBlock =>
+            {
+                tracing::info!(what, %source, "the kernel was interrupted, once more");
+            }
+            outcome => return outcome,
+        }
+    }
+    load_once(config)
+}
+
+fn load_once(config: &Config) -> Result<Loaded> {
     // libbpf's own messages: what it cannot do is also in the error it returns.
     libbpf_rs::set_print(Some((PrintLevel::Warn, |_, text| {
         tracing::debug!(target: "libbpf", "{}", text.trim_end());
