@@ -249,10 +249,14 @@ fn pods_in_machines_are_workloads_of_the_fabric() {
     // DEL of an older sandbox touches nothing; DEL and GC leave nothing.
     assert_eq!(call(&mut one, "DEL", "a", "macvlan", "c-older").code, 0);
     assert!(a.pings(&mut one, &b.ipv4));
+    // The pattern finds them while they are there.
+    assert_eq!(one.must("ip link | grep -cE ' [sm]k[0-9a-f]{12}' || true").unwrap().trim(), "1");
     assert_eq!(call(&mut one, "DEL", "a", "macvlan", "c-a").code, 0);
     assert_eq!(call(&mut one, "DEL", "a", "macvlan", "c-a").code, 0, "again");
     assert!(!a.pings(&mut one, &b.ipv4));
-    let vlans = |machine: &mut Machine| machine.must("ip link | grep -c ' sk' || true").unwrap();
+    let vlans = |machine: &mut Machine| {
+        machine.must("ip link | grep -cE ' [sm]k[0-9a-f]{12}' || true").unwrap()
+    };
     assert_eq!(vlans(&mut one).trim(), "0");
     let a = add(&mut one, "a", "macvlan");
     assert!(a.pings(&mut one, &b.ipv4));

@@ -125,6 +125,20 @@ fn dns(node: &mut Node) -> Result<Value, skein_datapath::Error> {
     Ok(json!({"zones": zones, "views": views, "own": *node.dns.shared.own.read()}))
 }
 
+fn counted(counters: &skein_datapath::VifCounters, quota: Option<u32>) -> Value {
+    json!({
+        "packets_out": counters.packets_out,
+        "bytes_out": counters.bytes_out,
+        "packets_in": counters.packets_in,
+        "bytes_in": counters.bytes_in,
+        "flows": counters.flows,
+        "flow_quota": quota,
+        "drops": counters.drops.iter()
+            .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
+            .collect::<serde_json::Map<_, _>>(),
+    })
+}
+
 fn interfaces(node: &mut Node) -> Result<Value, skein_datapath::Error> {
     let vrfs = names(node);
     let mut list = Vec::new();
@@ -153,17 +167,7 @@ fn interfaces(node: &mut Node) -> Result<Value, skein_datapath::Error> {
             "policy": entry.map(|entry| json!(entry.policy)),
             "active": problem.is_none(),
             "problem": problem,
-            "counters": counters.map(|counters| json!({
-                "packets_out": counters.packets_out,
-                "bytes_out": counters.bytes_out,
-                "packets_in": counters.packets_in,
-                "bytes_in": counters.bytes_in,
-                "flows": counters.flows,
-                "flow_quota": entry.map(|entry| entry.max_flows),
-                "drops": counters.drops.iter()
-                    .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
-                    .collect::<serde_json::Map<_, _>>(),
-            })),
+            "counters": counters.map(|counters| counted(&counters, entry.map(|entry| entry.max_flows))),
         }));
     }
     let nested: Vec<LocalPort> = node.core.nested().values().cloned().collect();
@@ -209,17 +213,7 @@ fn nested_interface(
         "policy": entry.map(|entry| json!(entry.policy)),
         "active": problem.is_none(),
         "problem": problem,
-        "counters": counters.map(|counters| json!({
-            "packets_out": counters.packets_out,
-            "bytes_out": counters.bytes_out,
-            "packets_in": counters.packets_in,
-            "bytes_in": counters.bytes_in,
-            "flows": counters.flows,
-            "flow_quota": entry.map(|entry| entry.max_flows),
-            "drops": counters.drops.iter()
-                .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
-                .collect::<serde_json::Map<_, _>>(),
-        })),
+        "counters": counters.map(|counters| counted(&counters, entry.map(|entry| entry.max_flows))),
     }))
 }
 

@@ -115,6 +115,10 @@ fn make_vlan(
     if plan.macvlan {
         dress(machine, plan)?;
     } else {
+        // Marked before it moves: what an ADD that is killed leaves here is known as ours by the next sandbox.
+        if let Some(found) = find(machine, wanted.host_name)? {
+            mark(machine, found.index, plan.owner)?;
+        }
         move_into(machine, namespace, wanted.host_name, wanted.name)?;
     }
     Ok(Made::Now)
