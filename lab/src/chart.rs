@@ -8,8 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Templates in the order in which their objects must come.
-const ORDER: [&str; 5] =
-    ["rights.yaml", "kubernetes.yaml", "controller.yaml", "agent.yaml", "kube-manager.yaml"];
+const ORDER: [&str; 6] = [
+    "rights.yaml",
+    "kubernetes.yaml",
+    "controller.yaml",
+    "agent.yaml",
+    "kube-manager.yaml",
+    "loadbalancer.yaml",
+];
 
 /// Why a chart is not rendered.
 #[derive(Debug, thiserror::Error)]

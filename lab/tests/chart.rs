@@ -72,6 +72,7 @@ fn every_object_is_said_once_and_in_a_usable_order() {
         ("StatefulSet", "skein-controller"),
         ("DaemonSet", "skein-agent"),
         ("Deployment", "skein-kube-manager"),
+        ("DaemonSet", "skein-loadbalancer"),
     ] {
         assert!(seen.iter().any(|(k, _, n)| *k == kind && *n == name), "{kind} {name} is missing");
     }
@@ -115,6 +116,20 @@ fn values_change_what_they_say() {
     let image = &controller["spec"]["template"]["spec"]["containers"][0]["image"];
     assert_eq!(image, "registry.local/skein:0.1.0");
     assert_eq!(find("ConfigMap", "skein-kubernetes")["data"]["KUBERNETES_SERVICE_PORT"], "6443");
+    // Keys are read where somebody says so, and everywhere only on request.
+    let bound = |all: &[Value]| {
+        all.iter().any(|o| {
+            o["metadata"]["name"] == "skein-ingress-secrets" && o["kind"] == "ClusterRoleBinding"
+        })
+    };
+    assert!(!bound(&all));
+    let rights = &find("ClusterRole", "skein-ingress-secrets")["rules"];
+    assert_eq!(rights[0]["verbs"], serde_json::json!(["list", "watch"]));
+    assert!(bound(&documents(&render(
+        |values| values["loadbalancer"]["readAllSecrets"] = true.into()
+    ))));
+    let without = documents(&render(|values| values["loadbalancer"]["enabled"] = false.into()));
+    assert!(without.iter().all(|o| o["metadata"]["name"] != "skein-loadbalancer"));
     let lease = find("Role", "skein-kube-manager-lease");
     assert_eq!(lease["rules"][0]["resourceNames"][0], "skein-kube-manager-west");
 }

@@ -111,9 +111,12 @@ fn the_plain_manifest_makes_a_network_and_kubectl_looks_at_it() {
     ));
     kubectl.good(&format!("label node {} skein.io/controller=", cluster.nodes()[0].name()));
     cluster.apply(&manifest()).unwrap_or_else(|error| panic!("{error}"));
-    for (name, count) in
-        [("skein-controller", 1), ("skein-agent", NODES), ("skein-kube-manager", 2)]
-    {
+    for (name, count) in [
+        ("skein-controller", 1),
+        ("skein-agent", NODES),
+        ("skein-kube-manager", 2),
+        ("skein-loadbalancer", NODES),
+    ] {
         let selector = format!("app.kubernetes.io/name={name}");
         cluster
             .wait_pods("skein-system", &selector, count, READY)
@@ -144,6 +147,8 @@ fn the_plain_manifest_makes_a_network_and_kubectl_looks_at_it() {
     steps.done("kubectl skein why and policy explain");
     networks(&cluster, &kubectl);
     steps.done("a network by kubectl alone");
+    ingress(&cluster, &kubectl);
+    steps.done("an Ingress, and its pods replaced");
 }
 
 fn probe(namespace: &str, name: &str, node: &str, annotations: &str) -> String {
@@ -272,4 +277,76 @@ fn networks(cluster: &Cluster, kubectl: &Kubectl<'_>) {
         if left.trim().is_empty() { Ok(()) } else { Err(left) }
     })
     .unwrap();
+}
+
+const PAGES: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: pages, namespace: shop, labels: {app: pages}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: web, image: PROBE, imagePullPolicy: Never, args: [serve, \"http:8080\"]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: pages, namespace: shop}
+spec: {selector: {app: pages}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: pages, namespace: shop}
+spec:
+  defaultBackend: {service: {name: pages, port: {number: 80}}}
+  tls: [{hosts: [pages.example.com], secretName: pages}]
+";
+
+/// By the DaemonSet of the manifest, as docs/ingress.md says; its pods are replaced one after another.
+fn ingress(cluster: &Cluster, kubectl: &Kubectl<'_>) {
+    let host = "pages.example.com";
+    let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).unwrap();
+    let (certificate, key) = (cluster.state().join("pages.pem"), cluster.state().join("pages.key"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let (cert, key) = (certificate.display(), key.display());
+    kubectl.good(&format!("create secret tls pages -n shop --cert={cert} --key={key}"));
+    kubectl.good(
+        "create rolebinding skein-ingress-secrets -n shop --clusterrole=skein-ingress-secrets \
+         --serviceaccount=skein-system:skein-loadbalancer",
+    );
+    start(cluster, "shop", &PAGES.replace("PROBE", &format!("\"{PROBE_IMAGE}\"")), &["pages"]);
+    let path = "/apis/networking.k8s.io/v1/namespaces/shop/ingresses/pages";
+    let told = cluster.api().wait("an address", path, PATIENCE, |object| {
+        object["status"]["loadBalancer"]["ingress"][0]["ip"].is_string()
+    });
+    let told = told.unwrap_or_else(|error| panic!("{error}"));
+    let address = told["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().unwrap().to_owned();
+    let client = cluster.pods("shop", "app=client").unwrap().remove(0).pid().unwrap().to_string();
+    let fetch = || {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &client, "--net", "--", "curl", "--silent", "--show-error"]);
+        command.args(["--fail", "--max-time", "5", "--cacert"]).arg(&certificate);
+        command.args(["--connect-to", &format!("::{address}:"), &format!("https://{host}/")]);
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let good = output.status.success() && text.contains("\"pod\":\"pages\"");
+        if good { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    };
+    let page = |when: &str| {
+        wait_for(&format!("a page {when}"), PATIENCE, fetch)
+            .unwrap_or_else(|error| panic!("{error}"));
+    };
+    page("of the new Ingress");
+    for old in cluster.pods("skein-system", "app.kubernetes.io/name=skein-loadbalancer").unwrap() {
+        kubectl.good(&format!("delete pod -n skein-system {} --wait=false", old.name));
+        wait_for("its successor", READY, || {
+            page("while a pod is replaced");
+            let now = cluster.pods("skein-system", "app.kubernetes.io/name=skein-loadbalancer");
+            let now = now.map_err(|error| error.to_string())?;
+            let ready = now.iter().filter(|pod| pod.ready && pod.uid != old.uid).count();
+            if ready == NODES { Ok(()) } else { Err(format!("{ready} are ready")) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    }
+    page("of successors");
+    kubectl.good("delete ingress pages -n shop");
 }

@@ -1,6 +1,7 @@
 //! The Kubernetes manager's role.
 
 use crate::all_in_one::RoleError;
+use crate::api_flags::{ApiFlags, ApiSettings};
 use crate::{notify, settings, shutdown};
 use clap::Args;
 use skein_kube::ManagerConfig;
@@ -13,21 +14,8 @@ pub(crate) struct Flags {
     /// Settings file (TOML); flags and variables win over it
     #[arg(long, value_name = "FILE", env = "SKEIN_CONFIG")]
     config: Option<PathBuf>,
-    /// Address of the configuration API [default: http://127.0.0.1:8082]
-    #[arg(long, value_name = "URL", env = "SKEIN_API")]
-    api: Option<String>,
-    /// Certificates of the authority that vouches for the API (PEM) [default: those the machine trusts]
-    #[arg(long, value_name = "FILE", env = "SKEIN_CA")]
-    ca: Option<PathBuf>,
-    /// Certificate that the API asks for (PEM)
-    #[arg(long, value_name = "FILE", env = "SKEIN_CERT")]
-    cert: Option<PathBuf>,
-    /// Private key of that certificate (PEM)
-    #[arg(long, value_name = "FILE", env = "SKEIN_KEY")]
-    key: Option<PathBuf>,
-    /// Name in the API's certificate, if not the one in its address
-    #[arg(long, value_name = "NAME", env = "SKEIN_SERVER_NAME")]
-    server_name: Option<String>,
+    #[command(flatten)]
+    api: ApiFlags,
     /// Where status and metrics are served [default: 127.0.0.1:8108]
     #[arg(long, value_name = "ADDR:PORT", env = "SKEIN_STATUS_LISTEN")]
     status: Option<SocketAddr>,
@@ -108,11 +96,13 @@ fn prefixes<T: std::str::FromStr>(
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
     let mut config: ManagerConfig = settings::read(flags.config.as_deref())?;
-    config.api = flags.api.unwrap_or(config.api);
-    config.ca = flags.ca.or(config.ca);
-    config.certificate = flags.cert.or(config.certificate);
-    config.key = flags.key.or(config.key);
-    config.server_name = flags.server_name.or(config.server_name);
+    flags.api.over(ApiSettings {
+        api: &mut config.api,
+        ca: &mut config.ca,
+        certificate: &mut config.certificate,
+        key: &mut config.key,
+        server_name: &mut config.server_name,
+    });
     config.status = flags.status.unwrap_or(config.status);
     config.kubernetes.kubeconfig = flags.kubeconfig.or(config.kubernetes.kubeconfig);
     config.election.enabled &= !flags.no_election;

@@ -1,6 +1,7 @@
 //! The load balancers' role of one node.
 
 use crate::all_in_one::RoleError;
+use crate::api_flags::{ApiFlags, ApiSettings};
 use crate::settings::{self, SettingsError};
 use crate::{notify, shutdown};
 use clap::Args;
@@ -18,9 +19,8 @@ pub(crate) struct Flags {
     /// Settings file (TOML); flags and variables win over it
     #[arg(long, value_name = "FILE", env = "SKEIN_CONFIG")]
     config: Option<PathBuf>,
-    /// Address of the configuration API [default: http://127.0.0.1:8082]
-    #[arg(long, value_name = "URL", env = "SKEIN_API")]
-    api: Option<String>,
+    #[command(flatten)]
+    api: ApiFlags,
     /// Name of this node's virtual-router [default: the host's name]
     #[arg(long, env = "SKEIN_NODE_NAME")]
     node: Option<String>,
@@ -45,6 +45,15 @@ pub(crate) struct Flags {
     /// Read TLS secrets of Kubernetes by this file
     #[arg(long, value_name = "FILE", env = "SKEIN_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
+    /// Read TLS secrets of the cluster in which this is a pod, by its service account
+    #[arg(long, conflicts_with = "kubeconfig")]
+    in_cluster: bool,
+    /// Where HAProxy logs, as its `log` setting has it; empty: nowhere [default: /dev/log]
+    #[arg(long, value_name = "PLACE")]
+    log: Option<String>,
+    /// Give every load balancer to other nodes before ending, for HAProxy ends with this, as in a container
+    #[arg(long)]
+    hand_over: bool,
 }
 
 /// The file: the settings, and a table `kubernetes`, which an empty one switches on by the pod's service account.
@@ -58,21 +67,32 @@ fn read(flags: &Flags) -> Result<(LoadbalancerConfig, Option<Kubernetes>), Setti
     Ok((file.try_into().map_err(wrong)?, kubernetes.map_err(wrong)?))
 }
 
-/// Runs until SIGTERM or SIGINT; HAProxy goes on.
+/// Runs until SIGTERM or SIGINT; HAProxy goes on, unless everything is handed over.
 pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
     let (mut config, mut kubernetes) = read(&flags)?;
-    config.api = flags.api.unwrap_or(config.api);
+    flags.api.over(ApiSettings {
+        api: &mut config.api,
+        ca: &mut config.ca,
+        certificate: &mut config.certificate,
+        key: &mut config.key,
+        server_name: &mut config.server_name,
+    });
     config.agent = flags.socket.unwrap_or(config.agent);
     config.status = flags.status.unwrap_or(config.status);
     config.run_dir = flags.run_dir.unwrap_or(config.run_dir);
     config.haproxy = flags.haproxy.unwrap_or(config.haproxy);
     config.namespace_prefix = flags.namespace_prefix.unwrap_or(config.namespace_prefix);
     config.certificates = flags.certificates.or(config.certificates);
+    config.log = flags.log.unwrap_or(config.log);
+    config.hand_over |= flags.hand_over;
     config.node = flags.node.unwrap_or(config.node);
     if config.node.is_empty() {
         config.node = std::fs::read_to_string("/proc/sys/kernel/hostname")
             .map(|name| name.trim().to_owned())
             .unwrap_or_default();
+    }
+    if flags.in_cluster {
+        kubernetes.get_or_insert_default();
     }
     if let Some(path) = flags.kubeconfig {
         kubernetes.get_or_insert_default().kubeconfig = Some(path);

@@ -5,6 +5,7 @@
 //! node. Settings come from a TOML file, then `SKEIN_*` variables, then flags.
 
 mod all_in_one;
+mod api_flags;
 mod install_cni;
 mod kube_manager;
 mod loadbalancer;

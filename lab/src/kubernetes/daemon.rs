@@ -113,6 +113,16 @@ impl Daemon {
         Ok(self.process.kill()?)
     }
 
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Errors
+    /// It could not be reaped.
+    pub fn stop(&mut self) -> Result<(), ClusterError> {
+        let _ = kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGTERM);
+        self.process.reap()?;
+        Ok(())
+    }
+
     /// Starts it again as it was started.
     ///
     /// # Errors

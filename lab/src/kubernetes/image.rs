@@ -26,6 +26,57 @@ const APPLETS: [&str; 24] = [
 /// The image with every program of Skein's, as deploy/images/Dockerfile makes it.
 pub const SKEIN_IMAGE: &str = "skein.lab/skein:1";
 
+/// The image with Debian's HAProxy and busybox, as somebody's ingress controller would have them.
+pub const HAPROXY_IMAGE: &str = "skein.lab/haproxy:1";
+
+const USERS: &str = "root:x:0:0:root:/:/bin/sh\nhaproxy:x:101:101::/:/bin/sh\n";
+const GROUPS: &str = "root:x:0:\nhaproxy:x:101:\n";
+
+/// Writes an archive with [`HAPROXY_IMAGE`] to `archive`, working in the folder `work`. It starts HAProxy with
+/// `/etc/haproxy/haproxy.cfg`.
+///
+/// # Errors
+/// HAProxy or busybox is not on this machine, or something cannot be written.
+pub fn build_haproxy(work: &Path, archive: &Path) -> Result<(), ClusterError> {
+    let (root, contents) = (work.join("layer"), work.join("image"));
+    for old in [&root, &contents] {
+        let _ = fs::remove_dir_all(old);
+        files::folder(old)?;
+    }
+    for folder in ["tmp", "etc/haproxy", "proc", "sys", "dev", "run"] {
+        files::folder(&root.join(folder))?;
+    }
+    busybox(&root.join("bin"))?;
+    install(&root, "haproxy", "haproxy")?;
+    files::write(&root.join("etc/passwd"), USERS)?;
+    files::write(&root.join("etc/group"), GROUPS)?;
+    let entrypoint = json!(["/usr/sbin/haproxy", "-W", "-db"]);
+    let images = [(HAPROXY_IMAGE, entrypoint, json!(["-f", "/etc/haproxy/haproxy.cfg"]))];
+    pack(&root, &contents, &images, archive)
+}
+
+/// Copies a program of this machine to the same place in an image, with its libraries.
+fn install(root: &Path, name: &str, package: &'static str) -> Result<(), ClusterError> {
+    let program = require(name, package)?;
+    let inside = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    files::copy(&program, &inside(&program))?;
+    for library in libraries(&program)? {
+        files::copy(&library, &inside(&library))?;
+    }
+    Ok(())
+}
+
+/// Busybox with the applets in use.
+fn busybox(bin: &Path) -> Result<(), ClusterError> {
+    files::folder(bin)?;
+    files::copy(&require("busybox", "busybox-static")?, &bin.join("busybox"))?;
+    for applet in APPLETS {
+        let link = bin.join(applet);
+        symlink("busybox", &link).map_err(|source| ClusterError::file("link", &link, source))?;
+    }
+    Ok(())
+}
+
 /// Writes an archive with [`SKEIN_IMAGE`] to `archive`, working in the folder `work`. `programs` holds what was built.
 ///
 /// # Errors
@@ -36,9 +87,11 @@ pub fn build_skein(programs: &Path, work: &Path, archive: &Path) -> Result<(), C
         let _ = fs::remove_dir_all(old);
         files::folder(old)?;
     }
-    for folder in ["usr/bin", "tmp", "etc", "proc", "sys", "dev", "run", "var/lib", "var/run"] {
+    for folder in ["usr/bin", "tmp", "etc", "proc", "sys", "dev", "run", "var/lib"] {
         files::folder(&root.join(folder))?;
     }
+    let run = root.join("var/run");
+    symlink("/run", &run).map_err(|source| ClusterError::file("link", &run, source))?;
     for name in ["skeind", "skein", "skein-cni"] {
         let program = programs.join(name);
         if !program.is_file() {
@@ -52,6 +105,12 @@ pub fn build_skein(programs: &Path, work: &Path, archive: &Path) -> Result<(), C
             files::copy(&library, &root.join(library.strip_prefix("/").unwrap_or(&library)))?;
         }
     }
+    // What the role `loadbalancer` runs; with a user for HAProxy.
+    for (name, package) in [("haproxy", "haproxy"), ("ip", "iproute2"), ("nsenter", "util-linux")] {
+        install(&root, name, package)?;
+    }
+    files::write(&root.join("etc/passwd"), USERS)?;
+    files::write(&root.join("etc/group"), GROUPS)?;
     let plugin = root.join("usr/bin/kubectl-skein");
     symlink("skein", &plugin).map_err(|source| ClusterError::file("link", &plugin, source))?;
     let images = [(SKEIN_IMAGE, json!(["/usr/bin/skeind"]), Value::Null)];
@@ -90,7 +149,7 @@ fn pack(
         let config = json!({
             "architecture": architecture(),
             "os": "linux",
-            "config": {"Entrypoint": entrypoint, "Cmd": arguments, "Env": ["PATH=/bin"]},
+            "config": {"Entrypoint": entrypoint, "Cmd": arguments, "Env": ["PATH=/bin:/usr/bin:/sbin:/usr/sbin"]},
             "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]},
             "history": [{"created_by": "skein-lab"}],
         })
@@ -105,18 +164,13 @@ fn pack(
 
 fn fill(root: &Path, probe: &Path) -> Result<(), ClusterError> {
     let bin = root.join("bin");
-    files::folder(&bin)?;
     for folder in ["tmp", "etc", "proc", "sys", "dev", "var/www"] {
         files::folder(&root.join(folder))?;
     }
     let tmp = root.join("tmp");
     fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777))
         .map_err(|source| ClusterError::file("change", &tmp, source))?;
-    files::copy(&require("busybox", "busybox-static")?, &bin.join("busybox"))?;
-    for applet in APPLETS {
-        let link = bin.join(applet);
-        symlink("busybox", &link).map_err(|source| ClusterError::file("link", &link, source))?;
-    }
+    busybox(&bin)?;
     files::copy(probe, &bin.join("skein-probe"))?;
     // Only symbols; the copy is ours to shrink.
     let _ = Command::new("strip").arg(bin.join("skein-probe")).status();

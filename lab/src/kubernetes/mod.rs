@@ -10,6 +10,7 @@
 
 mod api;
 mod asker;
+mod balancer;
 mod cgroups;
 mod cluster;
 mod control_plane;
@@ -26,14 +27,15 @@ mod programs;
 
 pub use api::Api;
 pub use asker::Asker;
+pub use balancer::Balancer;
 pub use cluster::{Cluster, ClusterOptions};
 pub use control_plane::ControlPlane;
 pub use daemon::Daemon;
 pub use error::ClusterError;
-pub use image::{PAUSE_IMAGE, PROBE_IMAGE, SKEIN_IMAGE, build_skein};
+pub use image::{HAPROXY_IMAGE, PAUSE_IMAGE, PROBE_IMAGE, SKEIN_IMAGE, build_haproxy, build_skein};
 pub use network::{NetworkOptions, SkeinNetwork};
 pub use node::KubeNode;
-pub use outcome::{ProbeAnswer, ProbeOutcome, StreamReport};
+pub use outcome::{ProbeAnswer, ProbeOutcome, StreamReport, WebAnswer};
 pub use pki::Authority;
 pub use pod::{KubePod, Stream, read_outcomes};
 pub use programs::Programs;

@@ -14,6 +14,23 @@ pub struct ProbeAnswer {
     pub server: Option<String>,
 }
 
+/// What a probe that serves HTTP says of a request.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct WebAnswer {
+    /// Name of the answering pod.
+    pub pod: String,
+    /// Address and port of the one who asked, as the server sees them.
+    pub client: String,
+    /// The path of the request, with its query.
+    pub path: String,
+    /// The header `Host`.
+    pub host: String,
+    /// The header `X-Forwarded-For`.
+    pub forwarded_for: String,
+    /// The header `X-Forwarded-Proto`.
+    pub forwarded_proto: String,
+}
+
 /// How asking one target ended: an answer or an error, never both.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct ProbeOutcome {

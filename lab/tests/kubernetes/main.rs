@@ -12,6 +12,8 @@
 #![allow(clippy::print_stdout, reason = "how long the steps took is for whoever reads a failure")]
 
 mod dns;
+mod ingress;
+mod ingress_controller;
 mod lifecycle;
 mod networks;
 #[allow(dead_code, unreachable_pub, reason = "shared with the manager's own tests")]
@@ -172,7 +174,10 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     networks::check(&cluster, &network, &pods, &mut steps);
     lifecycle::check(&cluster, &network, &pods, &mut steps);
     refused.check(&cluster, &mut steps);
-    outside::check(&mut cluster, &network, &pods, &mut steps);
+    let world = outside::World::start(&mut cluster);
+    outside::check(&world, &network, &pods, &mut steps);
+    ingress::check(&world, &network, &mut steps);
+    drop(world);
     restarts::check(&mut cluster, &mut network, &pods, &mut steps);
 
     let (state, tree) = (cluster.state(), cluster.lab().directory());

@@ -15,16 +15,22 @@ const FABRIC: [&str; 3] = ["default-domain", "default-project", "ip-fabric"];
 /// How long an answer that must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(900);
 
+/// A pool of external addresses, once [`check`] has made it.
+pub(crate) const POOL: &str = "default-domain:edge:public:pool";
+
 /// The host beyond the router, which serves and asks as pods do.
-struct World<'a> {
-    cluster: &'a Cluster,
-    outside: Outside,
+pub(crate) struct World<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) outside: Outside,
     target: Vec<String>,
     _server: Process,
 }
 
 impl World<'_> {
-    fn new<'a>(cluster: &'a Cluster, outside: Outside) -> World<'a> {
+    /// Adds both to a cluster.
+    pub(crate) fn start(cluster: &mut Cluster) -> World<'_> {
+        let outside = cluster.outside().unwrap();
+        let cluster = &*cluster;
         for node in cluster.nodes() {
             outside.leads(node.host()).unwrap();
         }
@@ -82,16 +88,15 @@ impl World<'_> {
 }
 
 pub(crate) fn check(
-    cluster: &mut Cluster,
+    world: &World<'_>,
     network: &SkeinNetwork,
     pods: &[KubePod],
     steps: &mut Steps,
 ) {
-    let outside = cluster.outside().unwrap();
-    let world = World::new(cluster, outside);
-    let alone = translated(&world, pods, steps);
-    forwarded(&world, &alone, pods, steps);
-    balanced(&world, network, pods);
+    let alone = translated(world, pods, steps);
+    forwarded(world, &alone, pods, steps);
+    public_pool(world, network);
+    balanced(world, pods);
     steps.done("a load balancer's address from outside");
     for namespace in ["out", "edge"] {
         world.cluster.api().delete(&format!("/api/v1/namespaces/{namespace}")).unwrap();
@@ -202,10 +207,9 @@ fn forwarded(world: &World<'_>, alone: &[KubePod], others: &[KubePod], steps: &m
     }
 }
 
-/// A public network in the underlay, and a service with an address from it.
-fn balanced(world: &World<'_>, network: &SkeinNetwork, pods: &[KubePod]) {
-    let cluster = world.cluster;
-    let host = cluster.control_host();
+/// A public network in the underlay, with addresses for services and Ingresses.
+pub(crate) fn public_pool(world: &World<'_>, network: &SkeinNetwork) {
+    let host = world.cluster.control_host();
     let skein = |arguments: &[&str]| network.skein(arguments).unwrap().success().unwrap();
     skein(&["create", "project", "edge"]);
     skein(&["create", "network", "public", "--project", "edge", "--subnet", "10.63.0.0/24"]);
@@ -221,11 +225,15 @@ fn balanced(world: &World<'_>, network: &SkeinNetwork, pods: &[KubePod]) {
     let (status, answer) = api(host, "POST", "/floating-ip-pools", &pool).unwrap();
     assert_eq!(status, 200, "{answer}");
     world.outside.expects("10.63.0.0/24").unwrap();
+}
 
+/// A service with an address of a public network.
+fn balanced(world: &World<'_>, pods: &[KubePod]) {
+    let cluster = world.cluster;
     let service = json!({
         "metadata": {
             "name": "front",
-            "annotations": {"opencontrail.org/fip-pool": "default-domain:edge:public:pool"},
+            "annotations": {"opencontrail.org/fip-pool": POOL},
         },
         "spec": {
             "type": "LoadBalancer", "selector": {"set": "probe1"},

@@ -57,6 +57,13 @@ pub enum Write {
         /// The fields.
         fields: Value,
     },
+    /// Remove an object.
+    Delete {
+        /// Its type.
+        kind: Kind,
+        /// Which.
+        uuid: Uuid,
+    },
     /// Add or remove a reference to a port.
     Refer {
         /// Type of the holder.
@@ -119,6 +126,7 @@ pub struct Core {
     writing: HashSet<Uuid>,
     wrote: BTreeMap<Uuid, (Vec<Write>, Duration)>,
     beaten: Option<Duration>,
+    leaving: bool,
 }
 
 impl Core {
@@ -134,6 +142,7 @@ impl Core {
             writing: HashSet::new(),
             wrote: BTreeMap::new(),
             beaten: None,
+            leaving: false,
         }
     }
 
@@ -199,7 +208,7 @@ impl Core {
     #[must_use]
     pub fn nodes(&self, now: Duration) -> Vec<&str> {
         let live = |(name, beat): &(&String, &Beat)| {
-            **name == self.settings.node || now < beat.seen + LIFETIME
+            if **name == self.settings.node { !self.leaving } else { now < beat.seen + LIFETIME }
         };
         let routers: BTreeSet<&str> =
             self.graph.of_kind(Kind::VIRTUAL_ROUTER).map(|router| router.name()).collect();
@@ -228,6 +237,23 @@ impl Core {
         self.writing.remove(&subject);
     }
 
+    /// This node no longer offers the service: it says so, and gives up each load balancer as soon as another node
+    /// has it.
+    pub fn leave(&mut self) {
+        self.leaving = true;
+    }
+
+    /// Nobody counts on this node any more: it has left, and said so.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        !self.synced || (self.leaving && self.appliance().is_none() && self.writing.is_empty())
+    }
+
+    /// What says that this node offers the service.
+    fn appliance(&self) -> Option<&Arc<Object>> {
+        self.graph.by_name(Kind::SERVICE_APPLIANCE, &self.set().child(&self.settings.node))
+    }
+
     /// When to ask again, at the latest.
     #[must_use]
     pub fn next_wake(&self, now: Duration) -> Duration {
@@ -243,7 +269,12 @@ impl Core {
         if !self.synced {
             return work;
         }
-        self.beat(now, &mut work);
+        if self.leaving {
+            let own = self.appliance().map(|own| Write::Delete { kind: own.kind, uuid: own.uuid });
+            self.issue(Uuid::nil(), own.into_iter().collect(), now, &mut work);
+        } else {
+            self.beat(now, &mut work);
+        }
         let mut balancers = BTreeMap::new();
         for object in read::served(&self.graph, &self.settings.providers) {
             match read::balancer(&self.graph, object) {
@@ -324,7 +355,7 @@ impl Core {
             writes.push(Write::Create { kind: Kind::SERVICE_APPLIANCE_SET, fields });
         }
         let name = set.child(node);
-        let known = self.graph.by_name(Kind::SERVICE_APPLIANCE, &name);
+        let known = self.appliance();
         let last = known.and_then(|known| beat_of(known).parse::<u64>().ok()).unwrap_or(0);
         let pairs = json!({"key_value_pair": [
             {"key": BEAT_KEY, "value": last.wrapping_add(1).to_string()},
@@ -348,13 +379,6 @@ impl Core {
         self.beaten = Some(now);
         self.writing.insert(Uuid::nil());
         work.writes.push((Uuid::nil(), writes));
-    }
-
-    /// This node no longer offers the service: what it has to write, last of all.
-    #[must_use]
-    pub fn farewell(&self) -> Option<Uuid> {
-        let name = self.set().child(&self.settings.node);
-        self.graph.by_name(Kind::SERVICE_APPLIANCE, &name).map(|own| own.uuid)
     }
 
     /// Ports that share the address of a load balancer, but for the one that stands for it.

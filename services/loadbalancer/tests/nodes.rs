@@ -298,6 +298,29 @@ fn a_third_node_takes_the_place_of_a_dead_one_and_leaves_when_it_is_back() {
 }
 
 #[test]
+fn a_node_that_leaves_gives_everything_to_others_and_leaves_nothing() {
+    let mut fabric = Fabric::new(&["a", "b", "c"]);
+    fabric.settle();
+    let order = fabric.order();
+    fabric.node(&order[0]).core.leave();
+    // Somebody serves at every step, or `check` fails.
+    fabric.settle();
+    let wanted = BTreeMap::from([(order[1].clone(), 100), (order[2].clone(), 50)]);
+    assert_eq!(fabric.takers(), wanted);
+    let node = fabric.node(&order[0]);
+    assert!(node.core.has_left() && !node.plugged);
+    assert!(fabric.world.object(id(Kind::SERVICE_APPLIANCE, &order[0])).is_none());
+
+    // The last one has nobody to give it to, and serves as long as it lives.
+    let mut fabric = Fabric::new(&["a"]);
+    fabric.settle();
+    fabric.nodes[0].core.leave();
+    fabric.settle();
+    assert_eq!(fabric.takers().len(), 1);
+    assert!(fabric.nodes[0].core.has_left());
+}
+
+#[test]
 fn others_providers_and_incomplete_ones_are_left_alone() {
     let mut fabric = Fabric::new(&["a"]);
     fabric.world.balancer("web", "native", VIP);

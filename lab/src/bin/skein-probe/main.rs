@@ -1,7 +1,7 @@
 //! A server and a client for truth tables of pods x ports x protocols.
 //!
 //! - `skein-probe serve [PROTOCOL:PORT...]` answers on TCP, UDP and SCTP with the pod's name and the
-//!   client's address.
+//!   client's address; `http:PORT` answers requests with what they were.
 //! - `skein-probe ask [--timeout MS] TARGET...` asks `PROTOCOL:HOST:PORT` targets (`-` reads them from
 //!   standard input), all at once, and prints a JSON list with how each ended.
 //! - `skein-probe asks` does so for every line of its input: a timeout in milliseconds, then targets.
@@ -12,6 +12,7 @@ mod ask;
 mod sctp;
 mod serve;
 mod stream;
+mod web;
 
 use std::io::Write as _;
 use std::process::ExitCode;

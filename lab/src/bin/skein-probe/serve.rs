@@ -1,6 +1,6 @@
 //! The server: says who answers, and whom it sees.
 
-use crate::{Protocol, sctp};
+use crate::{Protocol, sctp, web};
 use nix::sys::signal::{SigSet, Signal};
 use skein_lab::kubernetes::ProbeAnswer;
 use std::io::{Read as _, Write as _};
@@ -31,6 +31,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         let (protocol, port) = text.split_once(':').ok_or(format!("`{text}`: PROTOCOL:PORT"))?;
         let port: u16 = port.parse().map_err(|_| format!("`{text}`: no port"))?;
         let on = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+        if protocol == "http" {
+            web::serve(&pod, on)?;
+            continue;
+        }
         match Protocol::parse(protocol)? {
             Protocol::Tcp => tcp(&pod, on)?,
             Protocol::Udp => udp(&pod, on)?,
@@ -58,7 +62,7 @@ pub(crate) fn answer(pod: &str, client: SocketAddr, server: Option<SocketAddr>) 
 }
 
 /// An IPv4 address that arrived on an IPv6 socket, as what it is.
-fn plain(address: SocketAddr) -> SocketAddr {
+pub(crate) fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

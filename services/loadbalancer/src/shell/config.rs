@@ -1,6 +1,7 @@
 //! Settings of the daemon.
 
 use serde::Deserialize;
+use skein_client::Tls;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -13,8 +14,16 @@ const FILES_ASIDE: u32 = 500;
 pub struct LoadbalancerConfig {
     /// Name of this node's virtual-router.
     pub node: String,
-    /// The configuration API.
+    /// The configuration API: `https://HOST:PORT`, or `http://` on the machine itself.
     pub api: String,
+    /// Certificates of the authority that vouches for the API, PEM; none: those the machine trusts.
+    pub ca: Option<PathBuf>,
+    /// Certificate that this service shows the API, PEM, with `key`.
+    pub certificate: Option<PathBuf>,
+    /// The certificate's private key, PEM.
+    pub key: Option<PathBuf>,
+    /// Name that the API's certificate must carry, if not the one in `api`.
+    pub server_name: Option<String>,
     /// The agent's unix socket.
     pub agent: PathBuf,
     /// Where status and metrics are served.
@@ -37,6 +46,8 @@ pub struct LoadbalancerConfig {
     pub threads: u32,
     /// Folder with files `NAME.pem`, certificates and key in one, for those who have them from elsewhere.
     pub certificates: Option<PathBuf>,
+    /// HAProxy does not outlive this daemon, as in a container: at its end it leaves every load balancer to other nodes.
+    pub hand_over: bool,
 }
 
 impl Default for LoadbalancerConfig {
@@ -44,6 +55,10 @@ impl Default for LoadbalancerConfig {
         Self {
             node: String::new(),
             api: "http://127.0.0.1:8082".into(),
+            ca: None,
+            certificate: None,
+            key: None,
+            server_name: None,
             agent: "/run/skein/agent.sock".into(),
             status: SocketAddr::from(([127, 0, 0, 1], 8086)),
             run_dir: "/run/skein/loadbalancer".into(),
@@ -55,11 +70,22 @@ impl Default for LoadbalancerConfig {
             connections: 20_000,
             threads: 2,
             certificates: None,
+            hand_over: false,
         }
     }
 }
 
 impl LoadbalancerConfig {
+    /// How it speaks to the configuration API.
+    pub(super) fn tls(&self) -> Tls {
+        Tls {
+            ca: self.ca.clone(),
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            server_name: self.server_name.clone(),
+        }
+    }
+
     /// Asks for no more connections than HAProxy can have files for: it would not start. Gives the number that was
     /// asked for, if it is too many.
     pub(super) fn fit(&mut self) -> Option<u32> {

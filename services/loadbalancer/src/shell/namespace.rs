@@ -46,7 +46,12 @@ impl Namespace {
         workload: &str,
         address: IpAddr,
     ) -> Result<Uuid, String> {
-        if !self.path().exists() {
+        let path = self.path();
+        if path.exists() && !is_namespace(&path) {
+            // Only the name is left of one that ended with the container it was in.
+            std::fs::remove_file(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+        if !path.exists() {
             run("ip", &["netns", "add", &self.name]).await?;
         }
         run("ip", &["-n", &self.name, "link", "set", "lo", "up"]).await?;
@@ -127,7 +132,7 @@ impl Namespace {
 
     /// Process ids in the namespace.
     pub(super) async fn processes(&self) -> Vec<i32> {
-        if !self.path().exists() {
+        if !is_namespace(&self.path()) {
             return Vec::new();
         }
         let said = run("ip", &["netns", "pids", &self.name]).await.unwrap_or_default();
@@ -142,6 +147,12 @@ impl Namespace {
         }
         Ok(())
     }
+}
+
+/// Whether a namespace is mounted there: a file by itself is none.
+fn is_namespace(path: &Path) -> bool {
+    use nix::sys::statfs::{NSFS_MAGIC, statfs};
+    statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
 }
 
 /// Does work on a thread of its own, for entering a namespace changes the thread for good.

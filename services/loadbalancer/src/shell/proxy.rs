@@ -6,7 +6,9 @@ use super::files::Files;
 use super::namespace::Namespace;
 use super::statistics;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -83,13 +85,26 @@ async fn wait<F: Future<Output = bool>>(condition: impl Fn() -> F) -> bool {
     false
 }
 
+/// Takes note of the end of a process. In a container this daemon is process 1, to which HAProxy falls as a child.
+pub(super) fn collect(pid: i32) {
+    // Of somebody else's child it fails, and nothing is to be done.
+    let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+}
+
 /// Ends it: open connections first get a moment.
 pub(super) async fn stop(files: &Files, namespace: &Namespace) {
+    let mut seen = BTreeSet::new();
+    end(files, namespace, &mut seen).await;
+    seen.into_iter().for_each(collect);
+}
+
+async fn end(files: &Files, namespace: &Namespace, seen: &mut BTreeSet<i32>) {
     let mut running = namespace.processes().await;
     for (signal, wait) in
         [(Signal::SIGUSR1, GRACE), (Signal::SIGTERM, STEP), (Signal::SIGKILL, GRACE)]
     {
         let master = master(files);
+        seen.extend(running.iter().copied().chain(master));
         // The master tells its workers, but for the signal that nobody can tell on.
         let targets =
             master.filter(|_| signal != Signal::SIGKILL).map_or(running.clone(), |pid| vec![pid]);

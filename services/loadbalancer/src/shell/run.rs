@@ -23,6 +23,9 @@ const QUEUE: usize = 256;
 /// Changes that come within this time are one.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// How long other nodes get to take everything, when this one leaves. Pods are killed after 30 s.
+const HAND_OVER: Duration = Duration::from_secs(20);
+
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadbalancerError {
@@ -77,7 +80,7 @@ pub(super) struct Page {
     pub(super) failed_writes: u64,
 }
 
-/// Runs until `stop` completes. HAProxy goes on.
+/// Runs until `stop` completes. HAProxy goes on, unless everything is to be handed over.
 ///
 /// # Errors
 /// It cannot start. Whatever fails later is tried again.
@@ -95,7 +98,7 @@ pub async fn run(
             "fewer connections: open files are limited"
         );
     }
-    let client = Client::new(&config.api)?;
+    let client = Client::with_tls(&config.api, &config.tls())?;
     let program = config.haproxy.display().to_string();
     let version = super::commands::run(&program, &["-v"])
         .await
@@ -130,12 +133,24 @@ pub async fn run(
     let first = version.lines().next().unwrap_or_default().to_owned();
     info!(node = config.node, api = config.api, status = %config.status, haproxy = first, "started");
     ready();
+    let (leave, leaving) = watch::channel(false);
+    let turn = daemon.turn(inbox, leaving);
+    tokio::pin!(turn);
     tokio::select! {
-        () = daemon.turn(inbox) => {}
+        () = &mut turn => {}
         () = stop => {}
     }
+    if config.hand_over {
+        info!("leaving all load balancers to other nodes");
+        let _ = leave.send(true);
+        match tokio::time::timeout(HAND_OVER, turn).await {
+            Ok(()) => info!("stopped; nothing is left here"),
+            Err(_) => warn!("stopped, though no other node has taken everything"),
+        }
+    } else {
+        info!("stopped; HAProxy goes on");
+    }
     pages.abort();
-    info!("stopped; HAProxy goes on");
     Ok(())
 }
 
@@ -151,7 +166,8 @@ struct Loop {
 }
 
 impl Loop {
-    async fn turn(mut self, mut inbox: mpsc::Receiver<Report>) {
+    /// Ends only when it is leaving and nothing is left.
+    async fn turn(mut self, mut inbox: mpsc::Receiver<Report>, mut leaving: watch::Receiver<bool>) {
         let mut watcher = self.client.watch(&FOLLOWED);
         let (done, mut finished) = mpsc::channel::<(Uuid, bool)>(QUEUE);
         for uuid in Files::all(&self.config.run_dir) {
@@ -177,10 +193,16 @@ impl Loop {
                     self.shared.page.lock().failed_writes += u64::from(failed);
                 }
                 Ok(()) = found.changed() => {}
+                Ok(()) = leaving.changed() => self.core.leave(),
                 () = tokio::time::sleep(pause) => {}
             }
             if self.core.synced() {
                 self.act(&found, &done);
+            }
+            // With nobody to give it to there is nothing to wait for.
+            let last = self.core.nodes(self.start.elapsed()).is_empty();
+            if *leaving.borrow() && self.core.has_left() && (self.workers.is_empty() || last) {
+                return;
             }
         }
     }
@@ -289,6 +311,7 @@ async fn write(client: &Client, writes: &[Write]) -> Result<(), ClientError> {
             Write::Update { kind, uuid, fields } => {
                 client.update(*kind, *uuid, fields.clone()).await
             }
+            Write::Delete { kind, uuid } => client.delete(*kind, *uuid).await,
             Write::Refer { kind, uuid, port, add } => {
                 let change = ReferenceChange {
                     kind: *kind,
@@ -306,7 +329,8 @@ async fn write(client: &Client, writes: &[Write]) -> Result<(), ClientError> {
         };
         match (one, outcome) {
             (Write::Create { .. }, Err(error)) if error.is_conflict() => {}
-            (Write::Refer { add: false, .. }, Err(error)) if error.is_not_found() => {}
+            (Write::Refer { add: false, .. } | Write::Delete { .. }, Err(error))
+                if error.is_not_found() => {}
             (_, outcome) => outcome?,
         }
     }

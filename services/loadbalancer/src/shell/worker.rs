@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const COMPARE: Duration = Duration::from_secs(30);
 /// First and longest wait before something that failed is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// How long clients' nodes get to hear that somebody else has the traffic.
+const SETTLE: Duration = Duration::from_millis(500);
 /// Dying again within this time counts as not serving, until it has lived longer.
 const HEALTHY: Duration = Duration::from_secs(10);
 
@@ -138,7 +140,9 @@ impl Worker {
             self.tell().await;
             if self.state.ready && proxy::master(&self.files).is_none() {
                 self.state.deaths += 1;
-                self.state.pid = None;
+                if let Some(pid) = self.state.pid.take() {
+                    proxy::collect(pid);
+                }
                 warn!(balancer = wanted.balancer.name, "HAProxy has ended; starting it again");
                 // Dying again and again is no service: traffic goes elsewhere until it lives.
                 self.state.ready = self.died.is_none_or(|at| at.elapsed() > HEALTHY);
@@ -266,6 +270,10 @@ impl Worker {
 
     /// Takes everything down; says whether it succeeded.
     async fn remove(&mut self) -> bool {
+        if self.state.ready {
+            // Nodes go on sending until they have heard that it moved.
+            tokio::time::sleep(SETTLE).await;
+        }
         proxy::stop(&self.files, &self.namespace).await;
         let outcome = match self.namespace.remove().await {
             Ok(()) => self.files.remove(),

@@ -194,6 +194,10 @@ impl World {
                 object.extend(fields.as_object().unwrap().clone());
                 self.changed.push(*uuid);
             }
+            Write::Delete { uuid, .. } => {
+                self.objects.remove(uuid);
+                self.changed.push(*uuid);
+            }
             Write::Refer { uuid, port, add, .. } => {
                 let Some((_, object)) = self.objects.get_mut(uuid) else { return };
                 let list = object
