@@ -50,7 +50,7 @@ pub(crate) struct Flags {
     in_cluster: bool,
     /// Where HAProxy logs, as its `log` setting has it; empty: nowhere [default: /dev/log]
     #[arg(long, value_name = "PLACE")]
-    log: Option<String>,
+    haproxy_log: Option<String>,
     /// Give every load balancer to other nodes before ending, for HAProxy ends with this, as in a container
     #[arg(long)]
     hand_over: bool,
@@ -83,7 +83,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
     config.haproxy = flags.haproxy.unwrap_or(config.haproxy);
     config.namespace_prefix = flags.namespace_prefix.unwrap_or(config.namespace_prefix);
     config.certificates = flags.certificates.or(config.certificates);
-    config.log = flags.log.unwrap_or(config.log);
+    config.log = flags.haproxy_log.unwrap_or(config.log);
     config.hand_over |= flags.hand_over;
     config.node = flags.node.unwrap_or(config.node);
     if config.node.is_empty() {

@@ -56,7 +56,7 @@ pub fn build_haproxy(work: &Path, archive: &Path) -> Result<(), ClusterError> {
 }
 
 /// Copies a program of this machine to the same place in an image, with its libraries.
-fn install(root: &Path, name: &str, package: &'static str) -> Result<(), ClusterError> {
+fn install(root: &Path, name: &'static str, package: &'static str) -> Result<(), ClusterError> {
     let program = require(name, package)?;
     let inside = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
     files::copy(&program, &inside(&program))?;
