@@ -306,6 +306,11 @@ impl PortService {
             .filter(|a| InstanceIp::of(a).is_some())
             .map(|address| self.remove_address(address, uuid));
         futures_util::future::try_join_all(calls).await?;
+        // Somebody may have led a floating IP here, which is theirs to keep: it only loses the port that goes.
+        let floating =
+            self.client.list(Kind::FLOATING_IP, &options).await.map_err(|e| status(&e))?;
+        let calls = floating.iter().map(|ip| self.let_go(ip, uuid));
+        futures_util::future::try_join_all(calls).await?;
         self.delete_once(Kind::VIRTUAL_MACHINE_INTERFACE, uuid).await?;
         Ok(true)
     }
@@ -316,9 +321,14 @@ impl PortService {
         if ports.all(|reference| reference.uuid == port) {
             return self.delete_once(Kind::INSTANCE_IP, address.uuid).await;
         }
+        self.let_go(address, port).await
+    }
+
+    /// Takes a port out of what refers to it.
+    async fn let_go(&self, holder: &Object, port: Uuid) -> Result<(), Status> {
         let change = skein_client::ReferenceChange {
-            kind: Kind::INSTANCE_IP,
-            uuid: address.uuid,
+            kind: holder.kind,
+            uuid: holder.uuid,
             target_kind: Kind::VIRTUAL_MACHINE_INTERFACE,
             target: port,
             attr: Value::Null,
