@@ -21,7 +21,6 @@ defaults
     timeout connect 2s
     timeout client 10s
     timeout server 10s
-    timeout resolve 1s
 resolvers cluster
     parse-resolv-conf
     accepted_payload_size 4096

@@ -222,7 +222,8 @@ impl Loop {
                 self.core.plugged(uuid, port);
                 if port.is_none() {
                     self.shared.page.lock().states.remove(&uuid);
-                    self.workers.remove(&uuid);
+                    // If it is wanted again there may be another worker by now.
+                    self.workers.retain(|other, worker| *other != uuid || !worker.is_closed());
                 }
             }
             Report::State(uuid, state) => {

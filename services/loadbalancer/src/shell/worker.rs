@@ -116,6 +116,10 @@ impl Worker {
             let wanted = self.wanted.borrow_and_update().clone();
             let Some(wanted) = wanted else {
                 if self.remove().await {
+                    let (uuid, reports) = (self.uuid, self.reports.clone());
+                    // Who hears that it is gone must be able to see that nobody listens here any more.
+                    drop(self);
+                    let _ = reports.send(Report::Port(uuid, None)).await;
                     return;
                 }
                 tokio::time::sleep(BACKOFF.1).await;
@@ -286,7 +290,6 @@ impl Worker {
             return false;
         }
         info!(balancer = %self.uuid, "removed from this node");
-        let _ = self.reports.send(Report::Port(self.uuid, None)).await;
         true
     }
 }
