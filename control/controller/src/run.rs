@@ -40,7 +40,7 @@ pub struct Silence {
 
 impl Default for Silence {
     fn default() -> Self {
-        let (test, answer) = (Duration::from_millis(1000), Duration::from_millis(1500));
+        let (test, answer) = (Duration::from_millis(500), Duration::from_millis(1500));
         Self { test, answer, grace: crate::STALE_TIME }
     }
 }

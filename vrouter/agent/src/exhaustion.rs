@@ -16,7 +16,6 @@ pub(crate) struct Exhaustion {
 impl Exhaustion {
     /// Takes how many connections found no port since the programs were loaded. True when it begins.
     pub(crate) fn count(&mut self, counted: u64, now: Duration) -> bool {
-        // What was counted before the agent started is nobody's news.
         let before = self.counted.replace(counted).unwrap_or(counted);
         let more = counted.saturating_sub(before);
         let over = self.last.is_none_or(|last| now.saturating_sub(last) >= TOLD);

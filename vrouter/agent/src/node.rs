@@ -187,6 +187,8 @@ impl Node {
             node.core.bind(port);
         }
         node.settle();
+        // What was refused up to now is not this agent's news.
+        node.count_refusals();
         let (sender, messages) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("skein-node".into())
