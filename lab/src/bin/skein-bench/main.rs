@@ -1,7 +1,8 @@
 //! `make bench`: every figure of the performance budget that this machine can show, each beside its
 //! peer, measured in one run.
 //!
-//! `skein-bench fabric` measures only what goes through a fabric, `skein-bench kubernetes` a real cluster instead.
+//! `skein-bench fabric` measures only what goes through a fabric, `skein-bench kubernetes` a real cluster instead, and
+//! `skein-bench manager` of that only what a large one costs the manager.
 //!
 //! Prints a table and writes `target/bench/summary.json` (`kubernetes.json`). A figure that falls short is said so; the
 //! exit code says whether the measurements could be made, not whether they please.
@@ -27,8 +28,11 @@ fn main() -> ExitCode {
         "kubernetes" => {
             (kubernetes::everything(&mut figures).map_err(|e| e.to_string()), "kubernetes.json")
         }
+        "manager" => (kubernetes::manager(&mut figures).map_err(|e| e.to_string()), "manager.json"),
         other => {
-            say(&format!("`{other}` is not a part: say `fabric`, `kubernetes` or nothing."));
+            say(&format!(
+                "`{other}` is not a part: say `fabric`, `kubernetes`, `manager` or nothing."
+            ));
             return ExitCode::FAILURE;
         }
     };
