@@ -8,7 +8,7 @@ use skein_lab::kubernetes::{HAPROXY_IMAGE, KubePod, build_haproxy};
 use skein_lab::wait_for;
 use std::collections::BTreeSet;
 
-/// One way by a service's address, one to its members, which are asked for again and again.
+/// One way by a service's address, one to its members, which are asked for by name.
 const CONFIGURATION: &str = "
 global
     log stdout format raw local0
@@ -71,8 +71,8 @@ pub(crate) fn check(front: &Front<'_>, steps: &mut Steps) {
     for node in cluster.nodes() {
         Asker::Node(node.host()).served(&url("/service"), &at, None, "red-");
     }
-    members_are_followed(front, &external);
-    steps.done("reached by host port and by an external address; members followed by DNS");
+    members_are_found(front, &external);
+    steps.done("reached by host port and by an external address; members found by DNS");
     for path in [path, format!("/api/v1/namespaces/{NAMESPACE}/pods/controller")] {
         cluster.api().delete(&path).unwrap();
     }
@@ -115,23 +115,17 @@ fn start(front: &Front<'_>) -> KubePod {
     front.cluster.wait_pods(NAMESPACE, "app=controller", 1, PODS_READY).unwrap().remove(0)
 }
 
-/// What is scaled is used, without anybody telling the controller.
-fn members_are_followed(front: &Front<'_>, external: &str) {
-    let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments/blue/scale");
-    for count in [3, 1] {
-        let patch = json!({"spec": {"replicas": count}});
-        front.cluster.api().merge(&path, &patch).unwrap();
-        let pods = front.cluster.wait_pods(NAMESPACE, "app=blue", count, PODS_READY).unwrap();
-        let wanted: BTreeSet<String> = pods.into_iter().map(|pod| pod.name).collect();
-        wait_for(&format!("{count} members to answer"), PODS_READY, || {
-            let mut seen = BTreeSet::new();
-            for _ in 0..4 * count {
-                let url = "http://any.example.com/members";
-                let said = front.beyond().served(url, external, None, "blue-");
-                seen.insert(said.pod);
-            }
-            if seen == wanted { Ok(()) } else { Err(format!("{seen:?} of {wanted:?}")) }
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
-    }
+/// Every member is used, without anybody telling the controller which there are.
+fn members_are_found(front: &Front<'_>, external: &str) {
+    let pods = front.cluster.wait_pods(NAMESPACE, "app=blue", 2, PODS_READY).unwrap();
+    let wanted: BTreeSet<String> = pods.into_iter().map(|pod| pod.name).collect();
+    wait_for("all members to answer", PODS_READY, || {
+        let mut seen = BTreeSet::new();
+        for _ in 0..8 {
+            let url = "http://any.example.com/members";
+            seen.insert(front.beyond().served(url, external, None, "blue-").pod);
+        }
+        if seen == wanted { Ok(()) } else { Err(format!("{seen:?} of {wanted:?}")) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
 }
