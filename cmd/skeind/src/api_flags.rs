@@ -40,12 +40,13 @@ impl ApiFlags {
                 *into = given;
             }
         }
-        if let Some(api) = self.api {
-            *settings.api = api;
+        let ApiSettings { api, ca, certificate, key, server_name } = settings;
+        if let Some(given) = self.api {
+            *api = given;
         }
-        set(settings.ca, self.ca);
-        set(settings.certificate, self.cert);
-        set(settings.key, self.key);
-        set(settings.server_name, self.server_name);
+        set(ca, self.ca);
+        set(certificate, self.cert);
+        set(key, self.key);
+        set(server_name, self.server_name);
     }
 }
