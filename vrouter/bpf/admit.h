@@ -118,7 +118,8 @@ __noinline int flow_again(const struct vif *vif, const struct origin *from)
 	vrf = aside ? f->vrf : s->flow.vrf;
 	if (vrf != vif->vrf)
 		generation += generation_of(vrf);
-	if (f->policy == policy && f->generation == generation &&
+	/* Who opens is not to meet a member that takes no new connections, though the old one went on there. */
+	if (f->policy == policy && f->generation == generation && !(opens && f->form) &&
 	    (d == EGRESS || (f->peer == from->peer && f->arrival == from->context)))
 		return 0;
 	if (f->form)
@@ -193,6 +194,8 @@ __noinline int flow_open(const struct vif *vif, const struct origin *from, struc
 	f->open_destination = p->destination_port;
 	f->entropy = entropy_port(hash);
 	f->ifindex = vif->ifindex;
+	if (d == EGRESS && s->lent)
+		f->flags = FLOW_OWN_ADDRESS;
 	f->vrf = vif->vrf;
 	f->generation = generation_of(vif->vrf);
 	if (from->flags & ORIGIN_OUTSIDE)
@@ -221,6 +224,8 @@ __noinline int flow_open(const struct vif *vif, const struct origin *from, struc
 		if (!reason)
 			reason = flow_resolve(vif, from, policy, hash);
 	}
+	if (!reason && f->flags & FLOW_OWN_ADDRESS && !f->form)
+		reason = known_leave(s);
 	if (reason)
 		return reason < 0 ? DROP_DISCARD_ROUTE : reason;
 	f->last_seen = bpf_ktime_get_coarse_ns();

@@ -172,7 +172,7 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 	const struct ip *self = &s->key.local;
 	int i;
 
-	if (s->own) {
+	if (s->lent) {
 		self = own_address(p->family);
 		if (!self)
 			return DROP_DISCARD_ROUTE;
@@ -318,16 +318,46 @@ __noinline int outside_leave(void)
 	return 0;
 }
 
-/* Whose the destination of the packet is: 0 if no node's. */
-static __always_inline __u32 destination_owner(struct scratch *s)
+/* Whose an address is: 0 if no node's. */
+static __always_inline __u32 address_owner(struct scratch *s, const struct ip *address)
 {
 	struct address_key *at = &s->pick.at;
 	__u32 *owner;
 
 	at->family = s->packet.family;
-	at->address = s->packet.destination;
+	at->address = *address;
 	owner = bpf_map_lookup_elem(&node_addresses, at);
 	return owner ? *owner : 0;
+}
+
+static __always_inline __u32 destination_owner(struct scratch *s)
+{
+	return address_owner(s, &s->packet.destination);
+}
+
+/*
+ * Whether the node's own stack sends from an address of its own that the fabric does not know. Masquerading does, kube-proxy's,
+ * too: it takes the node's first address.
+ */
+static __always_inline bool source_unknown(struct scratch *s)
+{
+	const struct ip *self = own_address(s->packet.family);
+
+	return self && !ip_equal(self, &s->packet.source) && address_owner(s, &s->packet.source) == ADDRESS_OWN;
+}
+
+/* From such an address to what is no service: with the known one, and a port that flow_insert_pair finds. */
+static __always_inline int known_leave(struct scratch *s)
+{
+	const struct ip *self = own_address(s->packet.family);
+	struct flow *f = &s->flow;
+
+	if (!self)
+		return DROP_DISCARD_ROUTE;
+	f->form = FORM_WORKLOAD;
+	f->mate = s->key;
+	f->mate.local = *self;
+	return 0;
 }
 
 /* The service of a pseudo VRF to which the packet goes by its very destination, else by all nodes' addresses. */
@@ -390,7 +420,6 @@ __noinline int node_port_enter(const struct vif *vif, __u32 hash)
 	if (s->own) {
 		if (!service)
 			return DROP_SERVICE_PORT;
-		s->flow.flags |= FLOW_OWN_ADDRESS;
 	} else {
 		if (!service)
 			service = service_by(s, 0, false);
@@ -472,6 +501,8 @@ __noinline int translation_holds(const struct vif *vif)
 
 	if (f->service) {
 		bool loop = f->form == FORM_LOOP;
+		/* What is connected stays, as long as there is a way to it: a member that is not ready just gets no new ones. */
+		bool stays = p->protocol == IPPROTO_TCP && !tcp_opens(p);
 		struct member_key key = { .service = f->service, .family = p->family };
 		bool ask_route = inside->vif != NO_VIF && !(f->flags & (FLOW_FROM_OUTSIDE | FLOW_TO_NODE_PORT));
 		struct next_hop *nh;
@@ -493,7 +524,7 @@ __noinline int translation_holds(const struct vif *vif)
 			key.address = outside->remote;
 			key.port = outside->remote_port;
 		}
-		if (!bpf_map_lookup_elem(&member_set, &key))
+		if (!stays && !bpf_map_lookup_elem(&member_set, &key))
 			return DROP_TRANSLATION_GONE;
 		if (ask_route) {
 			route = route_find(vif->vrf, p->family, &inside->remote);
@@ -508,7 +539,9 @@ __noinline int translation_holds(const struct vif *vif)
 		    !ip_equal(&c->fixed, &inside->local))
 			return DROP_TRANSLATION_GONE;
 	}
-	if (outside->vif == NO_VIF && !(f->flags & FLOW_FROM_OUTSIDE)) {
+	/* Of those who meet themselves, either entry may be asked. */
+	if ((outside->vif == NO_VIF || f->flags & FLOW_OWN_ADDRESS) && f->form != FORM_LOOP &&
+	    !(f->flags & FLOW_FROM_OUTSIDE)) {
 		struct node *n = node_get();
 
 		if (!n || !ip_equal(p->family == 4 ? &n->address4 : &n->address6, &outside->local))

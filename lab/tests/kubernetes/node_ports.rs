@@ -1,0 +1,158 @@
+//! Who reaches what by the addresses of nodes: node ports, hostPorts and health checks, from a pod on each node, from each
+//! node's own host, and from outside.
+
+use crate::{ANSWER, PATIENCE, Steps, ask_from_host, create_namespace, create_pod};
+use serde_json::{Value, json};
+use skein_lab::kubernetes::{Cluster, KubePod, ProbeOutcome};
+use skein_lab::{Host, wait_for};
+use std::collections::BTreeSet;
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+const NODE_PORT: u16 = 30_180;
+const LOCAL_PORT: u16 = 30_181;
+const CLOSED_PORT: u16 = 30_182;
+const HOST_PORT: u16 = 18_080;
+/// Often enough that each of three members answers.
+const OFTEN: usize = 30;
+const ISOLATED: &str = "closed";
+
+pub(crate) fn check(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) {
+    let service = |name: &str, spec: Value| {
+        let mut spec = spec;
+        spec["selector"] = json!({"set": "probe1"});
+        let object = json!({"metadata": {"name": name}, "spec": spec});
+        cluster.api().create(SERVICES, &object).unwrap()
+    };
+    let ports = |node_port: u16| json!([{"name": "tcp", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": node_port}]);
+    service("everywhere", json!({"type": "NodePort", "ports": ports(NODE_PORT)}));
+    let local = service(
+        "here",
+        json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": ports(LOCAL_PORT)}),
+    );
+    let health = local["spec"]["healthCheckNodePort"].as_u64().unwrap();
+    isolated_server(cluster, &cluster.nodes()[1].name().to_owned());
+    let clients = clients(cluster, pods);
+    let of_set: Vec<&KubePod> =
+        pods.iter().filter(|pod| pod.object["metadata"]["labels"]["set"] == "probe1").collect();
+    let all: BTreeSet<String> = of_set.iter().map(|pod| pod.name.clone()).collect();
+    for (number, node) in cluster.nodes().iter().enumerate() {
+        let address = node.host().ipv4().to_string();
+        let on_node = of_set.iter().filter(|pod| pod.node == node.name());
+        let on_node: BTreeSet<String> = on_node.map(|pod| pod.name.clone()).collect();
+        for client in &clients {
+            let at_home = client.home == Some(number);
+            let wanted = if at_home { &all } else { &on_node };
+            let mut addresses = vec![address.as_str()];
+            if at_home && client.is_host {
+                addresses.push("127.0.0.1");
+            }
+            for address in addresses {
+                expect(client, address, NODE_PORT, &all);
+                expect(client, address, LOCAL_PORT, wanted);
+                // Isolation holds inside the cluster; outside and hosts are no pods of another namespace.
+                let pod_elsewhere = client.home.is_some() && !client.is_host;
+                let closed: BTreeSet<String> =
+                    [if pod_elsewhere { "-" } else { "server" }.to_owned()].into();
+                expect(client, address, CLOSED_PORT, &closed);
+                let held = if number == 1 { "server" } else { "-" };
+                let held = if pod_elsewhere { "-" } else { held };
+                expect(client, address, HOST_PORT, &[held.to_owned()].into());
+            }
+        }
+        // Who is in front asks this.
+        let target = format!("{address}:{health}");
+        wait_for("a health check", PATIENCE, || {
+            let said = cluster.control_host().inside(|| get(&target)).unwrap();
+            let expected = if on_node.is_empty() { "HTTP/1.1 503" } else { "HTTP/1.1 200" };
+            if said.starts_with(expected) { Ok(()) } else { Err(said) }
+        })
+        .unwrap();
+    }
+    println!("{} clients asked 4 ports at 3 nodes", clients.len());
+    // The port goes with its pod.
+    cluster.api().delete(&format!("/api/v1/namespaces/{ISOLATED}/pods/server")).unwrap();
+    let address = cluster.nodes()[1].host().ipv4().to_string();
+    expect(&clients[0], &address, HOST_PORT, &["-".to_owned()].into());
+    for name in ["everywhere", "here"] {
+        cluster.api().delete(&format!("{SERVICES}/{name}")).unwrap();
+    }
+    cluster.api().delete(&format!("/api/v1/namespaces/{ISOLATED}")).unwrap();
+    steps.done("ports of nodes from pods, hosts and outside");
+}
+
+/// A pod in a namespace of its own networks, with a hostPort, behind a node port.
+fn isolated_server(cluster: &Cluster, node: &str) {
+    let isolated = json!({"name": ISOLATED, "annotations": {"opencontrail.org/isolation": "true"}});
+    create_namespace(cluster, &isolated);
+    let pod = json!({
+        "metadata": {"name": "server", "labels": {"app": "server"}},
+        "spec": {
+            "nodeName": node, "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "probe", "image": skein_lab::kubernetes::PROBE_IMAGE,
+                "imagePullPolicy": "Never",
+                "ports": [{"containerPort": 80, "hostPort": HOST_PORT}]}],
+        },
+    });
+    create_pod(cluster, ISOLATED, &pod);
+    let service = json!({"metadata": {"name": "server"}, "spec": {
+        "type": "NodePort", "selector": {"app": "server"},
+        "ports": [{"port": 80, "targetPort": 80, "nodePort": CLOSED_PORT}],
+    }});
+    cluster.api().create(&format!("/api/v1/namespaces/{ISOLATED}/services"), &service).unwrap();
+}
+
+struct Client<'a> {
+    name: String,
+    /// The node it is on.
+    home: Option<usize>,
+    is_host: bool,
+    ask: Box<dyn Fn(&[String]) -> Vec<ProbeOutcome> + 'a>,
+}
+
+fn clients<'a>(cluster: &'a Cluster, pods: &'a [KubePod]) -> Vec<Client<'a>> {
+    let host = |name: String, host: &'a Host, home| Client {
+        name,
+        home,
+        is_host: true,
+        ask: Box::new(move |targets| ask_from_host(cluster, host, targets, ANSWER)),
+    };
+    let mut all = vec![host("outside".into(), cluster.control_host(), None)];
+    for (number, node) in cluster.nodes().iter().enumerate() {
+        all.push(host(format!("host of {}", node.name()), node.host(), Some(number)));
+        let pod = pods.iter().find(|pod| pod.node == node.name()).unwrap();
+        all.push(Client {
+            name: format!("pod on {}", node.name()),
+            home: Some(number),
+            is_host: false,
+            ask: Box::new(move |targets| pod.ask(targets, ANSWER).unwrap()),
+        });
+    }
+    all
+}
+
+fn expect(client: &Client<'_>, address: &str, port: u16, wanted: &BTreeSet<String>) {
+    let often = if wanted.contains("-") { 1 } else { OFTEN };
+    let targets = vec![format!("tcp:{address}:{port}"); often];
+    wait_for(&format!("{} to {address}:{port}: {wanted:?}", client.name), PATIENCE, || {
+        let outcomes = (client.ask)(&targets);
+        let name = |outcome: &ProbeOutcome| {
+            outcome.answer.as_ref().map_or_else(|| "-".to_owned(), |answer| answer.pod.clone())
+        };
+        let seen: BTreeSet<String> = outcomes.iter().map(name).collect();
+        if seen == *wanted { Ok(()) } else { Err(format!("{seen:?}")) }
+    })
+    .unwrap();
+}
+
+fn get(target: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let ask = || -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect_timeout(&target.parse().unwrap(), ANSWER)?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said)?;
+        Ok(said)
+    };
+    ask().unwrap_or_else(|error| error.to_string())
+}
