@@ -26,6 +26,7 @@ mod policy_cases;
 mod random_policies;
 mod refusals;
 mod restarts;
+mod service_flows;
 mod services;
 mod staged;
 #[path = "../support/mod.rs"]
@@ -166,6 +167,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     steps.done("every node to every pod");
 
     services::check(&cluster, &network, &pods, &mut steps);
+    service_flows::check(&cluster, &network, &pods, &mut steps);
     node_ports::check(&cluster, &pods, &mut steps);
     dns::check(&cluster, &mut network, &upstream, &pods, &mut steps);
     policies::check(&cluster, &mut steps);

@@ -1,9 +1,9 @@
 //! `make bench`: every figure of the performance budget that this machine can show, each beside its
 //! peer, measured in one run.
 //!
-//! `skein-bench kubernetes` measures a real cluster instead.
+//! `skein-bench kubernetes` measures a real cluster instead, `skein-bench services` its services alone.
 //!
-//! Prints a table and writes `target/bench/summary.json` (`kubernetes.json`). A figure that falls short is said so; the
+//! Prints a table and writes `target/bench/summary.json` (`kubernetes.json`, `services.json`). A figure that falls short is said so; the
 //! exit code says whether the measurements could be made, not whether they please.
 
 mod awake;
@@ -12,6 +12,7 @@ mod kubernetes;
 mod measure;
 mod network;
 mod programs;
+mod services;
 
 use figure::Figures;
 use std::io::Write as _;
@@ -20,11 +21,14 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut figures = Figures::default();
     // The cluster is a run of its own: it needs the programs of Kubernetes, and some minutes.
-    let in_cluster = std::env::args().nth(1).is_some_and(|part| part == "kubernetes");
-    let (measured, name) = if in_cluster {
-        (kubernetes::everything(&mut figures).map_err(|e| e.to_string()), "kubernetes.json")
-    } else {
-        (measure::everything(&mut figures).map_err(|e| e.to_string()), "summary.json")
+    let (measured, name) = match std::env::args().nth(1).as_deref() {
+        Some("kubernetes") => {
+            (kubernetes::everything(&mut figures).map_err(|e| e.to_string()), "kubernetes.json")
+        }
+        Some("services") => {
+            (services::alone(&mut figures).map_err(|e| e.to_string()), "services.json")
+        }
+        _ => (measure::everything(&mut figures).map_err(|e| e.to_string()), "summary.json"),
     };
     if let Err(error) = measured {
         say(&figures.table());
