@@ -12,25 +12,6 @@ struct path {
 	__u32 form; /* and s->mate the addresses to leave with */
 };
 
-static __always_inline bool flow_closed(const struct flow *f)
-{
-	__u8 tcp = f->tcp;
-	struct flow *mate;
-
-	if (f->form) {
-		mate = bpf_map_lookup_elem(&flows, &f->mate);
-		if (mate)
-			tcp |= mate->tcp;
-	}
-	return tcp_closed(tcp);
-}
-
-/* Whose quota an entry counts in: the node's own address has none. */
-static __always_inline __u32 flow_owner(const struct flow_key *key, const struct flow *f)
-{
-	return key->vif == NO_VIF ? f->mate.vif : key->vif;
-}
-
 /* Takes out the entry of s->key, of which s->flow is a copy, and its mate. */
 static __noinline void flow_forget(struct scratch *s)
 {
@@ -189,6 +170,7 @@ __noinline int flow_open(const struct vif *vif, const struct origin *from, struc
 	int reason = 0;
 
 	__builtin_memset(f, 0, sizeof(*f));
+	s->crowded = 0;
 	f->direction = d;
 	f->open_source = p->source_port;
 	f->open_destination = p->destination_port;

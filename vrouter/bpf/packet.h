@@ -82,6 +82,7 @@ struct scratch {
 	__u32 target; /* host end of the workload in the underlay that it is for */
 	__u32 own; /* the node's own stack sent it to an address of its own */
 	__u32 lent; /* that, or from an own address that the fabric does not know: the known one stands in */
+	__u32 crowded; /* all members have a connection that would look the same: another port is to be found */
 	__u32 onward; /* translated into an answer to one: not for the vif it came to */
 	/* An answer under construction; pseudo header, ICMP header and quote for ICMPv6. */
 	__u8 answer[40 + 8 + ICMP_QUOTE];

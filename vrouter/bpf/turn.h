@@ -160,7 +160,7 @@ static __always_inline bool source_allowed(struct scratch *s, const struct servi
 
 /*
  * Picks a member for the client s->key.local and makes it s->flow's other end. A member that would give the workload two flows
- * that look the same is passed over.
+ * that look the same is passed over; if all would, the client gets another port there.
  */
 static __always_inline int service_pick(struct scratch *s, const struct service *service, __u32 hash)
 {
@@ -207,8 +207,13 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 	}
 #pragma clang loop unroll(full)
 	for (i = 0; i <= MEMBER_TRIES; i++) {
-		if (i == MEMBER_TRIES)
-			return DROP_TRANSLATION_COLLISION;
+		if (i == MEMBER_TRIES) {
+			/* Who meets itself has no port to give. */
+			if (f->form != FORM_WORKLOAD)
+				return DROP_TRANSLATION_COLLISION;
+			s->crowded = 1;
+			break;
+		}
 		if (i || !chosen->port) {
 			pick->slot.index = index;
 			index = index + 1 < count ? index + 1 : 0;
@@ -235,7 +240,7 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 				ip_from4(&f->mate.remote, bpf_htonl(HOST_GATEWAY4));
 			}
 		}
-		if (!bpf_map_lookup_elem(&flows, &f->mate))
+		if (mate_free())
 			break;
 	}
 	f->open_destination = chosen->port;
@@ -609,7 +614,8 @@ static __always_inline long insert_with_port(struct scratch *s, __u32 hash, bool
 	struct port_range range = { 1024, 65535 };
 	struct port_search search = { .error = EXISTS, .remote = remote };
 
-	if (!remote)
+	/* The node's address has ports for this; a client's own address all of them. */
+	if (!remote && !s->crowded)
 		range = node_ports(p);
 	search.first = range.first;
 
@@ -647,6 +653,9 @@ __noinline int flow_insert_pair(const struct vif *vif, __u32 hash)
 
 	if (!state)
 		return DROP_NO_INTERFACE;
+	if (borrows)
+		s->crowded = 0;
+	borrows |= form == FORM_WORKLOAD && s->crowded;
 	s->mate = f->mate;
 	f->mate = s->key;
 	if (form != FORM_LOOP)

@@ -3,6 +3,7 @@
 use super::daemon::{Daemon, Line, Place};
 use super::{Cluster, ClusterError};
 use crate::Host;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ const READY: Duration = Duration::from_secs(60);
 pub struct KubeProxy {
     daemon: Daemon,
     host: Host,
-    command: Vec<String>,
+    program: PathBuf,
 }
 
 impl KubeProxy {
@@ -47,7 +48,6 @@ impl KubeProxy {
             .flag("conntrack-min", 0)
             .flag("conntrack-tcp-timeout-established", "0s")
             .flag("conntrack-tcp-timeout-close-wait", "0s");
-        let command = vec![program.display().to_string(), "--cleanup".into()];
         let log = cluster.logs().join(format!("kube-proxy-{}.log", host.name()));
         let place = Place::Host(host.clone());
         let mut daemon = Daemon::start("kube-proxy", log, place, line)?;
@@ -55,7 +55,7 @@ impl KubeProxy {
             let answer = host.http(HEALTH, "GET", "/healthz", "").map_err(|e| e.to_string())?;
             if answer.status == 200 { Ok(()) } else { Err(answer.body) }
         })?;
-        Ok(KubeProxy { daemon, host: host.clone(), command })
+        Ok(KubeProxy { daemon, host: host.clone(), program })
     }
 
     /// Its version, and the iptables it writes its rules with.
@@ -63,13 +63,12 @@ impl KubeProxy {
     /// # Errors
     /// They could not be asked.
     pub fn versions(&self) -> Result<String, ClusterError> {
-        let say = |program: &str, argument: &str| {
+        let say = |program: &Path, argument: &str| {
             let said = self.host.run(Command::new(program).arg(argument))?.success()?;
             Ok::<_, ClusterError>(said.trim().to_owned())
         };
-        let own = self.command.first().map_or("kube-proxy", String::as_str);
-        let own = say(own, "--version")?.replace("Kubernetes ", "kube-proxy ");
-        Ok(format!("{own}, {}", say("iptables", "-V")?))
+        let own = say(&self.program, "--version")?.replace("Kubernetes ", "kube-proxy ");
+        Ok(format!("{own}, {}", say(Path::new("iptables"), "-V")?))
     }
 
     /// Ends it and takes its rules away.
@@ -78,11 +77,11 @@ impl KubeProxy {
     /// What it said.
     pub fn remove(mut self) -> Result<(), ClusterError> {
         self.daemon.kill()?;
-        let (program, arguments) = self
-            .command
-            .split_first()
-            .ok_or_else(|| ClusterError::answer("kube-proxy", "no command"))?;
-        self.host.run(Command::new(program).args(arguments))?.success()?;
+        // Its own `--cleanup` fails where there is no ipset. The kubelet makes its chains again.
+        for command in ["iptables", "ip6tables"] {
+            let line = format!("{command}-save | grep -v KUBE- | {command}-restore");
+            self.host.run(Command::new("sh").args(["-c", &line]))?.success()?;
+        }
         Ok(())
     }
 }

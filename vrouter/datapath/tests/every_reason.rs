@@ -181,10 +181,10 @@ fn translated(bed: &mut Bed) -> Vec<(R, Hook, Vec<u8>)> {
 
     let to_web =
         |protocol, transport: &[u8]| from_alice(&ip4(ALICE, web.into()).with(protocol, transport));
-    // A connection whose member goes, and one that looks as the service's would.
+    // A connection whose member goes, and one that looks as another would.
     bed.alice(&to_web(17, &udp(62, 72, b"")));
     bed.datapath.set_service(&service(2, web, 17, 72, vec![])).unwrap();
-    bed.alice(&from_alice(&ip4(ALICE, FAR).with(17, &udp(60, 61, b""))));
+    bed.alice(&to_web(17, &udp(60, 70, b"")));
     let world = Ipv4Addr::new(198, 51, 100, 1);
     let into = |label, port| {
         let packet = ip4(world, [203, 0, 113, 1].into()).with(6, &tcp(1000, port, SYN));
@@ -201,7 +201,11 @@ fn translated(bed: &mut Bed) -> Vec<(R, Hook, Vec<u8>)> {
             Hook::Fabric,
             vxlan(PEER, ALICE_LABEL, &ip4(FAR, ALICE).with(17, &udp(61, 62, b""))),
         ),
-        (R::TranslationCollision, Hook::Workload, to_web(17, &udp(60, 70, b""))),
+        (
+            R::TranslationCollision,
+            Hook::Workload,
+            from_alice(&ip4(ALICE, FAR).with(17, &udp(60, 61, b""))),
+        ),
         (R::PortNotMapped, Hook::Fabric, into(205, 81)),
         (R::FloatingDirection, Hook::Fabric, into(206, 80)),
         (
