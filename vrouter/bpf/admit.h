@@ -207,7 +207,7 @@ __noinline int flow_open(const struct vif *vif, const struct origin *from, struc
 			reason = flow_resolve(vif, from, policy, hash);
 	}
 	if (!reason && f->flags & FLOW_OWN_ADDRESS && !f->form)
-		reason = known_leave(s);
+		reason = known_leave();
 	if (reason)
 		return reason < 0 ? DROP_DISCARD_ROUTE : reason;
 	f->last_seen = bpf_ktime_get_coarse_ns();

@@ -64,6 +64,16 @@ struct pick {
 	struct address_key at;
 };
 
+/* For a free port (turn.h). Here, as a chain of calls has 512 bytes of stack. */
+struct port_search {
+	__u32 remote; /* the other end's port, not ours */
+	__u32 size;
+	__u32 at;
+	__u32 seed;
+	struct port_pool pool;
+	__s32 error;
+};
+
 struct scratch {
 	struct packet packet;
 	struct packet quoted; /* the packet an ICMP error is about */
@@ -72,6 +82,7 @@ struct scratch {
 	struct flow flow;
 	struct turn turn;
 	struct pick pick;
+	struct port_search search;
 	struct origin from; /* of the packet at the vif it is at by now */
 	__u32 via; /* VRF of the services a route leads to */
 	__u32 action; /* what the hook returns */

@@ -33,7 +33,7 @@ pub(crate) fn check(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) {
         json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": ports(LOCAL_PORT)}),
     );
     let health = local["spec"]["healthCheckNodePort"].as_u64().unwrap();
-    isolated_server(cluster, &cluster.nodes()[1].name().to_owned());
+    isolated_server(cluster, cluster.nodes()[1].name());
     let clients = clients(cluster, pods);
     let members = |node: &str| -> BTreeSet<String> {
         let those = pods.iter().filter(|pod| pod.object["metadata"]["labels"]["set"] == "probe1");
@@ -144,12 +144,15 @@ fn isolated_server(cluster: &Cluster, node: &str) {
     cluster.api().create(&format!("/api/v1/namespaces/{ISOLATED}/services"), &service).unwrap();
 }
 
+/// Asks targets, each for so long.
+type Ask<'a> = dyn Fn(&[String], Duration) -> Vec<ProbeOutcome> + 'a;
+
 struct Client<'a> {
     name: String,
     /// The node it is on.
     home: Option<usize>,
     is_host: bool,
-    ask: Box<dyn Fn(&[String], Duration) -> Vec<ProbeOutcome> + 'a>,
+    ask: Box<Ask<'a>>,
 }
 
 fn clients<'a>(cluster: &'a Cluster, pods: &'a [KubePod]) -> Vec<Client<'a>> {

@@ -11,6 +11,7 @@
 pub mod frames;
 pub mod named;
 pub mod programs;
+pub mod steps;
 pub mod traffic;
 pub mod web;
 

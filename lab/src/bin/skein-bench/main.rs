@@ -1,7 +1,8 @@
 //! `make bench`: every figure of the performance budget that this machine can show, each beside its
 //! peer, measured in one run.
 //!
-//! `skein-bench kubernetes` measures a real cluster instead, `skein-bench services` its services alone.
+//! `skein-bench fabric` measures only what goes through a fabric, `skein-bench kubernetes` a real cluster instead, and
+//! of that `skein-bench manager` only what a large one costs the manager, `skein-bench services` only new connections.
 //!
 //! Prints a table and writes `target/bench/summary.json` (`kubernetes.json`, `services.json`). A figure that falls short is said so; the
 //! exit code says whether the measurements could be made, not whether they please.
@@ -20,15 +21,22 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut figures = Figures::default();
-    // The cluster is a run of its own: it needs the programs of Kubernetes, and some minutes.
-    let (measured, name) = match std::env::args().nth(1).as_deref() {
-        Some("kubernetes") => {
+    let part = std::env::args().nth(1).unwrap_or_default();
+    let (measured, name) = match part.as_str() {
+        "" => (everything(&mut figures), "summary.json"),
+        "fabric" => (measure::fabric(&mut figures).map_err(|e| e.to_string()), "fabric.json"),
+        // The cluster is a run of its own: it needs the programs of Kubernetes, and some minutes.
+        "kubernetes" => {
             (kubernetes::everything(&mut figures).map_err(|e| e.to_string()), "kubernetes.json")
         }
-        Some("services") => {
-            (services::alone(&mut figures).map_err(|e| e.to_string()), "services.json")
+        "manager" => (kubernetes::manager(&mut figures).map_err(|e| e.to_string()), "manager.json"),
+        "services" => (services::alone(&mut figures).map_err(|e| e.to_string()), "services.json"),
+        other => {
+            say(&format!(
+                "`{other}` is not a part: say `fabric`, `kubernetes`, `manager`, `services` or nothing."
+            ));
+            return ExitCode::FAILURE;
         }
-        _ => (measure::everything(&mut figures).map_err(|e| e.to_string()), "summary.json"),
     };
     if let Err(error) = measured {
         say(&figures.table());
@@ -46,6 +54,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What needs no cluster.
+fn everything(figures: &mut Figures) -> Result<(), String> {
+    measure::programs(figures).map_err(|e| e.to_string())?;
+    measure::fabric(figures).map_err(|e| e.to_string())
 }
 
 /// A line for people.
