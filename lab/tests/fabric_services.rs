@@ -391,7 +391,7 @@ fn node_ports_answer_at_every_node_from_everywhere() {
     let hosts = [0, 1].map(|node| bed.fabric.node(node).host().clone());
     second_addresses(&hosts);
     let outside = bed.fabric.control_host().clone();
-    let web = balancer(&bed, "web", json!({"external_traffic_policy": "Cluster"}));
+    balancer(&bed, "web", json!({"external_traffic_policy": "Cluster"}));
     member(&bed, 0, &near, json!({}));
     member(&bed, 1, &far, json!({}));
     let clients = clients(&hosts, [&here.pod, &there.pod], &outside);
@@ -445,7 +445,67 @@ fn node_ports_answer_at_every_node_from_everywhere() {
     assert!(from_pod(&there.pod, &address, 30080).is_ok());
     bed.fabric.node_mut(0).restart_agent().unwrap();
     assert!(from_host(&hosts[0], "127.0.0.1", 30080).is_ok());
-    let _ = web;
+    // kube-proxy beside: whoever sees a packet first serves it.
+    for host in &hosts {
+        let rules = kube_proxys_rules(near.ipv4(), far.ipv4());
+        let path = std::env::temp_dir().join(format!("skein-lab-rules-{}", host.name()));
+        std::fs::write(&path, rules).unwrap();
+        host.run(Command::new("iptables-restore").arg("--noflush").arg(&path))
+            .unwrap()
+            .success()
+            .unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+    assert_node_ports(&self::clients(&hosts, [&here.pod, &there.pod], &outside), &hosts, false);
+    let both: BTreeSet<String> = ["near", "far"].map(str::to_owned).into();
+    for host in &hosts {
+        assert_eq!(answering(|| from_host(host, VIP, 80)), both);
+    }
+}
+
+/// What kube-proxy in its iptables mode, and the kubelet, write for the service of two members.
+fn kube_proxys_rules(one: &str, other: &str) -> String {
+    let chains = [
+        "KUBE-SERVICES",
+        "KUBE-NODEPORTS",
+        "KUBE-EXT-WEB",
+        "KUBE-SVC-WEB",
+        "KUBE-SEP-ONE",
+        "KUBE-SEP-OTHER",
+        "KUBE-MARK-MASQ",
+        "KUBE-POSTROUTING",
+    ];
+    let chains = chains.map(|chain| format!(":{chain} - [0:0]\n")).concat();
+    format!(
+        "*nat\n{chains}\
+         -A PREROUTING -j KUBE-SERVICES\n\
+         -A OUTPUT -j KUBE-SERVICES\n\
+         -A POSTROUTING -j KUBE-POSTROUTING\n\
+         -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000\n\
+         -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
+         -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0\n\
+         -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n\
+         -A KUBE-SERVICES -d {VIP}/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-WEB\n\
+         -A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS\n\
+         -A KUBE-NODEPORTS -p tcp -m tcp --dport 30080 -j KUBE-EXT-WEB\n\
+         -A KUBE-EXT-WEB -j KUBE-MARK-MASQ\n\
+         -A KUBE-EXT-WEB -j KUBE-SVC-WEB\n\
+         -A KUBE-SVC-WEB ! -s 10.1.0.0/24 -d {VIP}/32 -p tcp -m tcp --dport 80 -j KUBE-MARK-MASQ\n\
+         -A KUBE-SVC-WEB -m statistic --mode random --probability 0.5 -j KUBE-SEP-ONE\n\
+         -A KUBE-SVC-WEB -j KUBE-SEP-OTHER\n\
+         -A KUBE-SEP-ONE -s {one}/32 -j KUBE-MARK-MASQ\n\
+         -A KUBE-SEP-ONE -p tcp -m tcp -j DNAT --to-destination {one}:8080\n\
+         -A KUBE-SEP-OTHER -s {other}/32 -j KUBE-MARK-MASQ\n\
+         -A KUBE-SEP-OTHER -p tcp -m tcp -j DNAT --to-destination {other}:8080\n\
+         COMMIT\n\
+         *filter\n:KUBE-FIREWALL - [0:0]\n:KUBE-FORWARD - [0:0]\n\
+         -A INPUT -j KUBE-FIREWALL\n\
+         -A OUTPUT -j KUBE-FIREWALL\n\
+         -A FORWARD -j KUBE-FORWARD\n\
+         -A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP\n\
+         -A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n\
+         COMMIT\n"
+    )
 }
 
 fn plain_http(target: &str) -> String {

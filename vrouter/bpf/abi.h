@@ -317,7 +317,7 @@ enum flow_flags {
 	FLOW_FROM_OUTSIDE = 2, /* a client outside the fabric opened it, to a member of this node */
 	FLOW_OPEN = 64,     /* a workload opened it to a service with SERVICE_OPEN */
 	FLOW_TO_NODE_PORT = 4, /* a workload opened it to a service that is meant for clients outside */
-	FLOW_OWN_ADDRESS = 32, /* the node's own stack opened it to an address of its own */
+	FLOW_OWN_ADDRESS = 32, /* the node's own stack opened it to an own address, or from one the fabric does not know */
 	FLOW_LINK_LOCAL = 128, /* a workload opened it to a link-local service: no policy is asked */
 };
 

@@ -12,25 +12,6 @@ struct path {
 	__u32 form; /* and s->mate the addresses to leave with */
 };
 
-static __always_inline bool flow_closed(const struct flow *f)
-{
-	__u8 tcp = f->tcp;
-	struct flow *mate;
-
-	if (f->form) {
-		mate = bpf_map_lookup_elem(&flows, &f->mate);
-		if (mate)
-			tcp |= mate->tcp;
-	}
-	return tcp_closed(tcp);
-}
-
-/* Whose quota an entry counts in: the node's own address has none. */
-static __always_inline __u32 flow_owner(const struct flow_key *key, const struct flow *f)
-{
-	return key->vif == NO_VIF ? f->mate.vif : key->vif;
-}
-
 /* Takes out the entry of s->key, of which s->flow is a copy, and its mate. */
 static __noinline void flow_forget(struct scratch *s)
 {
@@ -118,7 +99,8 @@ __noinline int flow_again(const struct vif *vif, const struct origin *from)
 	vrf = aside ? f->vrf : s->flow.vrf;
 	if (vrf != vif->vrf)
 		generation += generation_of(vrf);
-	if (f->policy == policy && f->generation == generation &&
+	/* Who opens is not to meet a member that takes no new connections, though the old one went on there. */
+	if (f->policy == policy && f->generation == generation && !(opens && f->form) &&
 	    (d == EGRESS || (f->peer == from->peer && f->arrival == from->context)))
 		return 0;
 	if (f->form)
@@ -188,11 +170,14 @@ __noinline int flow_open(const struct vif *vif, const struct origin *from, struc
 	int reason = 0;
 
 	__builtin_memset(f, 0, sizeof(*f));
+	s->crowded = 0;
 	f->direction = d;
 	f->open_source = p->source_port;
 	f->open_destination = p->destination_port;
 	f->entropy = entropy_port(hash);
 	f->ifindex = vif->ifindex;
+	if (d == EGRESS && s->lent)
+		f->flags = FLOW_OWN_ADDRESS;
 	f->vrf = vif->vrf;
 	f->generation = generation_of(vif->vrf);
 	if (from->flags & ORIGIN_OUTSIDE)
@@ -221,6 +206,8 @@ __noinline int flow_open(const struct vif *vif, const struct origin *from, struc
 		if (!reason)
 			reason = flow_resolve(vif, from, policy, hash);
 	}
+	if (!reason && f->flags & FLOW_OWN_ADDRESS && !f->form)
+		reason = known_leave();
 	if (reason)
 		return reason < 0 ? DROP_DISCARD_ROUTE : reason;
 	f->last_seen = bpf_ktime_get_coarse_ns();

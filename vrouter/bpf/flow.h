@@ -297,3 +297,54 @@ static __always_inline __u32 flow_forget_one(const struct flow_key *key, const s
 	}
 	return 1;
 }
+
+static __always_inline bool flow_closed(const struct flow *f)
+{
+	__u8 tcp = f->tcp;
+	struct flow *mate;
+
+	if (f->form) {
+		mate = bpf_map_lookup_elem(&flows, &f->mate);
+		if (mate)
+			tcp |= mate->tcp;
+	}
+	return tcp_closed(tcp);
+}
+
+/* Whose quota an entry counts in: the node's own address has none. */
+static __always_inline __u32 flow_owner(const struct flow_key *key, const struct flow *f)
+{
+	return key->vif == NO_VIF ? f->mate.vif : key->vif;
+}
+
+/*
+ * Whether s->flow.mate is free for a new connection. One that has ended makes room: clients use their ports again, and those of two
+ * services are the same ones for a member of both.
+ */
+static __noinline bool mate_free(void)
+{
+	struct scratch *s = scratch_get();
+
+	if (!s)
+		return false;
+	/* On the stack there is no room for another key; whoever is asked here sets s->mate later. */
+	struct flow_key *key = &s->flow.mate, *other = &s->mate;
+	struct flow *taken = bpf_map_lookup_elem(&flows, key), *mate;
+	__u32 owner;
+	bool of_remote;
+
+	if (!taken)
+		return true;
+	if (!tcp_opens(&s->packet) || !flow_closed(taken))
+		return false;
+	owner = flow_owner(key, taken);
+	of_remote = taken->direction & FLOW_OF_REMOTE;
+	*other = taken->mate;
+	mate = taken->form ? bpf_map_lookup_elem(&flows, other) : 0;
+	flow_forget_one(key, &key->remote, owner, of_remote);
+	if (mate) {
+		of_remote = mate->direction & FLOW_OF_REMOTE;
+		flow_forget_one(other, &other->remote, owner, of_remote);
+	}
+	return true;
+}

@@ -119,7 +119,7 @@ static __always_inline bool flow_wanted(struct scratch *s, const struct vif *vif
 		return false;
 	if (vif->floating[0])
 		return true;
-	if (s->own || destination_owner(s))
+	if (s->lent || destination_owner(s))
 		return true;
 	route = route_find(vif->vrf, p->family, &p->destination);
 	nh = route ? next_hop_get(route->next_hop) : 0;
@@ -279,7 +279,7 @@ static __always_inline int workload_packet(struct __sk_buff *skb, struct scratch
 	int reason;
 
 	s->vif = 0;
-	s->outside = s->own = 0;
+	s->outside = s->own = s->lent = 0;
 	s->direction = EGRESS;
 	p->family = 0;
 	if (skb->vlan_present || vlan_type(skb->protocol)) {
@@ -323,6 +323,7 @@ static __always_inline int workload_packet(struct __sk_buff *skb, struct scratch
 	reason = s->own ? 0 : sanity(p);
 	if (reason)
 		return reason;
+	s->lent = s->own || (vif->flags & VIF_HOST && source_unknown(s));
 	if (p->ttl <= 1)
 		return ttl_exceeded(skb, s, vif);
 	if (p->fragment != FRAGMENT_NONE) {
@@ -358,7 +359,7 @@ static __always_inline int fabric_packet(struct __sk_buff *skb, struct scratch *
 	int reason;
 
 	s->vif = 0;
-	s->outside = s->own = 0;
+	s->outside = s->own = s->lent = 0;
 	s->direction = INGRESS;
 	reason = tunnel_parse(skb, &t);
 	if (reason)

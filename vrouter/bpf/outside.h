@@ -156,7 +156,7 @@ __noinline int outside_packet(struct __sk_buff *skb)
 		return NOT_OURS;
 	family = skb->protocol == bpf_htons(ETH_P_IP) ? 4 : 6;
 	s->vif = NO_VIF;
-	s->outside = s->own = 0;
+	s->outside = s->own = s->lent = 0;
 	s->direction = INGRESS;
 	if (parse(skb, p, sizeof(struct ethhdr), family, false))
 		return NOT_OURS;

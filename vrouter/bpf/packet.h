@@ -64,6 +64,16 @@ struct pick {
 	struct address_key at;
 };
 
+/* For a free port (turn.h). Here, as a chain of calls has 512 bytes of stack. */
+struct port_search {
+	__u32 remote; /* the other end's port, not ours */
+	__u32 size;
+	__u32 at;
+	__u32 seed;
+	struct port_pool pool;
+	__s32 error;
+};
+
 struct scratch {
 	struct packet packet;
 	struct packet quoted; /* the packet an ICMP error is about */
@@ -72,6 +82,7 @@ struct scratch {
 	struct flow flow;
 	struct turn turn;
 	struct pick pick;
+	struct port_search search;
 	struct origin from; /* of the packet at the vif it is at by now */
 	__u32 via; /* VRF of the services a route leads to */
 	__u32 action; /* what the hook returns */
@@ -81,6 +92,8 @@ struct scratch {
 	__u32 outside; /* a client outside sent it, who gets the answers */
 	__u32 target; /* host end of the workload in the underlay that it is for */
 	__u32 own; /* the node's own stack sent it to an address of its own */
+	__u32 lent; /* that, or from an own address that the fabric does not know: the known one stands in */
+	__u32 crowded; /* all members have a connection that would look the same: another port is to be found */
 	__u32 onward; /* translated into an answer to one: not for the vif it came to */
 	/* An answer under construction; pseudo header, ICMP header and quote for ICMPv6. */
 	__u8 answer[40 + 8 + ICMP_QUOTE];

@@ -160,7 +160,7 @@ static __always_inline bool source_allowed(struct scratch *s, const struct servi
 
 /*
  * Picks a member for the client s->key.local and makes it s->flow's other end. A member that would give the workload two flows
- * that look the same is passed over.
+ * that look the same is passed over; if all would, the client gets another port there.
  */
 static __always_inline int service_pick(struct scratch *s, const struct service *service, __u32 hash)
 {
@@ -172,7 +172,7 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 	const struct ip *self = &s->key.local;
 	int i;
 
-	if (s->own) {
+	if (s->lent) {
 		self = own_address(p->family);
 		if (!self)
 			return DROP_DISCARD_ROUTE;
@@ -207,8 +207,13 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 	}
 #pragma clang loop unroll(full)
 	for (i = 0; i <= MEMBER_TRIES; i++) {
-		if (i == MEMBER_TRIES)
-			return DROP_TRANSLATION_COLLISION;
+		if (i == MEMBER_TRIES) {
+			/* Who meets itself has no port to give. */
+			if (f->form != FORM_WORKLOAD)
+				return DROP_TRANSLATION_COLLISION;
+			s->crowded = 1;
+			break;
+		}
 		if (i || !chosen->port) {
 			pick->slot.index = index;
 			index = index + 1 < count ? index + 1 : 0;
@@ -235,7 +240,7 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 				ip_from4(&f->mate.remote, bpf_htonl(HOST_GATEWAY4));
 			}
 		}
-		if (!bpf_map_lookup_elem(&flows, &f->mate))
+		if (mate_free())
 			break;
 	}
 	f->open_destination = chosen->port;
@@ -318,16 +323,50 @@ __noinline int outside_leave(void)
 	return 0;
 }
 
-/* Whose the destination of the packet is: 0 if no node's. */
-static __always_inline __u32 destination_owner(struct scratch *s)
+/* Whose an address is: 0 if no node's. */
+static __always_inline __u32 address_owner(struct scratch *s, const struct ip *address)
 {
 	struct address_key *at = &s->pick.at;
 	__u32 *owner;
 
 	at->family = s->packet.family;
-	at->address = s->packet.destination;
+	at->address = *address;
 	owner = bpf_map_lookup_elem(&node_addresses, at);
 	return owner ? *owner : 0;
+}
+
+static __always_inline __u32 destination_owner(struct scratch *s)
+{
+	return address_owner(s, &s->packet.destination);
+}
+
+/*
+ * Whether the node's own stack sends from an address of its own that the fabric does not know. Masquerading does, kube-proxy's,
+ * too: it takes the node's first address.
+ */
+static __always_inline bool source_unknown(struct scratch *s)
+{
+	const struct ip *self = own_address(s->packet.family);
+
+	return self && !ip_equal(self, &s->packet.source) && address_owner(s, &s->packet.source) == ADDRESS_OWN;
+}
+
+/* From such an address to what is no service: with the known one, and a port that flow_insert_pair finds. */
+__noinline int known_leave(void)
+{
+	struct scratch *s = scratch_get();
+
+	if (!s)
+		return DROP_DISCARD_ROUTE;
+	const struct ip *self = own_address(s->packet.family);
+	struct flow *f = &s->flow;
+
+	if (!self)
+		return DROP_DISCARD_ROUTE;
+	f->form = FORM_WORKLOAD;
+	f->mate = s->key;
+	f->mate.local = *self;
+	return 0;
 }
 
 /* The service of a pseudo VRF to which the packet goes by its very destination, else by all nodes' addresses. */
@@ -390,7 +429,6 @@ __noinline int node_port_enter(const struct vif *vif, __u32 hash)
 	if (s->own) {
 		if (!service)
 			return DROP_SERVICE_PORT;
-		s->flow.flags |= FLOW_OWN_ADDRESS;
 	} else {
 		if (!service)
 			service = service_by(s, 0, false);
@@ -472,6 +510,8 @@ __noinline int translation_holds(const struct vif *vif)
 
 	if (f->service) {
 		bool loop = f->form == FORM_LOOP;
+		/* What is connected stays, as long as there is a way to it: a member that is not ready just gets no new ones. */
+		bool stays = p->protocol == IPPROTO_TCP && !tcp_opens(p);
 		struct member_key key = { .service = f->service, .family = p->family };
 		bool ask_route = inside->vif != NO_VIF && !(f->flags & (FLOW_FROM_OUTSIDE | FLOW_TO_NODE_PORT));
 		struct next_hop *nh;
@@ -493,7 +533,7 @@ __noinline int translation_holds(const struct vif *vif)
 			key.address = outside->remote;
 			key.port = outside->remote_port;
 		}
-		if (!bpf_map_lookup_elem(&member_set, &key))
+		if (!stays && !bpf_map_lookup_elem(&member_set, &key))
 			return DROP_TRANSLATION_GONE;
 		if (ask_route) {
 			route = route_find(vif->vrf, p->family, &inside->remote);
@@ -508,7 +548,9 @@ __noinline int translation_holds(const struct vif *vif)
 		    !ip_equal(&c->fixed, &inside->local))
 			return DROP_TRANSLATION_GONE;
 	}
-	if (outside->vif == NO_VIF && !(f->flags & FLOW_FROM_OUTSIDE)) {
+	/* Of those who meet themselves, either entry may be asked. */
+	if ((outside->vif == NO_VIF || f->flags & FLOW_OWN_ADDRESS) && f->form != FORM_LOOP &&
+	    !(f->flags & FLOW_FROM_OUTSIDE)) {
 		struct node *n = node_get();
 
 		if (!n || !ip_equal(p->family == 4 ? &n->address4 : &n->address6, &outside->local))
@@ -569,24 +611,18 @@ static __always_inline __u16 pool_port(const struct port_pool *pool, __u32 at)
 	return 0;
 }
 
-struct port_search {
-	__u32 remote; /* the other end's port, not ours */
-	__u32 size;
-	__u32 at;
-	__u32 seed;
-	struct port_pool pool;
-	__s32 error;
-};
-
 /* One port; 1 ends the search. */
-static long try_port(__u32 round, struct port_search *search)
+static long try_port(__u32 round, void *none)
 {
 	struct scratch *s = scratch_get();
-	__u16 port = pool_port(&search->pool, search->at);
 
 	(void)round;
+	(void)none;
 	if (!s)
 		return 1;
+	struct port_search *search = &s->search;
+	__u16 port = pool_port(&search->pool, search->at);
+
 	if (search->remote)
 		s->mate.remote_port = port;
 	else
@@ -610,24 +646,29 @@ static long try_port(__u32 round, struct port_search *search)
 static __always_inline long insert_with_port(struct scratch *s, __u32 hash, bool remote)
 {
 	const struct packet *p = &s->packet;
-	struct port_search search = { .error = EXISTS, .remote = remote, .seed = hash };
+	struct port_search *search = &s->search;
 
-	if (remote) {
-		search.pool.range[0].first = 1024;
-		search.pool.range[0].last = 65535;
+	__builtin_memset(search, 0, sizeof(*search));
+	search->error = EXISTS;
+	search->remote = remote;
+	search->seed = hash;
+	/* The node's address has ports for this; a client's own address all of them. */
+	if (remote || s->crowded) {
+		search->pool.range[0].first = 1024;
+		search->pool.range[0].last = 65535;
 	} else {
-		node_ports(p, &search.pool);
+		node_ports(p, &search->pool);
 	}
 
 	/* A protocol without ports: one flow for each pair of addresses. */
 	if (!has_ports(p) && p->icmp_kind == ICMP_NONE)
 		return bpf_map_update_elem(&flows, &s->mate, &s->flow, BPF_NOEXIST);
-	search.size = pool_size(&search.pool);
-	if (!search.size)
+	search->size = pool_size(&search->pool);
+	if (!search->size)
 		return EXISTS;
-	search.at = hash % search.size;
-	bpf_loop(PORT_TRIES, try_port, &search, 0);
-	return search.error;
+	search->at = hash % search->size;
+	bpf_loop(PORT_TRIES, try_port, 0, 0);
+	return search->error;
 }
 
 /* Enters s->flow under s->key and under its mate. The mate goes first: until the other is there nothing refers to it. */
@@ -653,6 +694,9 @@ __noinline int flow_insert_pair(const struct vif *vif, __u32 hash)
 
 	if (!state)
 		return DROP_NO_INTERFACE;
+	if (borrows)
+		s->crowded = 0;
+	borrows |= form == FORM_WORKLOAD && s->crowded;
 	s->mate = f->mate;
 	f->mate = s->key;
 	if (form != FORM_LOOP)

@@ -265,6 +265,14 @@ impl Cluster {
         &self.lab
     }
 
+    /// Adds a host to the underlay that is no node.
+    ///
+    /// # Errors
+    /// A command that failed.
+    pub fn add_host(&mut self, name: &str) -> Result<Host, ClusterError> {
+        Ok(self.lab.host(name)?)
+    }
+
     /// Adds a router at the edge of the underlay and a host beyond it.
     ///
     /// # Errors

@@ -101,6 +101,15 @@ impl KubePod {
         Ok(command)
     }
 
+    /// Runs `work` on a thread in the pod's network namespace.
+    ///
+    /// # Errors
+    /// As [`KubePod::pid`].
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, ClusterError> {
+        let path = format!("/proc/{}/ns/net", self.pid()?);
+        Ok(crate::command::inside(Some(Path::new(&path)), work)?)
+    }
+
     /// Runs a command in the pod to its end.
     ///
     /// # Errors

@@ -36,14 +36,6 @@ impl Programs {
     /// # Errors
     /// [`ClusterError::NoKubernetes`], or a missing package.
     pub fn find() -> Result<Programs, ClusterError> {
-        let folders = folders();
-        let kubernetes = |program: &'static str| {
-            folders
-                .iter()
-                .map(|folder| folder.join(program))
-                .find(|path| path.is_file())
-                .ok_or(ClusterError::NoKubernetes { program, searched: folders.clone() })
-        };
         let etcd = match kubernetes("etcd") {
             Ok(path) => path,
             Err(_) => require("etcd", "etcd-server")?,
@@ -66,6 +58,21 @@ impl Programs {
             ctr: require("ctr", "containerd")?,
         })
     }
+
+    /// Kubernetes' service proxy, which no cluster of ours needs: a neighbour, and a peer to measure beside.
+    ///
+    /// # Errors
+    /// [`ClusterError::NoKubernetes`].
+    pub fn kube_proxy() -> Result<PathBuf, ClusterError> {
+        kubernetes("kube-proxy")
+    }
+}
+
+/// A program of Kubernetes: the first of its name.
+fn kubernetes(program: &'static str) -> Result<PathBuf, ClusterError> {
+    let searched = folders();
+    let found = searched.iter().map(|folder| folder.join(program)).find(|path| path.is_file());
+    found.ok_or(ClusterError::NoKubernetes { program, searched })
 }
 
 fn folders() -> Vec<PathBuf> {

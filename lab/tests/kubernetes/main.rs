@@ -16,6 +16,7 @@ mod ingress;
 mod ingress_controller;
 mod lifecycle;
 mod networks;
+mod node_ports;
 #[allow(dead_code, unreachable_pub, reason = "shared with the manager's own tests")]
 #[path = "../../../orchestration/kube/tests/support/oracle.rs"]
 mod oracle;
@@ -27,6 +28,7 @@ mod policy_cases;
 mod random_policies;
 mod refusals;
 mod restarts;
+mod service_flows;
 mod services;
 mod staged;
 #[path = "../support/mod.rs"]
@@ -158,6 +160,8 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     steps.done("every node to every pod");
 
     services::check(&cluster, &network, &pods, &mut steps);
+    service_flows::check(&cluster, &network, &pods, &mut steps);
+    node_ports::check(&cluster, &pods, &mut steps);
     dns::check(&cluster, &mut network, &upstream, &pods, &mut steps);
     policies::check(&cluster, &mut steps);
     staged::check(&cluster, &network, &pods, &mut steps);

@@ -57,13 +57,13 @@ fn service(cluster: &Cluster, name: &str, set: &str, more: &Value) -> Value {
     cluster.api().create(SERVICES, &object).unwrap()
 }
 
-fn names(pods: &[KubePod], set: &str) -> BTreeSet<String> {
+pub(crate) fn names(pods: &[KubePod], set: &str) -> BTreeSet<String> {
     let of_set = |pod: &&KubePod| pod.object["metadata"]["labels"]["set"] == set;
     pods.iter().filter(of_set).map(|pod| pod.name.clone()).collect()
 }
 
 /// Who answers; an answer that is missing is one of "-".
-fn answering(outcomes: &[ProbeOutcome]) -> BTreeSet<String> {
+pub(crate) fn answering(outcomes: &[ProbeOutcome]) -> BTreeSet<String> {
     let name =
         |outcome: &ProbeOutcome| outcome.answer.as_ref().map_or("-".into(), |a| a.pod.clone());
     outcomes.iter().map(name).collect()
@@ -234,7 +234,7 @@ fn expect(
     answered_by(members, &targets[0], || ask_from_host(cluster, from, targets, ANSWER))
 }
 
-fn answered_by(
+pub(crate) fn answered_by(
     members: &BTreeSet<String>,
     who: &str,
     ask: impl Fn() -> Vec<ProbeOutcome>,

@@ -116,8 +116,8 @@ fn arrange(old: &[Vec<u8>], wanted: &BTreeSet<Vec<u8>>) -> Vec<Vec<u8>> {
 
 impl Datapath {
     /// Adds a service or replaces it, members and all. New connections meet the old or the new members, never a gap.
-    /// Connections of members that are not named any more: TCP drops with [`crate::DropReason::TranslationGone`] until the
-    /// client opens anew, everything else moves to another member with its next packet.
+    /// Connections of members that are not named any more: TCP stays while the member is routed, everything else moves to another
+    /// member with its next packet.
     ///
     /// # Errors
     /// [`Error::Argument`] for a VRF out of range, a member of another family, or a protocol without ports; [`Error::Full`].
@@ -217,7 +217,7 @@ impl Datapath {
         Ok(())
     }
 
-    /// Takes a service away; its connections end as those of members that are gone. `false` if there was none.
+    /// Takes a service away; its connections are those of members that are not named. `false` if there was none.
     ///
     /// # Errors
     /// [`Error::Kernel`].

@@ -135,7 +135,7 @@ fn translated(bed: &mut Bed) -> Vec<(R, Hook, Vec<u8>)> {
     };
     let web = [10, 96, 0, 1];
     for (protocol, port, members) in
-        [(17, 70, vec![far()]), (17, 71, vec![]), (6, 72, vec![far()]), (132, 73, vec![far()])]
+        [(17, 70, vec![far()]), (17, 71, vec![]), (17, 72, vec![far()]), (132, 73, vec![far()])]
     {
         d.set_service(&service(2, web, protocol, port, members)).unwrap();
     }
@@ -180,10 +180,10 @@ fn translated(bed: &mut Bed) -> Vec<(R, Hook, Vec<u8>)> {
 
     let to_web =
         |protocol, transport: &[u8]| from_alice(&ip4(ALICE, web.into()).with(protocol, transport));
-    // A connection whose member goes, and one that looks as the service's would.
-    bed.alice(&to_web(6, &tcp(60, 72, SYN)));
-    bed.datapath.set_service(&service(2, web, 6, 72, vec![])).unwrap();
-    bed.alice(&from_alice(&ip4(ALICE, FAR).with(17, &udp(60, 61, b""))));
+    // A connection whose member goes, and one that looks as another would.
+    bed.alice(&to_web(17, &udp(62, 72, b"")));
+    bed.datapath.set_service(&service(2, web, 17, 72, vec![])).unwrap();
+    bed.alice(&to_web(17, &udp(60, 70, b"")));
     let world = Ipv4Addr::new(198, 51, 100, 1);
     let into = |label, port| {
         let packet = ip4(world, [203, 0, 113, 1].into()).with(6, &tcp(1000, port, SYN));
@@ -195,8 +195,16 @@ fn translated(bed: &mut Bed) -> Vec<(R, Hook, Vec<u8>)> {
         (R::UnknownContext, Hook::Fabric, into(277, 80)),
         (R::ServicePort, Hook::Workload, to_web(17, &udp(1, 99, b""))),
         (R::NoMembers, Hook::Workload, to_web(17, &udp(1, 71, b""))),
-        (R::TranslationGone, Hook::Workload, to_web(6, &tcp(60, 72, ACK))),
-        (R::TranslationCollision, Hook::Workload, to_web(17, &udp(60, 70, b""))),
+        (
+            R::TranslationGone,
+            Hook::Fabric,
+            vxlan(PEER, ALICE_LABEL, &ip4(FAR, ALICE).with(17, &udp(61, 62, b""))),
+        ),
+        (
+            R::TranslationCollision,
+            Hook::Workload,
+            from_alice(&ip4(ALICE, FAR).with(17, &udp(60, 61, b""))),
+        ),
         (R::PortNotMapped, Hook::Fabric, into(205, 81)),
         (R::FloatingDirection, Hook::Fabric, into(206, 80)),
         (

@@ -280,6 +280,51 @@ fn other_addresses_of_the_node_borrow_the_one_the_fabric_knows() {
 }
 
 #[test]
+fn masqueraded_connections_of_the_node_come_from_the_address_the_fabric_knows() {
+    let mut bed = nodes();
+    bed.datapath.set_next_hop(20, &NextHop::Service { vrf: SERVICES }).unwrap();
+    let vip: Ipv4Addr = [10, 96, 0, 1].into();
+    let prefix = "10.96.0.0/16".parse().unwrap();
+    let route = Route { vrf: VRF, prefix, next_hop: 20, identity: 1 };
+    bed.datapath.change_routes(&[RouteChange::Set(route)]).unwrap();
+    for protocol in [TCP, UDP, SCTP] {
+        let service = inside(vip.into(), protocol, &[(ALICE.into(), 8080)]);
+        let at = ServiceKey { vrf: SERVICES, ..service.at };
+        bed.datapath.set_service(&Service { at, ..service }).unwrap();
+        // To a workload, as kube-proxy has translated it already, and to a service.
+        for (port, to) in [(6100, (ALICE, 8080)), (6101, (vip, PORT))] {
+            let asked = whole(protocol, (SECOND, port), to);
+            for _ in 0..2 {
+                let ran = host_sends_out(&bed, &asked);
+                assert_eq!(ran.outcome, bed.delivered(bed.alice), "{protocol} {to:?}");
+                let lent = lent(&ran.frame[14..]);
+                assert!((56_000..=58_047).contains(&lent), "{lent}");
+                let seen = asked.between((NODE, lent), (ALICE, 8080));
+                assert_eq!(ran.frame[14..], seen.hops_less(1).packet());
+                let ran = alice_sends(&bed, &seen.back());
+                assert_eq!(ran.outcome, bed.delivered(bed.bob));
+                assert_eq!(ran.frame[14..], asked.back().hops_less(1).packet());
+                let far = "10.77.0.0/16".parse().unwrap();
+                let far = Route { vrf: VRF, prefix: far, next_hop: 3, identity: 1 };
+                bed.datapath.change_routes(&[RouteChange::Set(far)]).unwrap();
+            }
+        }
+        // The member may be the stack itself.
+        let own = inside(vip.into(), protocol, &[(NODE.into(), 8080)]);
+        let at = ServiceKey { vrf: SERVICES, port: PORT + 1, ..own.at };
+        bed.datapath.set_service(&Service { at, ..own }).unwrap();
+        let asked = whole(protocol, (SECOND, 6102), (vip, PORT + 1));
+        let seen = asked.between((vip, 6102), (NODE, 8080));
+        assert_eq!(host_sends_out(&bed, &asked).frame[14..], seen.hops_less(1).packet());
+        let ran = host_sends_out(&bed, &seen.back());
+        assert_eq!(ran.frame[14..], asked.back().hops_less(1).packet());
+    }
+    // An address that is not the node's stays out.
+    let stranger = whole(TCP, (Ipv4Addr::new(203, 0, 113, 99), 1), (ALICE, 8080));
+    assert_eq!(host_sends_out(&bed, &stranger).outcome, dropped(R::SourceAddress));
+}
+
+#[test]
 fn the_nodes_own_stack_may_be_the_member() {
     let mut bed = nodes();
     bed.datapath.set_next_hop(20, &NextHop::Service { vrf: SERVICES }).unwrap();

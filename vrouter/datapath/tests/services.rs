@@ -282,7 +282,7 @@ fn members_share_clients_and_few_move_when_one_goes() {
 }
 
 #[test]
-fn tcp_of_a_member_that_is_gone_ends_until_the_client_opens_anew() {
+fn tcp_stays_with_a_member_that_takes_no_new_connections_while_it_is_routed() {
     let mut bed = with_services();
     let at = key(WEB, TCP, 80);
     let [first, second] = [member(FAR, 8080), member(Ipv4Addr::new(10, 2, 0, 7), 8080)];
@@ -293,14 +293,18 @@ fn tcp_of_a_member_that_is_gone_ends_until_the_client_opens_anew() {
     let answer = to(first).back().kind(SYN | ACK);
     assert_eq!(far_sends(&bed, &answer).outcome, bed.delivered(bed.alice));
     bed.datapath.set_service(&service(at, vec![second])).unwrap();
-    assert_eq!(alice_sends(&bed, &asked).outcome, dropped(R::TranslationGone));
-    assert_eq!(far_sends(&bed, &to(first).back()).outcome, dropped(R::TranslationGone));
+    for _ in 0..2 {
+        let ran = alice_sends(&bed, &asked);
+        assert_eq!(ran.frame[VXLAN..], to(first).hops_less(1).packet());
+        let ran = far_sends(&bed, &to(first).back());
+        assert_eq!(ran.frame[14..], asked.back().packet());
+    }
     let ran = alice_sends(&bed, &asked.kind(SYN));
     assert_eq!(ran.frame[VXLAN..], to(second).kind(SYN).hops_less(1).packet());
     assert_eq!(bed.datapath.vif_counters(ALICE_ID).unwrap().flows, 2, "the old pair made room");
-    // The service goes altogether.
+    // The service goes altogether: so do new connections.
     assert!(bed.datapath.remove_service(&at).unwrap());
-    assert_eq!(alice_sends(&bed, &asked).outcome, dropped(R::TranslationGone));
+    assert_eq!(alice_sends(&bed, &asked).outcome, bed.tunnel_out());
     assert!(matches!(
         alice_sends(&bed, &asked.kind(SYN)).outcome,
         Outcome::ToWorkload { answer_to: Some(R::ServicePort), .. }
@@ -349,7 +353,7 @@ fn affinity_keeps_a_client_with_its_member_while_it_is_there() {
 }
 
 #[test]
-fn what_would_look_like_another_connection_takes_the_next_member_or_is_refused() {
+fn what_would_look_like_another_connection_takes_the_next_member_or_another_port() {
     let mut bed = with_services();
     let at = key(WEB, UDP, 80);
     let to = |n: u8| whole(UDP, (ALICE, 1000), ([10, 2, 0, n], 8000 + u16::from(n)));
@@ -371,7 +375,52 @@ fn what_would_look_like_another_connection_takes_the_next_member_or_is_refused()
     for n in [1, 2] {
         alice_sends(&bed, &to(n));
     }
-    assert_eq!(alice_sends(&bed, &asked).outcome, dropped(R::TranslationCollision));
+    for _ in 0..2 {
+        let ran = alice_sends(&bed, &asked);
+        assert_eq!(ran.outcome, bed.tunnel_out());
+        let inner = &ran.frame[VXLAN..];
+        let (from, to) = (port(inner, 20), port(inner, 22));
+        assert!(from != 1000 && (8001..=8002).contains(&to), "{from} to {to}");
+        let seen = asked.between((ALICE, from), ([10, 2, 0, (to - 8000) as u8], to));
+        assert_eq!(inner, seen.hops_less(1).packet());
+        assert_eq!(far_sends(&bed, &seen.back()).frame[14..], asked.back().packet());
+    }
+}
+
+#[test]
+fn services_share_the_ports_of_a_client_at_their_member() {
+    let mut bed = with_services();
+    for number in 80..84 {
+        bed.datapath.set_service(&service(key(WEB, TCP, number), many(1))).unwrap();
+    }
+    let mut seen = vec![];
+    for number in 80..84 {
+        let asked = whole(TCP, (ALICE, 1000), (WEB, number));
+        let ran = alice_sends(&bed, &asked.kind(SYN));
+        assert_eq!(ran.outcome, bed.tunnel_out(), "{number}");
+        let from = port(&ran.frame[VXLAN..], 20);
+        let to = asked.between((ALICE, from), ([10, 2, 0, 1], 8001));
+        let ran = far_sends(&bed, &to.back().kind(SYN | ACK));
+        assert_eq!(ran.frame[14..], asked.back().kind(SYN | ACK).packet());
+        // The first three live on; the last one has ended when the next comes with its port.
+        seen.push((asked, to, from));
+    }
+    let ports: std::collections::BTreeSet<u16> = seen.iter().map(|one| one.2).collect();
+    assert_eq!((seen[0].2, ports.len()), (1000, 4), "{ports:?}");
+    let flows = |bed: &Bed| bed.datapath.vif_counters(ALICE_ID).unwrap().flows;
+    assert_eq!(flows(&bed), 8);
+    // The one that has the port ends: the next service's connection takes its place at once.
+    alice_sends(&bed, &seen[0].0.kind(RST));
+    bed.datapath.set_service(&service(key(WEB, TCP, 90), many(1))).unwrap();
+    let asked = whole(TCP, (ALICE, 1000), (WEB, 90));
+    let ran = alice_sends(&bed, &asked.kind(SYN));
+    let to = asked.between((ALICE, 1000), ([10, 2, 0, 1], 8001));
+    assert_eq!(ran.frame[VXLAN..], to.kind(SYN).hops_less(1).packet());
+    assert_eq!(flows(&bed), 8, "the old pair made room");
+}
+
+fn port(packet: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([packet[at], packet[at + 1]])
 }
 
 #[test]

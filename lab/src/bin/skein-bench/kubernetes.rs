@@ -6,10 +6,10 @@
 use crate::figure::{Better, Figures};
 use crate::measure::{median, programs_folder};
 use crate::network::resident_mebibytes;
+use crate::services;
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{
-    Asker, Cluster, ClusterError, ClusterOptions, KubePod, NetworkOptions, PROBE_IMAGE,
-    SkeinNetwork,
+    Asker, Cluster, ClusterError, ClusterOptions, KubePod, PROBE_IMAGE, SkeinNetwork,
 };
 use skein_lab::wait_for;
 use std::collections::BTreeSet;
@@ -25,8 +25,8 @@ const SINGLE: usize = 12;
 const ROUNDS: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(120);
 const GLANCE: Duration = Duration::from_millis(40);
-const PODS: &str = "/api/v1/namespaces/default/pods";
-const SERVICES: &str = "/api/v1/namespaces/default/services";
+pub(crate) const PODS: &str = "/api/v1/namespaces/default/pods";
+pub(crate) const SERVICES: &str = "/api/v1/namespaces/default/services";
 const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
 /// Objects of the large cluster that only the API server knows.
 const MANY: (usize, usize, usize) = (5000, 1000, 500);
@@ -39,18 +39,21 @@ n=$(( $$ % 60000 ))
 echo '{"cniVersion":"0.4.0","interfaces":[{"name":"eth0","sandbox":"'$CNI_NETNS'"}],"ips":[{"version":"4","interface":0,"address":"10.99.'$((n / 256)).$((n % 256))'/16"}]}'
 "#;
 
-fn file(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> ClusterError {
+pub(crate) fn file(
+    path: &Path,
+    action: &'static str,
+) -> impl FnOnce(std::io::Error) -> ClusterError {
     let path = path.to_owned();
     move |source| skein_lab::LabError::File { action, path, source }.into()
 }
 
 /// Measures the cluster.
 pub(crate) fn everything(figures: &mut Figures) -> Result<(), ClusterError> {
-    let cluster = Cluster::start("skbk", ClusterOptions::new(&programs_folder()))?;
+    let mut cluster = Cluster::start("skbk", ClusterOptions::new(&programs_folder()))?;
     crate::say("Pods without a network: the runtime alone");
     let null = without_network(&cluster)?;
     crate::say("The same pods with Skein");
-    let mut network = SkeinNetwork::install(&cluster, &NetworkOptions::default())?;
+    let mut network = SkeinNetwork::install(&cluster, &services::network_options(&cluster)?)?;
     let single = one_by_one(&cluster, "single")?;
     figures.add(
         "pod start, median, beyond the runtime's own",
@@ -81,13 +84,14 @@ pub(crate) fn everything(figures: &mut Figures) -> Result<(), ClusterError> {
     members(figures, &cluster, &pods)?;
     policy(figures, &cluster, &pods)?;
     delete(&cluster, &pods)?;
+    services::measure(figures, &mut cluster)?;
     many(figures, &cluster, &mut network)
 }
 
 /// Measures the manager of a large cluster.
 pub(crate) fn manager(figures: &mut Figures) -> Result<(), ClusterError> {
     let cluster = Cluster::start("skbk", ClusterOptions::new(&programs_folder()))?;
-    let mut network = SkeinNetwork::install(&cluster, &NetworkOptions::default())?;
+    let mut network = SkeinNetwork::install(&cluster, &services::network_options(&cluster)?)?;
     many(figures, &cluster, &mut network)
 }
 
@@ -124,7 +128,7 @@ fn pod(name: &str, app: &str, node: &str) -> Value {
     })
 }
 
-fn delete(cluster: &Cluster, pods: &[KubePod]) -> Result<(), ClusterError> {
+pub(crate) fn delete(cluster: &Cluster, pods: &[KubePod]) -> Result<(), ClusterError> {
     for pod in pods {
         cluster.api().delete(&format!("{PODS}/{}", pod.name))?;
     }
@@ -194,7 +198,7 @@ fn burst(cluster: &Cluster, app: &str) -> Result<f64, ClusterError> {
     Ok(since.elapsed().as_secs_f64())
 }
 
-fn in_threads(
+pub(crate) fn in_threads(
     count: usize,
     work: impl Fn(usize) -> Result<(), ClusterError> + Sync,
 ) -> Result<(), ClusterError> {

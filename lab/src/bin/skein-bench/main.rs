@@ -2,9 +2,9 @@
 //! peer, measured in one run.
 //!
 //! `skein-bench fabric` measures only what goes through a fabric, `skein-bench kubernetes` a real cluster instead, and
-//! `skein-bench manager` of that only what a large one costs the manager.
+//! of that `skein-bench manager` only what a large one costs the manager, `skein-bench services` only new connections.
 //!
-//! Prints a table and writes `target/bench/summary.json` (`kubernetes.json`). A figure that falls short is said so; the
+//! Prints a table and writes `target/bench/summary.json` (`kubernetes.json`, `services.json`). A figure that falls short is said so; the
 //! exit code says whether the measurements could be made, not whether they please.
 
 mod awake;
@@ -13,6 +13,7 @@ mod kubernetes;
 mod measure;
 mod network;
 mod programs;
+mod services;
 
 use figure::Figures;
 use std::io::Write as _;
@@ -29,9 +30,10 @@ fn main() -> ExitCode {
             (kubernetes::everything(&mut figures).map_err(|e| e.to_string()), "kubernetes.json")
         }
         "manager" => (kubernetes::manager(&mut figures).map_err(|e| e.to_string()), "manager.json"),
+        "services" => (services::alone(&mut figures).map_err(|e| e.to_string()), "services.json"),
         other => {
             say(&format!(
-                "`{other}` is not a part: say `fabric`, `kubernetes`, `manager` or nothing."
+                "`{other}` is not a part: say `fabric`, `kubernetes`, `manager`, `services` or nothing."
             ));
             return ExitCode::FAILURE;
         }

@@ -7,8 +7,11 @@
 //! - `skein-probe asks` does so for every line of its input: a timeout in milliseconds, then targets.
 //! - `skein-probe stream [--seconds N] [--interval MS] HOST:PORT` keeps one connection busy and prints how
 //!   long its longest pause was.
+//! - `skein-probe open [--milliseconds N] [--threads N]` opens new connections to the `ADDRESS:PORT` targets on standard
+//!   input, one after the other in each thread, and prints how many; `skein-probe end PORT` is who ends them.
 
 mod ask;
+mod connections;
 mod sctp;
 mod serve;
 mod stream;
@@ -20,7 +23,9 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: skein-probe serve [PROTOCOL:PORT...]\n       \
                      skein-probe ask [--timeout MS] PROTOCOL:HOST:PORT... | -\n       \
                      skein-probe asks\n       \
-                     skein-probe stream [--seconds N] [--interval MS] HOST:PORT\n";
+                     skein-probe stream [--seconds N] [--interval MS] HOST:PORT\n       \
+                     skein-probe open [--milliseconds N] [--threads N]\n       \
+                     skein-probe end PORT\n";
 
 /// Transport protocols that are asked and answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +53,8 @@ fn main() -> ExitCode {
         Some((verb, rest)) if verb == "ask" => ask::run(rest),
         Some((verb, [])) if verb == "asks" => ask::batches(),
         Some((verb, rest)) if verb == "stream" => stream::run(rest),
+        Some((verb, rest)) if verb == "open" => connections::open(rest),
+        Some((verb, rest)) if verb == "end" => connections::end(rest),
         _ => Err(USAGE.to_owned()),
     };
     match done {

@@ -6,6 +6,9 @@ use skein_proto::session::Distribution;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+/// IP protocol number.
+const UDP: u8 = 17;
+
 impl Core {
     /// Members with whether each is left to the connections it has. `only`: those of this node.
     pub(super) fn choose(
@@ -19,7 +22,10 @@ impl Core {
             if only.is_some() { ready } else { self.preferred(service.distribution, ready) };
         // When all are on their way out, they are what there is.
         let some = !preferred.is_empty();
+        // UDP has no connections to end in peace: whoever asks one on its way out would find out by silence that it is gone.
+        let stays = |one: &&MemberSpec| !(some && one.draining && service.protocol == UDP);
         usable()
+            .filter(stays)
             .map(|one| {
                 let chosen = preferred.iter().any(|member| std::ptr::eq(*member, one));
                 (one.address, self.member_port(service, one), some && !chosen)
@@ -196,6 +202,25 @@ mod tests {
         assert_eq!(chosen(with(zone, leaving.clone())), (vec![3], vec![1, 2]));
         leaving[2].draining = true;
         assert_eq!(chosen(with(zone, leaving)), (vec![1, 2, 3], vec![]));
+    }
+
+    #[test]
+    fn datagrams_move_on_as_soon_as_their_member_is_leaving() {
+        let of = |protocol, leaving: usize| {
+            let mut members = three();
+            members.iter_mut().take(leaving).for_each(|member| member.draining = true);
+            chosen(wire::Service { protocol, ..service(members) })
+        };
+        assert_eq!(of(6, 1), (vec![2, 3], vec![1]));
+        assert_eq!(of(17, 1), (vec![2, 3], vec![]));
+        assert_eq!(of(17, 3), (vec![1, 2, 3], vec![]), "nobody else is left");
+        // A choice by zone is no reason to move.
+        let near = wire::Service {
+            protocol: 17,
+            distribution: Distribution::SameZone.into(),
+            ..service(three())
+        };
+        assert_eq!(chosen(near), (vec![1, 2], vec![3]));
     }
 
     fn places(core: &Core) -> BTreeMap<(u32, String, u16), (Vec<u8>, bool)> {
