@@ -11,12 +11,12 @@
 mod support;
 
 use serde_json::{Value, json};
-use skein_lab::Workload;
+use skein_lab::{Workload, wait_for};
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Instant;
 use support::upstream::{OUTSIDE, Upstream};
-use support::{Bed, soon};
+use support::{Bed, PATIENCE};
 
 const DOMAIN: &str = "corp.test";
 /// The DNS address of both tenants' subnets.
@@ -124,19 +124,20 @@ impl Tenant {
     /// What its machines on both nodes are told about a name or an address; all must be told the same.
     fn ask(&self, kind: &str, name: &str) -> Option<String> {
         let [one, other] = [&self.web, &self.db].map(|from| ask(from, kind, name));
-        (one == other).then_some(one).unwrap_or_else(|| Some("not the same on both nodes".into()))
+        if one == other { one } else { Some(format!("not the same: {one:?} and {other:?}")) }
     }
 
     fn learns(&self, kind: &str, name: &str, wanted: Option<&str>) {
-        let mut last = None;
-        let told = format!("{} to learn that {name} is {wanted:?}", self.name);
-        soon(&told, || {
-            last = self.ask(kind, name);
-            match (&last, wanted) {
-                (Some(last), Some(wanted)) => last.contains(wanted),
-                (last, wanted) => last.is_none() && wanted.is_none(),
+        let what = format!("{} to learn that {name} is {wanted:?}", self.name);
+        wait_for(&what, PATIENCE, || {
+            let told = self.ask(kind, name);
+            match (&told, wanted) {
+                (Some(told), Some(wanted)) if told.contains(wanted) => Ok(()),
+                (None, None) => Ok(()),
+                _ => Err(format!("it is told {told:?}")),
             }
-        });
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
     }
 }
 

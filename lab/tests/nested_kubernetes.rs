@@ -163,7 +163,8 @@ fn pods_of_a_kubernetes_in_machines_are_what_its_manager_makes_of_them() {
     assert!(b.pings(&mut two, &a.ipv4) && b.pings(&mut two, &c.ipv4));
     assert_eq!((vlans(&bed, 0).len(), vlans(&bed, 1).len()), (1, 2));
     // Nodes and pods reach each other, as Kubernetes demands.
-    assert!(a.pings(&mut one, &one.ipv4.clone()) && a.pings(&mut one, &two.ipv4));
+    let first = one.ipv4.clone();
+    assert!(a.pings(&mut one, &first) && a.pings(&mut one, &two.ipv4));
     assert_eq!(one.run(&format!("ping -c 1 -W 1 {}", b.ipv4)).unwrap().code, 0);
 
     // A service of the cluster, whose endpoints its own controllers found.

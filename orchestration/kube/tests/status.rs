@@ -1,7 +1,7 @@
 //! The manager's own pages over TLS, as a browser or a collector of metrics asks for them.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use skein_kube::{ManagerConfig, ManagerError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 fn authority(folder: &Path, name: &str) -> Issuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
     let key = KeyPair::generate().unwrap();
     std::fs::write(folder.join(name), params.self_signed(&key).unwrap().pem()).unwrap();
     Issuer::new(params, key)
@@ -18,7 +19,8 @@ fn authority(folder: &Path, name: &str) -> Issuer<'static, KeyPair> {
 
 fn issue(issuer: &Issuer<'static, KeyPair>, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
     let certificate = params.signed_by(&key, issuer).unwrap();
     let (path, key_path) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
     std::fs::write(&path, certificate.pem()).unwrap();
