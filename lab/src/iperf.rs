@@ -74,6 +74,9 @@ impl Iperf {
         // One congestion control for all that is compared, whatever the machine's default: pacing ones (BBR)
         // measure a small machine's timers, and every path comes out alike.
         command.args(["-C", "cubic"]);
+        // Long writes: of a short one (128 KiB) two super-packets go out and a rest, and whether the rest is one segment or two,
+        // which is the MTU's doing, weighs more than the path.
+        command.args(["-l", "1M"]);
         // The first second is slow start; it says nothing about the path.
         command.args(["-O", "1"]);
         command

@@ -9,16 +9,22 @@
     reason = "a failed step is a failed test"
 )]
 #![allow(clippy::print_stdout, reason = "how long the steps took is for whoever reads a failure")]
-#![allow(unreachable_pub, reason = "programs.rs is shared with tests that have more modules")]
+#![allow(
+    unreachable_pub,
+    reason = "programs.rs and steps.rs are shared with tests that have more modules"
+)]
 
 #[path = "support/programs.rs"]
 mod programs;
+#[path = "support/steps.rs"]
+mod steps;
 
 use skein_lab::kubernetes::{Cluster, ClusterOptions, PROBE_IMAGE, SKEIN_IMAGE, build_skein};
 use skein_lab::{Ran, wait_for};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use steps::Steps;
 
 const NODES: usize = 2;
 const MANIFEST: &str = include_str!("../../deploy/kubernetes/skein.yaml");
@@ -80,18 +86,9 @@ impl Kubectl<'_> {
     }
 }
 
-struct Steps(Instant);
-
-impl Steps {
-    fn done(&mut self, what: &str) {
-        println!("{what}: {:.1} s", self.0.elapsed().as_secs_f64());
-        self.0 = Instant::now();
-    }
-}
-
 #[test]
 fn the_plain_manifest_makes_a_network_and_kubectl_looks_at_it() {
-    let mut steps = Steps(Instant::now());
+    let mut steps = Steps::start();
     let programs = programs::folder();
     let mut options = ClusterOptions::new(&programs);
     options.nodes = NODES;

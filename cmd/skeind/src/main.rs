@@ -17,6 +17,10 @@ mod vrouter;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+/// Lists of tens of thousands of objects come and go on many threads; glibc keeps what they leave behind.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Skein's daemons.
 #[derive(Debug, Parser)]
 #[command(name = "skeind", version, about, max_term_width = 100)]

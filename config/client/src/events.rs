@@ -1,5 +1,7 @@
 //! Server-sent events out of bytes. No I/O.
 
+use std::ops::Range;
+
 /// One event of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Raw {
@@ -30,30 +32,50 @@ impl Parser {
                 self.searched = self.buffer.len();
                 return None;
             };
-            let block: Vec<u8> = self.buffer.drain(..from + at + 2).collect();
+            // The block keeps its memory, as it may be of many megabytes; what came after it is little.
+            let rest = self.buffer.split_off(from + at + 2);
+            let block = std::mem::replace(&mut self.buffer, rest);
             self.searched = 0;
-            if let Some(raw) = parse(&String::from_utf8_lossy(&block)) {
+            if let Some(raw) = parse(block) {
                 return Some(raw);
             }
         }
     }
 }
 
-fn parse(block: &str) -> Option<Raw> {
+fn parse(block: Vec<u8>) -> Option<Raw> {
+    let mut block = match String::from_utf8(block) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    };
     let mut raw = Raw { name: String::new(), id: None, data: String::new() };
-    for line in block.lines() {
+    let mut lines_of_data: Vec<Range<usize>> = Vec::new();
+    let mut at = 0;
+    for line in block.split_inclusive('\n') {
+        let start = at;
+        at += line.len();
+        let line = line.trim_end_matches(['\n', '\r']);
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
             "event" => value.clone_into(&mut raw.name),
             "id" => raw.id = value.parse().ok(),
             "data" => {
-                if !raw.data.is_empty() {
-                    raw.data.push('\n');
-                }
-                raw.data.push_str(value);
+                let end = start + line.len();
+                lines_of_data.push(end - value.len()..end);
             }
             _ => {}
+        }
+    }
+    match lines_of_data.as_slice() {
+        [one] => {
+            block.truncate(one.end);
+            block.drain(..one.start);
+            raw.data = block;
+        }
+        several => {
+            let lines: Vec<&str> = several.iter().map(|line| &block[line.clone()]).collect();
+            raw.data = lines.join("\n");
         }
     }
     (!raw.data.is_empty()).then_some(raw)

@@ -26,6 +26,7 @@ mod client;
 mod decode;
 mod error;
 mod events;
+mod init;
 mod tls;
 mod watcher;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::{Method, body::Incoming};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use skein_model::{Kind, Object};
 use tracing::{debug, info};
 use uuid::Uuid;
@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::{
     Client, ClientError, decode,
     events::{Parser, Raw},
+    init,
 };
 
 /// First and longest wait before connecting again.
@@ -80,14 +81,6 @@ impl Watcher {
     pub fn each(mut self, shrink: fn(&mut Object)) -> Self {
         self.each = Some(shrink);
         self
-    }
-
-    fn object(&self, kind: Kind, fields: serde_json::Map<String, Value>) -> Result<Object, String> {
-        let mut object = decode(kind, fields)?;
-        if let Some(shrink) = self.each {
-            shrink(&mut object);
-        }
-        Ok(object)
     }
 
     /// The next event; waits for it as long as it takes. Safe to cancel: nothing is lost.
@@ -170,26 +163,25 @@ impl Watcher {
         }
     }
 
+    fn object(
+        each: Option<fn(&mut Object)>,
+        kind: Kind,
+        fields: Map<String, Value>,
+    ) -> Result<Object, String> {
+        let mut object = decode(kind, fields)?;
+        if let Some(shrink) = each {
+            shrink(&mut object);
+        }
+        Ok(object)
+    }
+
     fn interpret(&mut self, raw: &Raw) -> Result<Option<Event>, String> {
-        let data: Value = serde_json::from_str(&raw.data).map_err(|e| e.to_string())?;
-        let Value::Object(envelope) = data else { return Err("data is not an object".into()) };
         match raw.name.as_str() {
             "init" => {
-                for (plural, list) in envelope {
-                    let kind = plural.strip_suffix('s').and_then(Kind::parse);
-                    let (Some(kind), Value::Array(list)) = (kind, list) else {
-                        return Err(format!("init of {plural}"));
-                    };
-                    for mut one in list {
-                        match one.get_mut(kind.name()).map(Value::take) {
-                            Some(Value::Object(fields)) => {
-                                let object = self.object(kind, fields)?;
-                                self.collecting.push(object);
-                            }
-                            _ => return Err(format!("init of {plural} holds something else")),
-                        }
-                    }
-                }
+                init::read(&raw.data, |kind, fields| {
+                    self.collecting.push(Self::object(self.each, kind, fields)?);
+                    Ok(())
+                })?;
                 // The last one carries the revision.
                 let Some(revision) = raw.id else { return Ok(None) };
                 self.complete = Some(revision);
@@ -197,6 +189,8 @@ impl Watcher {
             }
             "create" | "update" | "delete" => {
                 let revision = raw.id.ok_or("an event has no revision")?;
+                let envelope: Map<String, Value> =
+                    serde_json::from_str(&raw.data).map_err(|error| error.to_string())?;
                 let (name, fields) = envelope.into_iter().next().ok_or("an event is empty")?;
                 let kind = Kind::parse(&name).ok_or_else(|| format!("unknown type {name}"))?;
                 let Value::Object(fields) = fields else {
@@ -205,7 +199,7 @@ impl Watcher {
                 // One revision may span several events, so this one may not be complete yet.
                 self.complete = self.complete.max(Some(revision.saturating_sub(1)));
                 if raw.name != "delete" {
-                    let mut object = self.object(kind, fields)?;
+                    let mut object = Self::object(self.each, kind, fields)?;
                     object.revision = revision;
                     return Ok(Some(Event::Put(object, revision)));
                 }

@@ -41,7 +41,7 @@ use skein_lab::wait_for;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::programs;
+use support::{programs, steps::Steps};
 
 const NODES: usize = 3;
 /// Pods of one node; there are as many DaemonSets.
@@ -118,18 +118,9 @@ fn wait_answer(from: &KubePod, target: &str) -> ProbeAnswer {
     .unwrap_or_else(|error| panic!("{error}"))
 }
 
-struct Steps(Instant);
-
-impl Steps {
-    fn done(&mut self, what: &str) {
-        println!("{what}: {:.1} s", self.0.elapsed().as_secs_f64());
-        self.0 = Instant::now();
-    }
-}
-
 #[test]
 fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
-    let mut steps = Steps(Instant::now());
+    let mut steps = Steps::start();
     let mut cluster = Cluster::start("k8s", ClusterOptions::new(&programs::folder()))
         .unwrap_or_else(|error| panic!("{error}"));
     steps.done("Kubernetes");

@@ -13,6 +13,7 @@ pub mod frames;
 pub mod inside;
 pub mod named;
 pub mod programs;
+pub mod steps;
 pub mod traffic;
 pub mod upstream;
 pub mod web;

@@ -34,7 +34,8 @@ pub fn shrink(object: &mut Object) {
         object.properties.remove(name);
     }
     if is_many(object.kind) && !object.properties.contains_key(TEXT) {
-        let text = serde_json::to_string(&object.properties).unwrap_or_default();
+        let mut text = serde_json::to_string(&object.properties).unwrap_or_default();
+        text.shrink_to_fit();
         object.properties = Map::from_iter([(TEXT.to_owned(), Value::String(text))]);
     }
     object.references.shrink_to_fit();

@@ -2,13 +2,13 @@
 //! Both are in the host's namespace. Everything here may be repeated.
 
 use crate::Error;
+use crate::host_routes::{Changes, PROTOCOL, RTA_PREFSRC, installed};
 use crate::link::{
     self, NDA_DST, NDA_LLADDR, NUD_PERMANENT, ONLINK, address_bytes, exchange, kernel, link_header,
 };
 use crate::links::Links;
 use crate::netlink::{
-    Batch, F_ACK, F_CREATE, F_DUMP, F_EXCL, F_REPLACE, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWADDR,
-    RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RTM_SETLINK, attributes, u32_at,
+    Batch, F_ACK, F_CREATE, F_EXCL, F_REPLACE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_SETLINK,
 };
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -26,9 +26,6 @@ const GATEWAY4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const UNUSED4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
 const RT_SCOPE_LINK: u8 = 253;
 const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x5e00, 0x0100);
-/// Our routes are told from others by this number (rtnetlink.h: above 4 there are user protocols).
-pub(crate) const PROTOCOL: u8 = 0x5e;
-pub(crate) const RTA_PREFSRC: u16 = 7;
 
 /// What the pair shall be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,58 +187,17 @@ impl HostLink {
             header
         };
         let gateway = address_bytes(self.gateway()).1;
-        let mut batch = Batch::default();
-        let mut what = Vec::new();
+        let mut changes = Changes::by(index);
         // All are written: their source may be another one now.
         for prefix in &wanted {
-            batch
-                .message(RTM_NEWROUTE, F_ACK | F_CREATE | F_REPLACE, &header(prefix, ONLINK))
-                .attribute(link::RTA_DST, &address_bytes(prefix.addr()).1)
+            changes
+                .add(prefix, &header(prefix, ONLINK))
                 .attribute(link::RTA_GATEWAY, &gateway)
-                .attribute(RTA_PREFSRC, &source)
-                .number(link::RTA_OIF, index);
-            what.push(format!("add the host's route to {prefix}"));
+                .attribute(RTA_PREFSRC, &source);
         }
         for prefix in there.difference(&wanted) {
-            batch
-                .message(RTM_DELROUTE, F_ACK, &header(prefix, 0))
-                .attribute(link::RTA_DST, &address_bytes(prefix.addr()).1)
-                .number(link::RTA_OIF, index);
-            what.push(format!("remove the host's route to {prefix}"));
+            changes.remove(prefix, &header(prefix, 0));
         }
-        if what.is_empty() {
-            return Ok(());
-        }
-        let outcomes = exchange(&mut links.0, &mut batch, "write the host's routes")?;
-        for (outcome, what) in outcomes.iter().zip(&what) {
-            outcome.result.as_ref().map_err(|error| kernel(what, error))?;
-        }
-        Ok(())
+        changes.write(links)
     }
-}
-
-/// Routes of ours by an interface.
-pub(crate) fn installed(
-    links: &mut Links,
-    family: u8,
-    index: u32,
-) -> Result<BTreeSet<IpNet>, Error> {
-    let mut batch = Batch::default();
-    let mut header = [0; 12];
-    header[0] = family;
-    batch.message(RTM_GETROUTE, F_DUMP, &header);
-    let outcomes = exchange(&mut links.0, &mut batch, "list routes")?;
-    let mut found = BTreeSet::new();
-    for answer in outcomes.iter().flat_map(|outcome| &outcome.answers) {
-        let value = |wanted| attributes(&answer.body, 12).find(|(kind, _)| *kind == wanted);
-        let ours = answer.kind == RTM_NEWROUTE
-            && answer.body.get(5) == Some(&PROTOCOL)
-            && value(link::RTA_OIF).is_some_and(|(_, bytes)| u32_at(bytes, 0) == index);
-        let length = answer.body.get(1).copied().unwrap_or(0);
-        let address = value(link::RTA_DST).and_then(|(_, bytes)| link::address_from(bytes));
-        if let Some(address) = address.filter(|_| ours) {
-            found.extend(IpNet::new(address, length).ok());
-        }
-    }
-    Ok(found)
 }

@@ -11,6 +11,7 @@ mod config;
 mod environment;
 mod error;
 mod host_link;
+mod host_routes;
 mod link;
 pub mod links;
 mod nested;

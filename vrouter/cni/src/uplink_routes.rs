@@ -2,10 +2,9 @@
 //! answer there. Everything here may be repeated.
 
 use crate::Error;
-use crate::host_link::{PROTOCOL, RTA_PREFSRC, installed};
-use crate::link::{self, address_bytes, exchange, kernel};
+use crate::host_routes::{Changes, PROTOCOL, RTA_PREFSRC, installed};
+use crate::link::{self, address_bytes};
 use crate::links::Links;
-use crate::netlink::{Batch, F_ACK, F_CREATE, F_REPLACE, RTM_DELROUTE, RTM_NEWROUTE};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -36,35 +35,18 @@ impl UplinkRoutes {
         for family in [link::AF_INET, link::AF_INET6] {
             there.extend(installed(links, family, self.uplink)?);
         }
-        let mut batch = Batch::default();
-        let mut what = Vec::new();
+        let mut changes = Changes::by(self.uplink);
         for prefix in &wanted {
-            let (family, to) = address_bytes(prefix.addr());
-            let header = header(prefix, family);
-            let mut message = batch.message(RTM_NEWROUTE, F_ACK | F_CREATE | F_REPLACE, &header);
-            message = message.attribute(link::RTA_DST, &to);
+            let family = address_bytes(prefix.addr()).0;
+            let message = changes.add(prefix, &header(prefix, family));
             if family == own_family {
-                message = message.attribute(RTA_PREFSRC, &source);
+                message.attribute(RTA_PREFSRC, &source);
             }
-            message.number(link::RTA_OIF, self.uplink);
-            what.push(format!("add the host's route to {prefix}"));
         }
         for prefix in there.difference(&wanted) {
-            let (family, to) = address_bytes(prefix.addr());
-            batch
-                .message(RTM_DELROUTE, F_ACK, &header(prefix, family))
-                .attribute(link::RTA_DST, &to)
-                .number(link::RTA_OIF, self.uplink);
-            what.push(format!("remove the host's route to {prefix}"));
+            changes.remove(prefix, &header(prefix, address_bytes(prefix.addr()).0));
         }
-        if what.is_empty() {
-            return Ok(());
-        }
-        let outcomes = exchange(&mut links.0, &mut batch, "write the host's routes")?;
-        for (outcome, what) in outcomes.iter().zip(&what) {
-            outcome.result.as_ref().map_err(|error| kernel(what, error))?;
-        }
-        Ok(())
+        changes.write(links)
     }
 }
 

@@ -84,6 +84,13 @@ pub(crate) fn everything(figures: &mut Figures) -> Result<(), ClusterError> {
     many(figures, &cluster, &mut network)
 }
 
+/// Measures the manager of a large cluster.
+pub(crate) fn manager(figures: &mut Figures) -> Result<(), ClusterError> {
+    let cluster = Cluster::start("skbk", ClusterOptions::new(&programs_folder()))?;
+    let mut network = SkeinNetwork::install(&cluster, &NetworkOptions::default())?;
+    many(figures, &cluster, &mut network)
+}
+
 /// Median start of a single sandbox and time of a burst, in seconds.
 fn without_network(cluster: &Cluster) -> Result<(f64, f64), ClusterError> {
     for node in cluster.nodes() {

@@ -1,7 +1,8 @@
 //! `make bench`: every figure of the performance budget that this machine can show, each beside its
 //! peer, measured in one run.
 //!
-//! `skein-bench kubernetes` measures a real cluster instead.
+//! `skein-bench fabric` measures only what goes through a fabric, `skein-bench kubernetes` a real cluster instead, and
+//! `skein-bench manager` of that only what a large one costs the manager.
 //!
 //! Prints a table and writes `target/bench/summary.json` (`kubernetes.json`). A figure that falls short is said so; the
 //! exit code says whether the measurements could be made, not whether they please.
@@ -19,12 +20,21 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut figures = Figures::default();
-    // The cluster is a run of its own: it needs the programs of Kubernetes, and some minutes.
-    let in_cluster = std::env::args().nth(1).is_some_and(|part| part == "kubernetes");
-    let (measured, name) = if in_cluster {
-        (kubernetes::everything(&mut figures).map_err(|e| e.to_string()), "kubernetes.json")
-    } else {
-        (measure::everything(&mut figures).map_err(|e| e.to_string()), "summary.json")
+    let part = std::env::args().nth(1).unwrap_or_default();
+    let (measured, name) = match part.as_str() {
+        "" => (everything(&mut figures), "summary.json"),
+        "fabric" => (measure::fabric(&mut figures).map_err(|e| e.to_string()), "fabric.json"),
+        // The cluster is a run of its own: it needs the programs of Kubernetes, and some minutes.
+        "kubernetes" => {
+            (kubernetes::everything(&mut figures).map_err(|e| e.to_string()), "kubernetes.json")
+        }
+        "manager" => (kubernetes::manager(&mut figures).map_err(|e| e.to_string()), "manager.json"),
+        other => {
+            say(&format!(
+                "`{other}` is not a part: say `fabric`, `kubernetes`, `manager` or nothing."
+            ));
+            return ExitCode::FAILURE;
+        }
     };
     if let Err(error) = measured {
         say(&figures.table());
@@ -42,6 +52,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What needs no cluster.
+fn everything(figures: &mut Figures) -> Result<(), String> {
+    measure::programs(figures).map_err(|e| e.to_string())?;
+    measure::fabric(figures).map_err(|e| e.to_string())
 }
 
 /// A line for people.

@@ -31,13 +31,18 @@ pub(crate) fn programs_folder() -> PathBuf {
         .unwrap_or_else(|| "target/release".into())
 }
 
-/// Measures everything.
-pub(crate) fn everything(figures: &mut Figures) -> Result<(), FabricError> {
+/// Measures what needs no fabric.
+pub(crate) fn programs(figures: &mut Figures) -> Result<(), FabricError> {
     let programs = programs_folder();
     crate::say("Flow set-up, in the kernel alone");
     kernel(figures, &programs)?;
     crate::say("Configuration API");
-    api(figures, &programs)?;
+    api(figures, &programs)
+}
+
+/// Measures a fabric of two nodes.
+pub(crate) fn fabric(figures: &mut Figures) -> Result<(), FabricError> {
+    let programs = programs_folder();
     crate::say("A fabric of two nodes");
     let options = FabricOptions { programs, nodes: 2, lab: LabOptions::default() };
     let fabric = Fabric::start(LAB, options)?;
