@@ -98,6 +98,8 @@ pub(crate) struct Wanted<'a> {
     /// Each with its subnet's gateway.
     pub(crate) addresses: Vec<(IpNet, Option<IpAddr>)>,
     pub(crate) gateways: Vec<IpAddr>,
+    /// The workload has other interfaces.
+    pub(crate) several: bool,
 }
 
 /// The container's network namespace, locked against other calls about the same container.
@@ -226,7 +228,9 @@ pub(crate) fn configure(
     for (address, gateway) in &wanted.addresses {
         let address = address.addr();
         let default = wanted.gateways.iter().any(|gateway| gateway.is_ipv4() == address.is_ipv4());
-        if let Some(gateway) = gateway.filter(|gateway| !default && !own(*gateway)) {
+        // Others' subnets go before the default route.
+        let wanted = wanted.several || !default;
+        if let Some(gateway) = gateway.filter(|gateway| wanted && !own(*gateway)) {
             source_route::add(&mut batch, index, address, gateway);
             what.push(format!("add the route of {address}"));
             rules.push(what.len());

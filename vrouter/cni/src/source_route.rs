@@ -1,7 +1,7 @@
-//! Answers leave by the interface that was asked: the routes of an address that the default route is not for.
+//! Answers leave by the interface that was asked: routes of its addresses alone.
 //!
-//! Without them a pod with several interfaces answers whoever is not in an interface's own subnets by the default route, from an
-//! address that is not that interface's: a client of a service whose backends are in a second network, or a kubelet's
+//! Without them a pod with several interfaces answers whoever is not in an interface's own subnets by another one, from an
+//! address that is not that one's: a client of a service whose backends are in a second network, or a kubelet's
 //! probe of a pod whose default route leads through one, would wait for ever.
 
 use crate::link::{ONLINK, RTA_GATEWAY, RTA_OIF, address_bytes};
