@@ -166,6 +166,9 @@ fn two_tenants_of_equal_names_and_addresses_see_their_own_names_only() {
         let text = std::fs::read_to_string(&settings).unwrap();
         let text = format!("{text}[dns]\nupstreams = [\"{}\"]\n", for_all.address);
         std::fs::write(&settings, text).unwrap();
+        // As every real node it has a way out: kernels drop what comes from where no route leads back to.
+        let host = bed.fabric.node(number).host().clone();
+        host.ip(&format!("route add default via {}\n", outside.ipv4())).unwrap();
         bed.fabric.node_mut(number).kill_agent().unwrap();
         bed.fabric.node_mut(number).restart_agent().unwrap();
     }

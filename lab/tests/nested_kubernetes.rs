@@ -61,6 +61,19 @@ fn manager(cluster: &Cluster) -> Process {
     process
 }
 
+/// Tells why, when the test fails.
+struct Why<'a>(&'a Cluster);
+
+impl Drop for Why<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("events:\n  {}", self.0.events("default").unwrap_or_default().join("\n  "));
+            let log = self.0.control_host().directory().join("kube-manager.log");
+            println!("{}", std::fs::read_to_string(log).unwrap_or_default());
+        }
+    }
+}
+
 /// What a kubelet does to join.
 fn register(cluster: &Cluster, name: &str, address: &str) {
     cluster.api().create("/api/v1/nodes", &json!({"metadata": {"name": name}})).unwrap();
@@ -146,6 +159,7 @@ fn pods_of_a_kubernetes_in_machines_are_what_its_manager_makes_of_them() {
     let cluster = Cluster::start("tnkube", options).unwrap_or_else(|error| panic!("{error}"));
     join(cluster.control_host(), bed.fabric.control_host());
     let mut running = manager(&cluster);
+    let _why = Why(&cluster);
     register(&cluster, "one", &one.ipv4);
     register(&cluster, "two", &two.ipv4);
 
