@@ -145,7 +145,11 @@ impl Tenant {
 fn ask(from: &Workload, kind: &str, name: &str) -> Option<String> {
     // A question that is lost is asked again soon; busybox waits for five seconds.
     let mut command = Command::new("timeout");
-    let kind = format!("-type={kind}");
+    let address = name.parse::<Ipv4Addr>().map(|address| {
+        let [a, b, c, d] = address.octets();
+        format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+    });
+    let (kind, name) = (format!("-type={kind}"), address.as_deref().unwrap_or(name));
     command.args(["-s", "KILL", "1.5", "busybox", "nslookup", &kind, name, SERVER]);
     let ran = from.pod.run(&mut command).unwrap();
     let answer = ran.stdout.split_once("\n\n").map(|(_, answer)| answer.trim().to_owned());

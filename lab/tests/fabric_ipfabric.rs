@@ -14,6 +14,7 @@ mod support;
 use serde_json::{Value, json};
 use skein_lab::{Host, LabOptions, Outside, Workload};
 use std::collections::BTreeSet;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 use support::frames::{self, Ear};
@@ -342,8 +343,59 @@ fn public_addresses_are_reached_from_outside_and_the_nodes_address_leads_there()
     soon("the floating IP to go", || from_pod(world, "10.63.0.77", 80).is_err());
     let node = hosts[1].ipv4().to_string();
     soon("the node's address", || from_pod(&second.pod, WORLD, 80).is_ok_and(|(_, a)| a == node));
+    ports_are_as_many_as_the_configuration_says(&bed, &outside, &inside);
     of_network(&bed, "pods", json!({"fabric_snat": false}));
     soon("the way out to close", || from_pod(&inside.pod, WORLD, 80).is_err());
+}
+
+/// Pools of the node's ports: they are used to the last port, then that is told; and they can go as they came.
+fn ports_are_as_many_as_the_configuration_says(bed: &Bed, outside: &Outside, inside: &Workload) {
+    let vrouters = ["default-global-system-config", "default-global-vrouter-config"];
+    let vrouters = bed.uuid("global-vrouter-config", &vrouters);
+    let pools = |pools: Value| {
+        let fields = json!({"port_translation_pools": {"port_translation_pool": pools}});
+        bed.put("global-vrouter-config", &vrouters, &fields);
+    };
+    let listen =
+        |port: u16| outside.world().inside(|| TcpListener::bind((WORLD, port)).unwrap()).unwrap();
+    // The port that a connection arrives from, while both ends hold it.
+    let connect = |listener: &TcpListener| {
+        let target = listener.local_addr().unwrap();
+        let wait = Duration::from_secs(1);
+        let ours = inside.pod.inside(|| TcpStream::connect_timeout(&target, wait)).unwrap().ok()?;
+        let (theirs, from) = listener.accept().unwrap();
+        Some((from.port(), ours, theirs))
+    };
+    let (trial, web) = (listen(81), listen(82));
+    let range = json!({"start_port": 20_000, "end_port": 20_002});
+    let one = json!({"start_port": 30_000, "end_port": 30_000});
+    pools(
+        json!([{"protocol": "tcp", "port_range": range}, {"protocol": "tcp", "port_range": one}]),
+    );
+    let configured = |port: u16| (20_000..20_003).contains(&port) || port == 30_000;
+    soon("the configured ports", || connect(&trial).is_some_and(|(port, ..)| configured(port)));
+    let held: Vec<_> =
+        (0..4).map(|_| connect(&web).unwrap_or_else(|| panic!("no free port"))).collect();
+    let used: BTreeSet<u16> = held.iter().map(|(port, ..)| *port).collect();
+    assert_eq!(used, BTreeSet::from([20_000, 20_001, 20_002, 30_000]));
+    assert!(connect(&web).is_none(), "a fifth of four ports");
+    let host = bed.fabric.node(0).host();
+    let reserved = || {
+        let mut cat = Command::new("cat");
+        host.run(cat.arg("/proc/sys/net/ipv4/ip_local_reserved_ports")).unwrap().stdout
+    };
+    assert!(reserved().starts_with("20000-20002,30000,"), "{}", reserved());
+    let status = || bed.fabric.control_host().http(8083, "GET", "/v1/status", "").unwrap().body;
+    soon("the controller to know", || {
+        status().contains("found no free port of the node's address")
+    });
+    let drops = bed.look(0, "drops");
+    assert!(drops.iter().any(|drop| drop["reason"] == "snat_exhausted"), "{drops:?}");
+
+    pools(json!([]));
+    let own = |port: u16| (56_000..57_024).contains(&port);
+    soon("the node's own ports", || connect(&web).is_some_and(|(port, ..)| own(port)));
+    assert!(reserved().starts_with("56000-"), "{}", reserved());
 }
 
 /// A native load balancer with a floating IP of the public network; gives its pool and itself.

@@ -211,6 +211,8 @@ fn questions(cluster: &Cluster, kubectl: &Kubectl<'_>) {
     println!("{denied}");
     let service = answer("skein why client svc/web:http -n shop", true, "service   shop/web");
     assert!(service.contains("to one of 1 members"), "{service}");
+    // Of the service, and at both ends: the nodes have what they were told.
+    assert_eq!(service.matches("in force  ✓").count(), 3, "{service}");
     answer("skein why shop/web shop/stranger/icmp", true, "passes");
     answer("skein why shop/client 203.0.113.9:443", false, "no route");
     let rules = kubectl.good("skein policy explain shop/web");

@@ -8,7 +8,7 @@
 #pragma once
 #include "vmlinux.h"
 
-#define ABI_VERSION 5
+#define ABI_VERSION 6
 #define MAX_MEMBERS 16
 #define MAX_FLOATING 8
 #define REMOTE_CELLS 128 /* a power of two */
@@ -165,8 +165,15 @@ struct service_source_key {
 };
 
 struct port_range {
-	__u16 first;
-	__u16 last; /* below first: none */
+	__u16 first; /* 0: none */
+	__u16 last;
+};
+
+#define PORT_RANGES 4
+
+/* Ports that the node lends, in ranges that do not overlap. */
+struct port_pool {
+	struct port_range range[PORT_RANGES];
 };
 
 enum node_families {
@@ -182,9 +189,9 @@ struct node {
 	__u32 next_hop6;
 	struct ip address4;
 	struct ip address6;
-	struct port_range tcp;
-	struct port_range udp;
-	struct port_range sctp;
+	struct port_pool tcp;
+	struct port_pool udp;
+	struct port_pool sctp;
 	struct port_range icmp;
 	__u32 services; /* how many are in VRF 0 and in SERVICES_INSIDE */
 	__u32 natives; /* addresses in the underlay that workloads and services here have: host routes in VRF 0 */

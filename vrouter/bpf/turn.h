@@ -519,33 +519,62 @@ __noinline int translation_holds(const struct vif *vif)
 
 enum { PORT_TRIES = 32 };
 
-static __always_inline struct port_range node_ports(const struct packet *p)
+/* Ports of the node for this packet's protocol. */
+static __always_inline void node_ports(const struct packet *p, struct port_pool *pool)
 {
-	struct port_range none = { 1, 0 };
 	struct node *n = node_get();
 
 	if (!n)
-		return none;
+		return;
 	switch (p->protocol) {
 	case IPPROTO_TCP:
-		return n->tcp;
+		*pool = n->tcp;
+		break;
 	case IPPROTO_UDP:
-		return n->udp;
+		*pool = n->udp;
+		break;
 	case IPPROTO_SCTP:
-		return n->sctp;
+		*pool = n->sctp;
+		break;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		return n->icmp;
-	default:
-		return none;
+		pool->range[0] = n->icmp;
+		break;
 	}
+}
+
+static __always_inline __u32 range_size(const struct port_range *range)
+{
+	return range->first && range->last >= range->first ? range->last - range->first + 1 : 0;
+}
+
+static __always_inline __u32 pool_size(const struct port_pool *pool)
+{
+	__u32 size = 0;
+
+	for (int i = 0; i < PORT_RANGES; i++)
+		size += range_size(&pool->range[i]);
+	return size;
+}
+
+static __always_inline __u16 pool_port(const struct port_pool *pool, __u32 at)
+{
+	for (int i = 0; i < PORT_RANGES; i++) {
+		__u32 size = range_size(&pool->range[i]);
+
+		if (at < size)
+			return pool->range[i].first + at;
+		at -= size;
+	}
+	return 0;
 }
 
 struct port_search {
 	__u32 remote; /* the other end's port, not ours */
-	__u32 first;
 	__u32 size;
 	__u32 at;
+	__u32 seed;
+	struct port_pool pool;
 	__s32 error;
 };
 
@@ -553,39 +582,49 @@ struct port_search {
 static long try_port(__u32 round, struct port_search *search)
 {
 	struct scratch *s = scratch_get();
+	__u16 port = pool_port(&search->pool, search->at);
 
 	(void)round;
 	if (!s)
 		return 1;
 	if (search->remote)
-		s->mate.remote_port = search->first + search->at;
+		s->mate.remote_port = port;
 	else
-		s->mate.local_port = search->first + search->at;
+		s->mate.local_port = port;
 	search->error = bpf_map_update_elem(&flows, &s->mate, &s->flow, BPF_NOEXIST);
-	search->at = search->at + 1 < search->size ? search->at + 1 : 0;
+	if (search->size <= PORT_TRIES) {
+		/* All of few are tried. */
+		search->at = search->at + 1 < search->size ? search->at + 1 : 0;
+	} else {
+		/* Of many any, as those beside a taken one are rather taken, too. */
+		search->seed = search->seed * 1664525 + 1013904223;
+		search->at = (search->seed >> 8) % search->size;
+	}
 	return search->error != EXISTS;
 }
 
 /*
- * Enters the mate, for whose local port any one of the node's will do: tries some in a row from one chosen by hash. The
+ * Enters the mate, for whose local port any one of the node's will do: tries some, beginning with one chosen by hash. The
  * insertion itself reserves the port, so two CPUs never get the same.
  */
 static __always_inline long insert_with_port(struct scratch *s, __u32 hash, bool remote)
 {
 	const struct packet *p = &s->packet;
-	struct port_range range = { 1024, 65535 };
-	struct port_search search = { .error = EXISTS, .remote = remote };
+	struct port_search search = { .error = EXISTS, .remote = remote, .seed = hash };
 
-	if (!remote)
-		range = node_ports(p);
-	search.first = range.first;
+	if (remote) {
+		search.pool.range[0].first = 1024;
+		search.pool.range[0].last = 65535;
+	} else {
+		node_ports(p, &search.pool);
+	}
 
 	/* A protocol without ports: one flow for each pair of addresses. */
 	if (!has_ports(p) && p->icmp_kind == ICMP_NONE)
 		return bpf_map_update_elem(&flows, &s->mate, &s->flow, BPF_NOEXIST);
-	if (range.last < range.first)
+	search.size = pool_size(&search.pool);
+	if (!search.size)
 		return EXISTS;
-	search.size = range.last - range.first + 1;
 	search.at = hash % search.size;
 	bpf_loop(PORT_TRIES, try_port, &search, 0);
 	return search.error;

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use skein_api::{Config, Server};
 use skein_client::Client;
-use skein_controller::{Controller, ControllerConfig};
+use skein_controller::{Controller, ControllerConfig, Silence};
 use skein_model::Kind;
 use std::net::SocketAddr;
 use std::process::{Command, Output};
@@ -36,6 +36,7 @@ impl Fixture {
             api: api.clone(),
             data: data.path().to_owned(),
             host: "here".into(),
+            silence: Silence::default(),
         };
         let controller = runtime.block_on(Controller::start(controller)).unwrap();
         let status = format!("http://{}", controller.status_address);

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Deserialize;
 use skein_api::{Clients, Config, Https, Server, TlsFiles};
 use skein_controller::{
-    Authority, CLIENT_ORGANIZATION, Controller, ControllerConfig, ControllerError,
+    Authority, CLIENT_ORGANIZATION, Controller, ControllerConfig, ControllerError, Silence,
 };
 use skein_kube::Publication;
 use std::net::{IpAddr, SocketAddr};
@@ -71,6 +71,31 @@ struct File {
     listen: Option<SocketAddr>,
     status: Option<SocketAddr>,
     tls: Tls,
+    silence: SilenceFile,
+}
+
+/// When a node counts as lost, in milliseconds.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SilenceFile {
+    test: Option<u64>,
+    answer: Option<u64>,
+    grace: Option<u64>,
+}
+
+impl SilenceFile {
+    fn read(&self) -> Silence {
+        let time = |milliseconds: Option<u64>, default| {
+            // Less than this is the network's own delay.
+            milliseconds.map_or(default, |given| Duration::from_millis(given.max(100)))
+        };
+        let default = Silence::default();
+        Silence {
+            test: time(self.test, default.test),
+            answer: time(self.answer, default.answer),
+            grace: time(self.grace, default.grace),
+        }
+    }
 }
 
 /// How the configuration API is served over HTTPS. Without files: certificates of the controller's own authority.
@@ -154,7 +179,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
         }
         (None, _) => None,
     };
-    runtime.block_on(serve(api, data, listen, status, publication))
+    runtime.block_on(serve(api, data, listen, status, file.silence.read(), publication))
 }
 
 /// The listener with TLS: by the configured files, else by the controller's authority.
@@ -219,6 +244,7 @@ async fn serve(
     data: PathBuf,
     listen: SocketAddr,
     status: SocketAddr,
+    silence: Silence,
     publication: Option<Publication>,
 ) -> Result<(), RoleError> {
     let server = Server::start(api).await?;
@@ -228,6 +254,7 @@ async fn serve(
         api: format!("http://{}", reachable(server.local_addr())),
         data,
         host: host_name(),
+        silence,
     })
     .await?;
     while !controller.ready() {

@@ -95,6 +95,17 @@ async fn every_wrong_request_names_its_field_and_changes_nothing() {
     let alloc = format!("/virtual-network/{front}/ip-alloc");
     let of_front = format!("/virtual-network/{front}");
     let of_port = format!("/virtual-machine-interface/{port}");
+    let vrouters = ["default-global-system-config", "default-global-vrouter-config"];
+    let vrouters = json!({"type": "global-vrouter-config", "fq_name": vrouters});
+    let vrouters = fixture.post("/fqname-to-id", vrouters).await.unwrap();
+    let of_vrouters = format!("/global-vrouter-config/{}", vrouters["uuid"].as_str().unwrap());
+    let pools = |pools: Value| {
+        let pools = json!({"port_translation_pool": pools});
+        json!({"global-vrouter-config": {"port_translation_pools": pools}})
+    };
+    let range = |start: i64, end: i64| json!({"start_port": start, "end_port": end});
+    let narrow = |n: i64| json!({"protocol": "tcp", "port_range": range(n * 10, n * 10 + 1)});
+    let five: Vec<Value> = (1..=5).map(narrow).collect();
     let cases: Vec<(&str, &str, Value, u16, &str)> = vec![
         // Shape of the request
         ("POST", vns, json!([]), 400, "JSON object"),
@@ -453,6 +464,37 @@ async fn every_wrong_request_names_its_field_and_changes_nothing() {
             400,
             "global-system-config",
         ),
+        // Ports that nodes lend
+        (
+            "PUT",
+            &of_vrouters,
+            pools(json!([{"protocol": "icmp", "port_count": "7"}])),
+            400,
+            "[0].protocol",
+        ),
+        (
+            "PUT",
+            &of_vrouters,
+            pools(json!([{"protocol": "tcp", "port_range": range(9, 8)}])),
+            400,
+            "[0].port_range",
+        ),
+        (
+            "PUT",
+            &of_vrouters,
+            pools(json!([{"protocol": "tcp", "port_range": range(0, 8)}])),
+            400,
+            "[0].port_range",
+        ),
+        (
+            "PUT",
+            &of_vrouters,
+            pools(json!([{"protocol": "udp", "port_count": "none"}])),
+            400,
+            "[0].port_count",
+        ),
+        ("PUT", &of_vrouters, pools(json!([{"protocol": "udp"}])), 400, "[0].port_range"),
+        ("PUT", &of_vrouters, pools(json!(five)), 400, "5 pools of tcp"),
     ];
     let before = fixture.server.revision();
     let mut wrong = Vec::new();

@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::node::NodeFacts;
+use crate::port_pools::PortPool;
 use ipnet::IpNet;
 use skein_bgp::{RouteTarget, TunnelType};
 use skein_policy::{Attributes, Policy};
@@ -130,4 +131,6 @@ pub struct Global {
     pub encapsulations: Vec<TunnelType>,
     /// The nodes, in order of their names.
     pub nodes: Arc<Vec<Arc<NodeFacts>>>,
+    /// Ports that nodes lend to their workloads; of a protocol without any, the nodes' own.
+    pub port_pools: Vec<PortPool>,
 }

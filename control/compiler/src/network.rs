@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::intent::{Global, Subnet, Vrf};
 use crate::query::{Answer, Query};
 use crate::underlay::{self, IP_FABRIC};
-use crate::{link_local, rule, service};
+use crate::{link_local, port_pools, rule, service};
 use ipnet::IpNet;
 use skein_bgp::{RouteTarget, TunnelType};
 use skein_model::values::{InstanceTargetType, IpamSubnetType, RouteTargetList, VnSubnetsType};
@@ -212,12 +212,11 @@ pub(crate) fn global(engine: &mut Engine) -> Answer {
         .and_then(GlobalSystemConfig::autonomous_system)
         .and_then(|asn| u32::try_from(asn).ok())
         .unwrap_or(DEFAULT_AUTONOMOUS_SYSTEM);
-    let listed = engine
-        .by_name(Kind::GLOBAL_VROUTER_CONFIG, &vrouter)
-        .as_deref()
-        .and_then(GlobalVrouterConfig::of)
-        .and_then(GlobalVrouterConfig::encapsulation_priorities)
-        .unwrap_or_default();
+    let object = engine.by_name(Kind::GLOBAL_VROUTER_CONFIG, &vrouter);
+    let vrouter = object.as_deref().and_then(GlobalVrouterConfig::of);
+    let pools = vrouter.and_then(GlobalVrouterConfig::port_translation_pools).unwrap_or_default();
+    let listed =
+        vrouter.and_then(GlobalVrouterConfig::encapsulation_priorities).unwrap_or_default();
     let mut encapsulations: Vec<TunnelType> =
         listed.encapsulation.iter().filter_map(|name| TunnelType::parse(name)).collect();
     if encapsulations.is_empty() {
@@ -227,5 +226,6 @@ pub(crate) fn global(engine: &mut Engine) -> Answer {
         Answer::Nodes(nodes) => nodes,
         _ => Arc::default(),
     };
-    Answer::Global(Arc::new(Global { autonomous_system, encapsulations, nodes }))
+    let port_pools = port_pools::read(&pools);
+    Answer::Global(Arc::new(Global { autonomous_system, encapsulations, nodes, port_pools }))
 }

@@ -7,7 +7,7 @@ mod world;
 use skein_compiler::Engine;
 use skein_model::{Change, Kind};
 use skein_policy::{Layer, Peer, RuleAction};
-use world::{group, id, network, policy, port};
+use world::{Build, group, id, network, policy, port};
 
 fn compile(changes: impl IntoIterator<Item = Vec<Change>>) -> Engine {
     let mut engine = Engine::new();
@@ -54,6 +54,38 @@ fn networks_are_joined_only_when_both_attach_a_policy_that_names_the_other() {
     let both = ["target:64512:8000005", "target:64512:8000006"];
     assert_eq!(vrf_import(&engine, "front"), both);
     assert_eq!(vrf_import(&engine, "back"), both);
+}
+
+#[test]
+fn nodes_lend_the_ports_that_the_configuration_says() {
+    let config = |pools: serde_json::Value| {
+        let pools = serde_json::json!({"port_translation_pool": pools});
+        let build = Build::new(Kind::GLOBAL_VROUTER_CONFIG, "vrouters");
+        vec![build.with("port_translation_pools", pools).put()]
+    };
+    let pools = |engine: &Engine| -> Vec<_> {
+        let global = engine.global().unwrap();
+        global.port_pools.iter().map(|pool| (pool.protocol, pool.first, pool.last)).collect()
+    };
+    let range = |protocol: &str, start: i64, end: i64| {
+        serde_json::json!({"protocol": protocol,
+        "port_range": {"start_port": start, "end_port": end}})
+    };
+    let mut engine = compile([config(serde_json::json!([
+        range("udp", 5000, 5010),
+        range("tcp", 2100, 2200),
+        range("TCP", 2000, 2099),
+        range("6", 2150, 2300),
+        {"protocol": "sctp", "port_count": "100"},
+        // Not sensible, and refused by the API.
+        range("tcp", 9, 8),
+        range("udp", 0, 8),
+        range("icmp", 1, 8),
+        {"protocol": "tcp"},
+    ]))]);
+    assert_eq!(pools(&engine), [(6, 2000, 2300), (17, 5000, 5010), (132, 56_000, 56_099)]);
+    engine.apply(&config(serde_json::json!([])));
+    assert_eq!(pools(&engine), []);
 }
 
 #[test]

@@ -30,8 +30,8 @@ pub const RESTART_TIME: Duration = Duration::from_secs(300);
 
 /// How long a node may be without a session before its routes stand back behind every other way to the same address. An
 /// agent that restarts is back sooner, so its workloads keep their traffic; where a node has died, a standby elsewhere
-/// takes over after this time.
-pub const STALE_TIME: Duration = Duration::from_secs(3);
+/// takes over after this time, if the controller is not told another one.
+pub const STALE_TIME: Duration = Duration::from_secs(2);
 
 /// The controller's state.
 #[derive(Debug, Default)]
@@ -55,6 +55,8 @@ pub struct Core {
     /// Tables hold what every node had before this controller started.
     rib_complete: bool,
     started: Option<Duration>,
+    /// [`STALE_TIME`] unless told otherwise.
+    grace: Option<Duration>,
     last_session: u64,
 }
 
@@ -286,12 +288,27 @@ impl Core {
         }
     }
 
+    /// Sets how long a node may be without a session before its routes stand back.
+    pub fn set_grace(&mut self, grace: Duration) {
+        self.grace = Some(grace);
+    }
+
+    fn grace(&self) -> Duration {
+        self.grace.unwrap_or(STALE_TIME)
+    }
+
+    /// Whether a node's routes should stand back now, and do not yet: [`Core::tick`] sees to it.
+    pub fn has_lost(&self, now: Duration) -> bool {
+        self.nodes.values().any(|node| node.is_lost(now, self.grace()))
+    }
+
     /// Time passes: prefers others to nodes that are away, and gives up on those that stay away.
     pub fn tick(&mut self, now: Duration) {
         self.started.get_or_insert(now);
         let mut concerned = BTreeSet::new();
+        let grace = self.grace();
         for node in self.nodes.values_mut() {
-            if !node.stale && node.gone_since.is_some_and(|t| now >= t + STALE_TIME) {
+            if node.is_lost(now, grace) {
                 node.stale = true;
                 concerned.extend(node.interest.iter().copied());
             }

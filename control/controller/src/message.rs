@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use skein_bgp::{Path, PathKey, TunnelType};
 use skein_compiler::{
     Context, Distribution, FloatingDirection, Interface, Member, NodeFacts, PolicySet, PortMapping,
-    Service, Vrf,
+    PortPool, Service, Vrf,
 };
 use skein_policy::{Layer, Peer, Rule, RuleAction};
 use skein_proto::session::{self, Encapsulation, policy_peer, to_agent};
@@ -42,6 +42,7 @@ pub(crate) fn intent(delta: &IntentDelta) -> session::ToAgent {
         global: delta.global.as_ref().map(|global| session::Global {
             encapsulation_priorities: encapsulations(&global.encapsulations),
             nodes: global.nodes.iter().map(|n| node(n)).collect(),
+            port_pools: global.port_pools.iter().map(port_pool).collect(),
         }),
         vrfs: delta.vrfs.iter().map(|v| vrf(v)).collect(),
         vrfs_removed: delta.vrfs_removed.clone(),
@@ -56,6 +57,14 @@ pub(crate) fn intent(delta: &IntentDelta) -> session::ToAgent {
     };
     delta.dns.write(&mut message);
     session::ToAgent { message: Some(to_agent::Message::Intent(message)) }
+}
+
+fn port_pool(pool: &PortPool) -> session::PortPool {
+    session::PortPool {
+        protocol: pool.protocol.into(),
+        first: pool.first.into(),
+        last: pool.last.into(),
+    }
 }
 
 fn node(node: &NodeFacts) -> session::NodeFacts {

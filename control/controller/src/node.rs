@@ -142,6 +142,11 @@ impl Node {
         self.session.is_some()
     }
 
+    /// Whether it has been away for longer than it may, and nobody has drawn the consequences.
+    pub(crate) fn is_lost(&self, now: Duration, grace: Duration) -> bool {
+        !self.stale && self.gone_since.is_some_and(|since| now >= since + grace)
+    }
+
     /// How many routes it announces.
     pub fn route_count(&self) -> usize {
         self.published.len()

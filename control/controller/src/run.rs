@@ -17,12 +17,33 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::Router;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tracing::{error, info};
 
-/// How often a silent connection is tested, and how long the answer may take. A node that lost its power is noticed by
-/// nothing else, and standbys elsewhere wait for it.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(3));
+/// How finely the clock looks for nodes that have been away for too long.
+const TICK: Duration = Duration::from_millis(250);
+/// How often it looks at everything else.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// When a node counts as lost. One that lost its power is noticed by its silence alone, and standbys elsewhere wait for
+/// it: for the three together, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    /// How often a silent connection is tested.
+    pub test: Duration,
+    /// How long the answer may take.
+    pub answer: Duration,
+    /// How long a node may then be without a session, as one that is restarted is.
+    pub grace: Duration,
+}
+
+impl Default for Silence {
+    fn default() -> Self {
+        let (test, answer) = (Duration::from_millis(500), Duration::from_millis(1500));
+        Self { test, answer, grace: crate::STALE_TIME }
+    }
+}
 
 /// How a controller runs.
 #[derive(Debug, Clone)]
@@ -37,6 +58,8 @@ pub struct ControllerConfig {
     pub data: PathBuf,
     /// Name shown to people.
     pub host: String,
+    /// When a node counts as lost.
+    pub silence: Silence,
 }
 
 /// Why a controller does not run.
@@ -89,12 +112,15 @@ impl Controller {
         let authority = Arc::new(Authority::open(&config.data.join("pki"))?);
         let client = Client::new(&config.api)?;
         let shared = Arc::new(Shared::new(config.host.clone()));
+        shared.change(|core| core.set_grace(config.silence.grace));
         let (listener, address) = bind(config.listen).await?;
         let (status_listener, status_address) = bind(config.status).await?;
         let (stop, stopping) = watch::channel(false);
         let mut tasks = tokio::task::JoinSet::new();
 
-        let server = grpc(authority, client.clone(), shared.clone(), listener, stopped(&stopping))?;
+        let router = grpc(authority, client.clone(), shared.clone(), config.silence)?;
+        let incoming = TcpListenerStream::new(listener);
+        let server = router.serve_with_incoming_shutdown(incoming, stopped(&stopping));
         tasks.spawn(async move {
             if let Err(error) = server.await {
                 error!(%error, "the gRPC server ended");
@@ -139,23 +165,21 @@ fn grpc(
     authority: Arc<Authority>,
     client: Client,
     shared: Arc<Shared>,
-    listener: TcpListener,
-    ending: impl Future<Output = ()> + Send + 'static,
-) -> Result<impl Future<Output = Result<(), tonic::transport::Error>>, ControllerError> {
+    silence: Silence,
+) -> Result<Router, ControllerError> {
     // Without a certificate a node can only join; every other service asks for one.
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(&authority.server_chain_pem, &authority.server_key_pem))
         .client_ca_root(Certificate::from_pem(&authority.ca_pem))
         .client_auth_optional(true);
-    let router = Server::builder()
+    Ok(Server::builder()
         .tls_config(tls)?
-        .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .http2_keepalive_interval(Some(silence.test))
+        .http2_keepalive_timeout(Some(silence.answer))
         .tcp_nodelay(true)
         .add_service(SessionServer::new(Sessions { shared: shared.clone() }))
         .add_service(EnrollServer::new(Enrolment { authority }))
-        .add_service(PortsServer::new(PortService { client, shared }));
-    Ok(router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), ending))
+        .add_service(PortsServer::new(PortService { client, shared })))
 }
 
 fn stopped(stopping: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
@@ -174,10 +198,15 @@ async fn until(work: impl Future<Output = ()>, stopped: impl Future<Output = ()>
 }
 
 async fn clock(shared: Arc<Shared>) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let mut ticks = tokio::time::interval(TICK);
+    let mut next = Duration::ZERO;
     loop {
         ticks.tick().await;
         let now = shared.now();
-        shared.change(|core| core.tick(now));
+        // A change wakes every session, so not each tick is one.
+        if now >= next || shared.read(|core| core.has_lost(now)) {
+            next = now + SECOND;
+            shared.change(|core| core.tick(now));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The gRPC services: sessions and enrolment.
 
 use crate::core::Core;
+use crate::inquiry::Inquiries;
 use crate::node::SessionId;
 use crate::pki::Authority;
 use parking_lot::Mutex;
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) host: String,
     /// A node joined that may have no virtual-router object yet.
     pub(crate) joined: Notify,
+    /// Questions to nodes.
+    pub(crate) inquiries: Inquiries,
 }
 
 impl Shared {
@@ -39,6 +42,7 @@ impl Shared {
             started: Instant::now(),
             host,
             joined: Notify::new(),
+            inquiries: Inquiries::default(),
         }
     }
 
@@ -120,6 +124,7 @@ impl Session for Sessions {
         });
         // The channel is new and empty: this cannot be full.
         let _ = outbox.try_send(Ok(ToAgent { message: Some(greeting) }));
+        self.shared.inquiries.opened(&name, id, outbox.clone());
         tokio::spawn(receive(self.shared.clone(), name.clone(), id, inbound, outbox.clone()));
         tokio::spawn(send(self.shared.clone(), name, id, outbox));
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -170,6 +175,9 @@ async fn receive(
             Some(from_agent::Message::Status(status)) => {
                 shared.change(|core| core.status(&name, id, status));
             }
+            Some(from_agent::Message::Looked(looked)) => {
+                shared.inquiries.answered(&name, looked);
+            }
             Some(from_agent::Message::Hello(_)) => {
                 warn!(node = name, "a second Hello; session ended");
                 break;
@@ -178,6 +186,7 @@ async fn receive(
             None => {}
         }
     }
+    shared.inquiries.closed(&name, id);
     let now = shared.now();
     shared.change(|core| core.disconnect(&name, id, now));
     info!(node = name, "agent disconnected; its routes stay until the restart time is over");

@@ -324,7 +324,10 @@ fn the_standby_takes_over_from_a_node_that_is_away_until_it_is_back_in_full() {
     core.tick(lost + STALE_TIME - Duration::from_secs(1));
     two.poll(&mut core);
     assert_eq!(two.paths(SHARED.0, SHARED.1), ["192.168.0.1"], "it may only be restarting");
+    assert!(!core.has_lost(lost + STALE_TIME - Duration::from_millis(1)));
+    assert!(core.has_lost(lost + STALE_TIME));
     core.tick(lost + STALE_TIME);
+    assert!(!core.has_lost(lost + STALE_TIME), "that is seen to");
     two.poll(&mut core);
     assert_eq!(two.paths(SHARED.0, SHARED.1), ["192.168.0.2"]);
 

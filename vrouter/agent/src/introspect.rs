@@ -75,6 +75,8 @@ fn status(node: &mut Node) -> Result<Value, skein_datapath::Error> {
             json!({"address": address, "name": name, "version": version, "connected": connected})
         })
         .collect();
+    let mut problems = node.core.problems().clone();
+    problems.extend(node.exhausted());
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "ready": not_ready(node).is_none(),
@@ -101,7 +103,7 @@ fn status(node: &mut Node) -> Result<Value, skein_datapath::Error> {
         "host_problem": node.host_failure,
         "flows": node.flows_live,
         "pending_releases": node.releases.len(),
-        "problems": node.core.problems(),
+        "problems": problems,
         "kernel": node.apply_failure,
     }))
 }

@@ -2,7 +2,7 @@
 
 use crate::announce::Announcer;
 use crate::state::{Encapsulation, InterfaceEntry, NextHop, Operation, PolicyState, Tables};
-use crate::{AgentError, Underlay, steering};
+use crate::{AgentError, Underlay, host_ports, steering};
 use skein_datapath as datapath;
 use skein_datapath::{Datapath, Route, RouteChange, Vif, VifPolicy};
 use std::collections::{BTreeMap, BTreeSet};
@@ -260,7 +260,7 @@ impl Kernel {
             }
             Operation::SetNode(entry) => {
                 let node = steering::node_address(entry);
-                steering::reserve_ports(&node)?;
+                host_ports::reserve(&self.datapath.node_address()?, &node)?;
                 self.datapath.set_node_address(&node)?;
             }
             Operation::PutNative(address, number) => {

@@ -9,7 +9,7 @@ use crate::saved::Saver;
 use crate::state::{Core, LocalPort, PortProblem};
 use crate::{AgentError, Underlay};
 use skein_cni::port_api::PortKey;
-use skein_datapath::{Event, Timeouts};
+use skein_datapath::{DropReason, Event, Timeouts};
 use skein_proto::session::{self as wire, FromAgent, ToAgent, from_agent, to_agent};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -101,6 +101,8 @@ pub(crate) struct Node {
     pub(crate) events_seen: u64,
     pub(crate) flows_live: u64,
     pub(crate) staged: crate::state::Staged,
+    exhaustion: crate::exhaustion::Exhaustion,
+    started: Instant,
     pub(crate) apply_failure: Option<String>,
     pub(crate) host: Option<crate::host::HostPort>,
     pub(crate) host_failure: Option<String>,
@@ -159,6 +161,8 @@ impl Node {
             events_seen: 0,
             flows_live: 0,
             staged: crate::state::Staged::default(),
+            exhaustion: crate::exhaustion::Exhaustion::default(),
+            started: Instant::now(),
             apply_failure: None,
             host: None,
             host_failure: None,
@@ -188,6 +192,8 @@ impl Node {
             node.core.bind(port);
         }
         node.settle();
+        // What was refused up to now is not this agent's news.
+        node.count_refusals();
         let (sender, messages) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("skein-node".into())
@@ -220,6 +226,7 @@ impl Node {
             }
             if now >= next_status {
                 next_status = now + STATUS_INTERVAL;
+                self.count_refusals();
                 self.send_status();
             }
             let due = self.unsaved_since.is_some_and(|since| since.elapsed() >= SAVE_DELAY);
@@ -315,6 +322,13 @@ impl Node {
                     reason = rejected.reason,
                     "a controller refused a route of this node: other nodes cannot reach the port"
                 );
+            }
+            Some(to_agent::Message::Look(question)) => {
+                let looked = crate::look::look(self, &question);
+                let message = Some(from_agent::Message::Looked(looked));
+                if let Some(queue) = self.controllers.get(index).and_then(|c| c.queue.as_ref()) {
+                    let _ = queue.send(FromAgent { message });
+                }
             }
             None => {}
         }
@@ -439,6 +453,8 @@ impl Node {
             subject: format!("{} (host)", self.name),
             reason: reason.clone(),
         }));
+        let exhausted = self.exhausted().into_iter();
+        problems.extend(exhausted.map(|(subject, reason)| wire::Problem { subject, reason }));
         let revision = if self.apply_failure.is_none() { self.core.revision() } else { 0 };
         self.tell(&from_agent::Message::Status(wire::Status {
             applied_revision: revision,
@@ -448,6 +464,24 @@ impl Node {
             problems,
             staged: crate::staged::changes(&self.staged),
         }));
+    }
+
+    /// Whether workloads found no port of the node's of late: whom it is about, and what is wrong.
+    pub(crate) fn exhausted(&self) -> Option<(String, String)> {
+        let subject = format!("{} (port_translation_pools)", self.name);
+        self.exhaustion.problem().map(|reason| (subject, reason))
+    }
+
+    /// Looks whether the node's ports that workloads borrow have run out.
+    fn count_refusals(&mut self) {
+        let Ok(drops) = self.kernel.datapath.drops() else { return };
+        let refused = drops.into_iter().find(|(reason, _)| *reason == DropReason::SnatExhausted);
+        let refused = refused.map_or(0, |(_, packets)| packets);
+        if self.exhaustion.count(refused, self.started.elapsed())
+            && let Some(problem) = self.exhaustion.problem()
+        {
+            tracing::warn!(reason = "snat_exhausted", "{problem}");
+        }
     }
 
     fn every_second(&mut self) {

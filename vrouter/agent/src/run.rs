@@ -7,8 +7,8 @@ use crate::ports::NodeState;
 use crate::session::Channels;
 use crate::state::Core;
 use crate::{
-    AgentConfig, AgentError, Underlay, dns, enroll, health_port, introspect, saved, session, tls,
-    vm_service,
+    AgentConfig, AgentError, Underlay, dns, enroll, health_port, host_ports, introspect, saved,
+    session, tls, vm_service,
 };
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use skein_cni::links::LinkWatch;
@@ -141,7 +141,8 @@ fn start_node(
         config.max_flows_per_port,
     )
     .named(&config.node)
-    .with_dns(dns::ports(config));
+    .with_dns(dns::ports(config))
+    .with_host_ports(host_ports::chosen_from());
     core.adopt(tables, policies);
     if let Some((intent, routes)) = saved::load(&config.data_dir)? {
         core.load(intent, &routes);

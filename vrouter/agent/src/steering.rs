@@ -1,9 +1,8 @@
 //! Contexts, services and the node's own address in the datapath's terms, and back.
 
-use crate::AgentError;
 use crate::state::{
-    ContextEntry, FloatingDirection, FloatingEntry, NodeEntry, PolicyState, ServiceEntry,
-    ServiceKey,
+    ContextEntry, FloatingDirection, FloatingEntry, NodeEntry, PolicyState, PortPools,
+    ServiceEntry, ServiceKey,
 };
 use skein_datapath as datapath;
 use std::collections::BTreeMap;
@@ -106,7 +105,14 @@ pub(crate) fn service_entry(service: &datapath::Service) -> (ServiceKey, Service
 }
 
 pub(crate) fn node_address(entry: &NodeEntry) -> datapath::NodeAddress {
-    let base = datapath::NodeAddress { host: entry.host, ..datapath::NodeAddress::default() };
+    let PortPools { tcp, udp, sctp } = entry.pools.clone();
+    let base = datapath::NodeAddress {
+        host: entry.host,
+        tcp,
+        udp,
+        sctp,
+        ..datapath::NodeAddress::default()
+    };
     match entry.address {
         IpAddr::V4(address) => {
             datapath::NodeAddress { address4: Some(address), next_hop4: entry.next_hop, ..base }
@@ -131,22 +137,6 @@ pub(crate) fn node_entry(node: &datapath::NodeAddress) -> Option<NodeEntry> {
     let v4 = node.address4.map(|address| (address.into(), node.next_hop4));
     let v6 = || node.address6.map(|address| (address.into(), node.next_hop6));
     let (address, next_hop) = v4.or_else(v6)?;
-    Some(NodeEntry { address, host: node.host, next_hop })
-}
-
-/// Ports that the kernel does not give to the host's own connections.
-const RESERVED: &str = "ipv4/ip_local_reserved_ports";
-
-/// Keeps the host from using the ports that it lends; what is reserved already stays so.
-pub(crate) fn reserve_ports(node: &datapath::NodeAddress) -> Result<(), AgentError> {
-    let path = &skein_cni::sysctl(RESERVED);
-    let before =
-        std::fs::read_to_string(path).map_err(AgentError::file("read", path))?.trim().to_owned();
-    let wanted = [&node.tcp, &node.udp, &node.sctp, &node.icmp]
-        .map(|range| format!("{}-{}", range.start(), range.end()));
-    let mut all = wanted.join(",");
-    if !before.is_empty() {
-        all = format!("{before},{all}");
-    }
-    std::fs::write(path, all).map_err(AgentError::file("write", path))
+    let pools = PortPools { tcp: node.tcp.clone(), udp: node.udp.clone(), sctp: node.sctp.clone() };
+    Some(NodeEntry { address, host: node.host, next_hop, pools })
 }

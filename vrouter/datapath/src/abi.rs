@@ -27,7 +27,7 @@ pub(crate) use skeleton::{
 };
 
 /// Version of the layout; must equal `ABI_VERSION` of `abi.h` (a test compares them).
-pub(crate) const ABI_VERSION: u32 = 5;
+pub(crate) const ABI_VERSION: u32 = 6;
 
 // Values of the enums of abi.h; anonymous enums and flags do not appear in the generated types.
 pub(crate) const VIF_ADMIN_DOWN: u32 = 1;
@@ -68,6 +68,7 @@ pub(crate) const ENCAP_MPLS_GRE: u32 = 3;
 pub(crate) const POLICY_PASS: u32 = 1;
 pub(crate) const POLICY_DROP: u32 = 2;
 pub(crate) const POLICY_BY_SOURCE: u32 = 3;
+pub(crate) const PORT_RANGES: usize = 4;
 pub(crate) const MAX_MEMBERS: usize = 16;
 pub(crate) const MAX_FLOATING: usize = 8;
 pub(crate) const FLOW_OF_REMOTE: u8 = 2;
@@ -91,7 +92,7 @@ plain! {
     next_hop: 152, address_key: 20, flow_key: 44, flow: 144, policy_key: 16, policy_value: 12, source_key: 16,
     fragment_key: 44, event: 64, settings: 24, bench: 72, sweep: 48,
     context: 52, label: 8, port_mapping_key: 8, service_key: 24, service: 32, member_slot: 8, member: 20,
-    member_key: 24, affinity_key: 24, affinity: 32, service_source_key: 28, port_range: 4, node: 84,
+    member_key: 24, affinity_key: 24, affinity: 32, service_source_key: 28, port_range: 4, port_pool: 16, node: 120,
 }
 
 // SAFETY: plain integers.

@@ -1,7 +1,8 @@
 //! The node's own addresses, as workloads use them to reach the outside and clients outside use them to reach services.
 
 use crate::abi::{
-    ADDRESS_OTHER, ADDRESS_OWN, NODE_IPV4, NODE_IPV6, address_key, ip_from_abi, ip_to_abi, types,
+    ADDRESS_OTHER, ADDRESS_OWN, NODE_IPV4, NODE_IPV6, PORT_RANGES, address_key, ip_from_abi,
+    ip_to_abi, types,
 };
 use crate::{Datapath, Error, NextHopId, Result};
 use std::collections::BTreeMap;
@@ -24,12 +25,13 @@ pub struct NodeAddress {
     pub address4: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub address6: Option<Ipv6Addr>,
-    /// Source ports. The host must not use them itself: `net.ipv4.ip_local_reserved_ports`.
-    pub tcp: RangeInclusive<u16>,
+    /// Source ports, in at most [`NodeAddress::RANGES`] ranges that do not overlap. The host must not use them itself:
+    /// `net.ipv4.ip_local_reserved_ports`.
+    pub tcp: Vec<RangeInclusive<u16>>,
     /// Source ports of UDP; to be reserved as well.
-    pub udp: RangeInclusive<u16>,
+    pub udp: Vec<RangeInclusive<u16>>,
     /// Source ports of SCTP.
-    pub sctp: RangeInclusive<u16>,
+    pub sctp: Vec<RangeInclusive<u16>>,
     /// Identifiers of ICMP and ICMPv6 echo requests.
     pub icmp: RangeInclusive<u16>,
     /// Host end of the host's interface ([`crate::Vif::host`]). Services reached from outside
@@ -41,15 +43,20 @@ pub struct NodeAddress {
     pub next_hop6: NextHopId,
 }
 
+impl NodeAddress {
+    /// Ranges of ports that a protocol can have.
+    pub const RANGES: usize = PORT_RANGES;
+}
+
 impl Default for NodeAddress {
     fn default() -> Self {
         // The original's port translation pools; ports of SCTP and identifiers beside them.
         Self {
             address4: None,
             address6: None,
-            tcp: 56_000..=57_023,
-            udp: 57_024..=58_047,
-            sctp: 56_000..=57_023,
+            tcp: vec![56_000..=57_023],
+            udp: vec![57_024..=58_047],
+            sctp: vec![56_000..=57_023],
             icmp: 56_000..=58_047,
             host: None,
             next_hop4: 0,
@@ -62,26 +69,42 @@ fn range(range: &RangeInclusive<u16>) -> types::port_range {
     types::port_range { first: *range.start(), last: *range.end() }
 }
 
+fn pool(field: &'static str, ports: &[RangeInclusive<u16>]) -> Result<types::port_pool> {
+    if ports.len() > PORT_RANGES {
+        let reason = format!("{} ranges are more than {PORT_RANGES}", ports.len());
+        return Err(Error::Argument { field, reason });
+    }
+    if ports.iter().any(|ports| *ports.start() == 0 || ports.is_empty()) {
+        let reason = "a range is empty, or holds port 0, which cannot be lent".into();
+        return Err(Error::Argument { field, reason });
+    }
+    let mut pool = types::port_pool::default();
+    for (slot, ports) in pool.range.iter_mut().zip(ports) {
+        *slot = range(ports);
+    }
+    Ok(pool)
+}
+
+fn ranges(pool: &types::port_pool) -> Vec<RangeInclusive<u16>> {
+    let used = pool.range.iter().filter(|range| range.first != 0);
+    used.map(|range| range.first..=range.last).collect()
+}
+
 impl Datapath {
     /// Says which of its own addresses the node lends. Without any, packets on the uplink that are no tunnel packets
     /// are the host's.
     ///
     /// # Errors
-    /// [`Error::Argument`] if a range of ports holds 0.
+    /// [`Error::Argument`] if a range of ports is empty or holds 0, or there are too many.
     pub fn set_node_address(&mut self, node: &NodeAddress) -> Result<()> {
-        for (field, ports) in [("tcp", &node.tcp), ("udp", &node.udp), ("sctp", &node.sctp)] {
-            if *ports.start() == 0 {
-                return Err(Error::Argument { field, reason: "port 0 cannot be lent".into() });
-            }
-        }
         let old = self.node.get(&0)?.unwrap_or_default();
         let mut raw = types::node {
             host: node.host.unwrap_or(0),
             next_hop4: node.next_hop4,
             next_hop6: node.next_hop6,
-            tcp: range(&node.tcp),
-            udp: range(&node.udp),
-            sctp: range(&node.sctp),
+            tcp: pool("tcp", &node.tcp)?,
+            udp: pool("udp", &node.udp)?,
+            sctp: pool("sctp", &node.sctp)?,
             icmp: range(&node.icmp),
             services: old.services,
             natives: old.natives,
@@ -118,9 +141,9 @@ impl Datapath {
                 Some(IpAddr::V6(address)) => Some(address),
                 _ => None,
             },
-            tcp: raw.tcp.first..=raw.tcp.last,
-            udp: raw.udp.first..=raw.udp.last,
-            sctp: raw.sctp.first..=raw.sctp.last,
+            tcp: ranges(&raw.tcp),
+            udp: ranges(&raw.udp),
+            sctp: ranges(&raw.sctp),
             icmp: raw.icmp.first..=raw.icmp.last,
             host: (raw.host != 0).then_some(raw.host),
             next_hop4: raw.next_hop4,

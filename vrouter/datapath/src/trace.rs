@@ -2,7 +2,10 @@
 
 use crate::abi::{ADDRESS_OWN, CONTEXT_EGRESS, address_key, ip_to_abi, types};
 use crate::service::{INSIDE, ServiceKey};
-use crate::{ContextId, Datapath, DropReason, Flow, NextHop, NextHopId, Result, Vif, VifPolicy};
+use crate::{
+    ContextId, Datapath, DropReason, Flow, NextHop, NextHopId, PolicyId, Result, Vif, VifPolicy,
+    VrfId,
+};
 use skein_policy::Direction;
 use std::net::IpAddr;
 
@@ -26,7 +29,7 @@ pub struct Question {
 }
 
 /// What would happen, as far as it was found out: what is `None` was not reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// The interface's record.
     pub vif: Option<Vif>,
@@ -53,18 +56,67 @@ impl Datapath {
     /// # Errors
     /// [`crate::Error::Kernel`].
     pub fn trace(&self, question: &Question) -> Result<Answer> {
-        let mut answer = Answer {
-            vif: None,
-            flow: None,
-            next_hop: None,
-            identity: None,
-            member: None,
-            context: None,
-            rule: None,
-            dropped: None,
-        };
+        let mut answer = Answer::default();
         answer.dropped = self.walk(question, &mut answer)?;
         Ok(answer)
+    }
+
+    /// Only the route to the other end in a VRF, and what a policy says of it; nothing is judged that goes to a service.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn look(&self, vrf: VrfId, policy: &VifPolicy, question: &Question) -> Result<Answer> {
+        let mut answer = Answer::default();
+        answer.dropped = self.look_up(vrf, policy, question, &mut answer)?;
+        Ok(answer)
+    }
+
+    fn look_up(
+        &self,
+        vrf: VrfId,
+        policy: &VifPolicy,
+        q: &Question,
+        answer: &mut Answer,
+    ) -> Result<Option<DropReason>> {
+        let Some(record) = self.vifs()?.into_iter().find(|v| v.ifindex == q.ifindex) else {
+            return Ok(Some(DropReason::NoInterface));
+        };
+        answer.vif = Some(record);
+        let Some(route) = self.find_route(vrf, q.remote)? else {
+            let out = q.direction == Direction::Egress;
+            return Ok(Some(if out { DropReason::NoRoute } else { DropReason::SourceAddress }));
+        };
+        let next_hop = self.next_hop(route.next_hop)?;
+        answer.identity = Some(route.identity);
+        answer.next_hop = Some((route.next_hop, next_hop.clone()));
+        match (next_hop, policy) {
+            (NextHop::Discard, _) => Ok(Some(DropReason::DiscardRoute)),
+            (NextHop::Service { .. }, _) | (_, VifPolicy::Disabled) => Ok(None),
+            (_, VifPolicy::Enforce { v4, v6 }) => {
+                let policy = if q.local.is_ipv4() { *v4 } else { *v6 };
+                let ports = (q.source_port, q.destination_port);
+                self.verdict(policy, route.identity, q, ports, answer)
+            }
+        }
+    }
+
+    /// What a policy says of the other end.
+    fn verdict(
+        &self,
+        policy: Option<PolicyId>,
+        identity: u32,
+        q: &Question,
+        ports: (u16, u16),
+        answer: &mut Answer,
+    ) -> Result<Option<DropReason>> {
+        let Some(policy) = policy else { return Ok(Some(DropReason::NoPolicy)) };
+        match self.judge(policy, identity, q.direction, q.protocol, ports)? {
+            None => Ok(Some(DropReason::PolicyIncomplete)),
+            Some((pass, rule)) => {
+                answer.rule = Some(rule);
+                Ok((!pass).then_some(DropReason::PolicyDeny))
+            }
+        }
     }
 
     fn walk(&self, q: &Question, answer: &mut Answer) -> Result<Option<DropReason>> {
@@ -128,9 +180,10 @@ impl Datapath {
             return Ok(Some(DropReason::DiscardRoute));
         }
         let Some((v4, v6)) = policies else { return Ok(None) };
-        let Some(policy) = (if q.local.is_ipv4() { v4 } else { v6 }) else {
+        let policy = if q.local.is_ipv4() { v4 } else { v6 };
+        if policy.is_none() {
             return Ok(Some(DropReason::NoPolicy));
-        };
+        }
         let (local_port, remote_port) = if out {
             (q.source_port, q.destination_port)
         } else {
@@ -138,13 +191,7 @@ impl Datapath {
         };
         answer.flow =
             self.flow(record.id, q.protocol, (q.local, local_port), (q.remote, remote_port))?;
-        match self.judge(policy, route.identity, q.direction, q.protocol, ports)? {
-            None => Ok(Some(DropReason::PolicyIncomplete)),
-            Some((pass, rule)) => {
-                answer.rule = Some(rule);
-                Ok((!pass).then_some(DropReason::PolicyDeny))
-            }
-        }
+        self.verdict(policy, route.identity, q, ports, answer)
     }
 
     /// The service that answers at this address of a node.

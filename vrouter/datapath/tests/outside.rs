@@ -14,6 +14,7 @@ use bed::*;
 use skein_datapath::{DropReason as R, *};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 const WORLD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -77,8 +78,8 @@ fn a_workload_leaves_by_the_nodes_address_and_only_answers_come_back() {
             (ALICE6.into(), NODE6.into(), WORLD6.into()),
         ] {
             let (kind, range) = match protocol {
-                1 if alice.is_ipv4() => (8, default.icmp.clone()),
-                58 if alice.is_ipv6() => (128, default.icmp.clone()),
+                1 if alice.is_ipv4() => (8, vec![default.icmp.clone()]),
+                58 if alice.is_ipv6() => (128, vec![default.icmp.clone()]),
                 1 | 58 => continue,
                 TCP => (ACK, default.tcp.clone()),
                 UDP => (ACK, default.udp.clone()),
@@ -94,7 +95,7 @@ fn a_workload_leaves_by_the_nodes_address_and_only_answers_come_back() {
                 let ran = alice_sends(&bed, &asked);
                 assert_eq!(ran.outcome, outward(&bed), "{protocol}");
                 let port = lent(&ran.frame, protocol);
-                assert!(range.contains(&port), "{port}");
+                assert!(range.iter().any(|range| range.contains(&port)), "{port}");
                 let theirs = if kind == ACK { 443 } else { port };
                 let seen = asked.between((node, port), (world, theirs));
                 assert_eq!(ran.frame[14..], seen.hops_less(1).packet());
@@ -151,11 +152,15 @@ fn two_workloads_share_the_address_and_errors_find_the_right_one() {
 #[test]
 fn when_ports_run_out_it_is_told() {
     let mut bed = with_outside();
-    let narrow = NodeAddress { tcp: 56_000..=56_003, ..node() };
+    let narrow = NodeAddress { tcp: vec![56_000..=56_002, 900..=900], ..node() };
     bed.datapath.set_node_address(&narrow).unwrap();
     let open = |port, to| alice_sends(&bed, &whole(TCP, (ALICE, port), (WORLD, to)).kind(SYN));
     let ports: BTreeSet<_> = (1..5).map(|port| lent(&open(port, 80).frame, TCP)).collect();
-    assert_eq!(ports, (56_000..=56_003).collect());
+    assert_eq!(
+        ports,
+        BTreeSet::from([900, 56_000, 56_001, 56_002]),
+        "all ranges, to the last port"
+    );
     assert_eq!(open(5, 80).outcome, dropped(R::SnatExhausted));
     assert_eq!(open(5, 81).outcome, outward(&bed), "another destination has its own");
     assert_eq!(open(1, 80).outcome, outward(&bed), "who has one keeps it");
@@ -172,6 +177,36 @@ fn when_ports_run_out_it_is_told() {
     // And they go with their interface.
     bed.datapath.remove_vif(bed.alice).unwrap();
     assert_eq!(bed.datapath.sweep(&now).unwrap(), Swept { live: 0, removed: 0 });
+}
+
+#[test]
+fn most_of_a_large_pool_is_lent_before_a_port_is_hard_to_find() {
+    let mut bed = with_outside();
+    let pools = vec![20_000..=20_299, 30_000..=30_199, 40_000..=40_499];
+    bed.datapath.set_node_address(&NodeAddress { tcp: pools.clone(), ..node() }).unwrap();
+    assert_eq!(bed.datapath.node_address().unwrap().tcp, pools);
+    let open = |port| alice_sends(&bed, &whole(TCP, (ALICE, port), (WORLD, 80)).kind(SYN));
+    let mut lent_ports = BTreeSet::new();
+    let refused = (1..=800).filter(|port| match open(*port) {
+        ran if ran.outcome == outward(&bed) => !lent_ports.insert(lent(&ran.frame, TCP)),
+        ran => ran.outcome == dropped(R::SnatExhausted),
+    });
+    // Four of five are taken at the end: 32 tries in vain have a chance of 0.8 ** 32 then.
+    let refused = refused.count();
+    assert!(refused <= 3, "{refused} of 800 found none of 1000 ports");
+    assert!(lent_ports.iter().all(|port| pools.iter().any(|pool| pool.contains(port))));
+    assert!(pools.iter().all(|pool| lent_ports.iter().any(|port| pool.contains(port))));
+}
+
+#[test]
+fn pools_that_cannot_be_are_refused() {
+    let mut bed = with_outside();
+    let many = (1..=5).map(|n| n * 100..=n * 100 + 1).collect();
+    for pool in [vec![0..=5], vec![RangeInclusive::new(6, 5)], many] {
+        let refused = bed.datapath.set_node_address(&NodeAddress { udp: pool, ..node() });
+        assert!(matches!(refused, Err(Error::Argument { field: "udp", .. })), "{refused:?}");
+    }
+    assert_eq!(bed.datapath.node_address().unwrap(), node());
 }
 
 #[test]

@@ -1,25 +1,29 @@
 //! `skein why`: what becomes of a connection, and who decides it.
 
+mod report;
+
+pub(crate) use report::author;
+
 use crate::cli::{Global, Output};
-use crate::columns::plain;
 use crate::error::Error;
 use crate::http::Endpoint;
-use crate::screen::{Format, Screen, Tone, yaml};
+use crate::screen::{Format, Screen, yaml};
 use clap::Args;
-use serde_json::Value;
+use report::{is, passes, render};
 
 /// Arguments of `skein why`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The controller answers from what it tells the nodes, without sending a packet: which service and
-members, whether there is a route, and which rule decides at each end.
+members, whether there is a route, and which rule decides at each end. The two nodes say what their
+kernels have in force, and where that differs it is told.
 
 Examples:
   skein why default-domain:shop:web-1 default-domain:shop:db-1:5432
   skein why 7d1c...e2 10.1.2.3:53/udp
   skein why default-domain:shop:web-1 default-domain:shop:db-1/icmp
 
-Exit code: 0 it passes; 1 it does not.")]
+Exit code: 0 it passes; 1 it does not, or a node has something else in force.")]
 pub(crate) struct Arguments {
     /// Port or machine that opens the connection: name or uuid
     from: String,
@@ -115,113 +119,12 @@ pub(crate) async fn ask(
             screen.write(&render(screen, &answer, &titles, format == Format::Wide))?;
         }
     }
-    if passes(&answer) { Ok(()) } else { Err(Error::Degraded) }
-}
-
-fn passes(value: &Value) -> bool {
-    value.get("passes").and_then(Value::as_bool).unwrap_or(false)
-}
-
-fn mark(screen: Screen, good: bool) -> String {
-    if good { screen.paint(Tone::Good, "✓") } else { screen.paint(Tone::Bad, "✗") }
-}
-
-/// For people.
-fn render(screen: Screen, answer: &Value, (from, to): &(String, String), wide: bool) -> String {
-    let mut text = format!(
-        "{} {from} -> {to}: {}\n",
-        mark(screen, passes(answer)),
-        plain(answer.get("summary"))
-    );
-    text.push_str(&format!("\n  from      {}\n", port(answer.get("from"))));
-    if let Some(service) = answer.get("service").filter(|service| !service.is_null()) {
-        text.push_str(&format!(
-            "  service   {}, {}:{} in {}, {} members\n",
-            plain(service.get("name")),
-            plain(service.get("address")),
-            plain(service.get("port")),
-            plain(service.get("network")),
-            plain(service.get("members")),
-        ));
-    }
-    let ways = answer.get("ways").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    for way in ways {
-        let to = match way.get("to").filter(|to| !to.is_null()) {
-            Some(to) => port(Some(to)),
-            None => "outside the fabric".to_owned(),
-        };
-        let place = format!("{}:{}", plain(way.get("address")), plain(way.get("port")));
-        text.push_str(&format!("\n{} to        {to}, {place}\n", mark(screen, passes(way))));
-        let route = way.get("route");
-        let there = route.and_then(|r| r.get("there")).and_then(Value::as_bool).unwrap_or(false);
-        let said = plain(route.and_then(|route| route.get("text")));
-        text.push_str(&format!("  route     {} {said}\n", mark(screen, there)));
-        for (name, field) in [("leaving", "egress"), ("arriving", "ingress")] {
-            if let Some(verdict) = way.get(field).filter(|verdict| !verdict.is_null()) {
-                let good = verdict.get("pass").and_then(Value::as_bool).unwrap_or(false);
-                let said = verdict_text(verdict, wide);
-                text.push_str(&format!("  {name:<9} {} {said}\n", mark(screen, good)));
-            }
-        }
-    }
-    text
-}
-
-fn port(view: Option<&Value>) -> String {
-    let Some(view) = view else { return String::new() };
-    let name = match view.get("machine").filter(|machine| !machine.is_null()) {
-        Some(machine) => plain(Some(machine)),
-        None => plain(view.get("name")),
-    };
-    let node = match view.get("node").filter(|node| !node.is_null()) {
-        Some(node) => format!(" on {}", plain(Some(node))),
-        None => String::new(),
-    };
-    format!("{name}{node}, network {}", plain(view.get("network")))
-}
-
-fn verdict_text(verdict: &Value, wide: bool) -> String {
-    let layer = plain(verdict.get("layer"));
-    let mut text = match verdict.get("rule").filter(|rule| !rule.is_null()) {
-        Some(rule) => {
-            let author = author(verdict);
-            if wide || author.is_empty() {
-                let space = if author.is_empty() { "" } else { " " };
-                format!("{author}{space}{}", plain(Some(rule)))
-            } else {
-                author
-            }
-        }
-        None if verdict.get("unchecked") == Some(&Value::Bool(true)) => {
-            "no policy is in force".to_owned()
-        }
-        None => format!("no rule fits ({layer})"),
-    };
-    if let Some(staged) = verdict.get("staged").and_then(Value::as_str) {
-        text.push_str(&format!("; with the staged policies: {staged}"));
-    }
-    text
-}
-
-/// Who wrote a rule: an orchestrator's object, else a policy.
-pub(crate) fn author(rule: &Value) -> String {
-    if let Some(owner) = rule.get("owner").filter(|owner| !owner.is_null()) {
-        let (kind, name) = (plain(owner.get("kind")), plain(owner.get("name")));
-        return match owner.get("namespace").and_then(Value::as_str) {
-            Some(namespace) => format!("{kind} {namespace}/{name}"),
-            None => format!("{kind} {name}"),
-        };
-    }
-    match rule.get("policy").and_then(Value::as_str) {
-        Some(policy) => format!("policy {policy}"),
-        None => String::new(),
-    }
+    if passes(&answer) && !is(&answer, "differs") { Ok(()) } else { Err(Error::Degraded) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn targets_have_many_forms() {
@@ -244,35 +147,5 @@ mod tests {
         for text in ["web", "web:", "web:0", ":80", "web:80:", "web/tcp"] {
             assert!(Target::parse(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn who_denies_is_told_in_the_users_words() {
-        let answer = json!({
-            "passes": false, "summary": "denied where it arrives, by NetworkPolicy shop/deny",
-            "from": {"machine": "a", "node": "n1", "network": "net"},
-            "ways": [{
-                "passes": false, "address": "10.0.0.3", "port": 80,
-                "to": {"machine": "b", "node": "n2", "network": "net"},
-                "route": {"there": true, "text": "a route in net to node 192.168.0.2"},
-                "egress": {"pass": true, "unchecked": true, "layer": null},
-                "ingress": {"pass": false, "layer": "firewall", "rule": "r",
-                            "owner": {"kind": "NetworkPolicy", "namespace": "shop", "name": "deny"}},
-            }],
-        });
-        let text = render(Screen::plain(), &answer, &("a".into(), "b:80".into()), false);
-        assert_eq!(
-            text,
-            "\
-✗ a -> b:80: denied where it arrives, by NetworkPolicy shop/deny
-
-  from      a on n1, network net
-
-✗ to        b on n2, network net, 10.0.0.3:80
-  route     ✓ a route in net to node 192.168.0.2
-  leaving   ✓ no policy is in force
-  arriving  ✗ NetworkPolicy shop/deny
-"
-        );
     }
 }

@@ -1,9 +1,11 @@
 //! What people ask when traffic does not do what they expect: which rules judge a port ([`policy`]), and what
 //! becomes of one connection ([`why`]). Answers come from the compiled intent by the reference evaluator, so they
-//! are what nodes are told to do; names are those that a person wrote.
+//! are what nodes are told to do; names are those that a person wrote. The nodes of a connection are asked besides what they
+//! have in force ([`nodes`]).
 
 mod find;
 mod names;
+mod nodes;
 mod policy;
 mod why;
 
@@ -78,7 +80,13 @@ async fn why(State(shared): State<Arc<Shared>>, Query(question): Query<WhyQuesti
             why::Connection { protocol, port: question.port.unwrap_or(0), family: question.family };
         shared.read(|core: &Core| why::explain(core, &question.from, &question.to, connection))
     });
-    reply(answer)
+    let mut answer = match answer {
+        Ok(answer) => answer,
+        refused => return reply(refused),
+    };
+    let replies = shared.inquiries.ask(nodes::questions(&answer)).await;
+    shared.read(|core| nodes::add(core, &mut answer, replies));
+    reply(Ok(answer))
 }
 
 /// Protocols by name or number.

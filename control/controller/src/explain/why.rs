@@ -1,8 +1,11 @@
 //! What becomes of one connection: which service and members, which route, which rule at which end.
 
+mod inquiries;
+
 use super::Refusal;
 use super::find::{self, PortView};
 use super::names::{Author, Names};
+use super::nodes::{Inquiry, NodeView};
 use crate::core::Core;
 use ipnet::IpNet;
 use serde::Serialize;
@@ -31,27 +34,33 @@ pub(crate) struct Why {
     /// Whether it works; through a service: with every member.
     passes: bool,
     /// One sentence.
-    summary: String,
+    pub(super) summary: String,
+    /// A node has something else in force.
+    pub(super) differs: bool,
     from: PortView,
     to: String,
-    service: Option<ServiceView>,
+    pub(super) service: Option<ServiceView>,
     /// One for each end that may answer.
-    ways: Vec<Way>,
+    pub(super) ways: Vec<Way>,
 }
 
 #[derive(Debug, Serialize)]
-struct ServiceView {
+pub(super) struct ServiceView {
     name: String,
     address: IpAddr,
     port: u16,
     /// The network it lives in.
     network: String,
     members: usize,
+    #[serde(skip)]
+    pub(super) inquiry: Option<Inquiry>,
+    /// What the asker's node has of it.
+    pub(super) node: Option<NodeView>,
 }
 
 /// One end that may answer, and how it is reached.
 #[derive(Debug, Serialize)]
-struct Way {
+pub(super) struct Way {
     passes: bool,
     /// One sentence.
     summary: String,
@@ -64,6 +73,10 @@ struct Way {
     egress: Option<VerdictView>,
     /// The verdict where it arrives.
     ingress: Option<VerdictView>,
+    #[serde(skip)]
+    pub(super) inquiries: Vec<Inquiry>,
+    /// What the two nodes have in force.
+    pub(super) nodes: Vec<NodeView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -116,6 +129,7 @@ pub(crate) fn explain(
     let mut why = Why {
         passes: false,
         summary: String::new(),
+        differs: false,
         from: find::view(core, source),
         to: port.map_or_else(|| to.to_owned(), |port| port.name.clone()),
         service: None,
@@ -195,6 +209,8 @@ impl<'a> Asker<'a> {
             port: service.port,
             network: network.clone(),
             members: service.members.len(),
+            inquiry: None,
+            node: None,
         });
         if !self.may_use(service) {
             why.summary = format!(
@@ -208,6 +224,9 @@ impl<'a> Asker<'a> {
         let chosen = service.members.iter().filter(|member| {
             (!member.draining || !staying) && (!service.internal_local || member.node == own)
         });
+        if let Some(view) = &mut why.service {
+            view.inquiry = self.look_at_service(service, chosen.clone());
+        }
         for member in chosen {
             let interface = member.interface.and_then(|uuid| self.core.interface(uuid));
             let (address, port) = (member.address, member.port);
@@ -276,9 +295,8 @@ impl<'a> Asker<'a> {
     /// The longest route to an address, with what its path tells of the other end.
     fn route(&self, target: &Target<'_>) -> (Route, Option<Attributes>) {
         let rib = self.core.rib();
-        let holding = rib.prefixes(target.vrf).filter(|prefix| prefix.contains(&target.address));
-        let longest: Option<&IpNet> = holding.max_by_key(|prefix| prefix.prefix_len());
-        let best = longest.and_then(|prefix| rib.best(target.vrf, prefix).into_iter().next());
+        let best =
+            self.longest(target).and_then(|prefix| rib.best(target.vrf, prefix).into_iter().next());
         if let Some((_, path)) = best {
             let attributes = Attributes {
                 network: path.network,
@@ -370,9 +388,18 @@ impl<'a> Asker<'a> {
             route,
             egress: Some(egress),
             ingress,
+            inquiries: Vec::new(),
+            nodes: Vec::new(),
         };
+        way.inquiries = self.look_at_way(&way, target, &packet(own, target.address));
         way.summary = summary(&way);
         Ok(way)
+    }
+
+    fn longest(&self, target: &Target<'_>) -> Option<&'a IpNet> {
+        let prefixes = self.core.rib().prefixes(target.vrf);
+        let holding = prefixes.filter(|prefix| prefix.contains(&target.address));
+        holding.max_by_key(|prefix| prefix.prefix_len())
     }
 
     fn judge(

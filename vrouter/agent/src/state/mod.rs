@@ -14,6 +14,7 @@ mod core;
 mod diff;
 mod merge;
 mod numbers;
+mod port_pools;
 mod spec;
 pub(crate) mod staged;
 mod tables;
@@ -25,6 +26,7 @@ mod view;
 pub use self::core::{Core, DnsChanges, DnsPorts, DnsView, HealthCheck, LocalPort, PortProblem};
 pub use diff::Operation;
 pub use numbers::Numbers;
+pub use port_pools::PortPools;
 pub use spec::{ContextSpec, InterfaceSpec, MemberSpec, PathSpec, ServiceSpec};
 pub use staged::{Cause, Connection, Sample, Staged};
 pub use tables::{

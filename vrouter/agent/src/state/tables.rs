@@ -1,5 +1,6 @@
 //! What the kernel shall hold, in the agent's terms.
 
+use super::port_pools::PortPools;
 use ipnet::IpNet;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +46,27 @@ pub enum NextHop {
         /// Numbers of the members, in order.
         members: Vec<u32>,
     },
+}
+
+impl std::fmt::Display for NextHop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Local { ifindex, .. } => write!(f, "interface {ifindex} of this node"),
+            Self::Service { .. } => f.write_str("a member of the service"),
+            Self::Discard => f.write_str("nowhere"),
+            Self::Outside => f.write_str("out of the fabric, from the node's own address"),
+            Self::Native { node: Some(node) } => {
+                write!(f, "by the underlay without a tunnel, to node {node}")
+            }
+            Self::Native { node: None } => {
+                f.write_str("by the underlay without a tunnel, to whoever has it")
+            }
+            Self::Tunnel { destination, encapsulation, label } => {
+                write!(f, "tunnel to {destination}, {encapsulation:?}, label {label}")
+            }
+            Self::Ecmp { members } => write!(f, "one of {} by hash", members.len()),
+        }
+    }
 }
 
 /// Encapsulations a route can use.
@@ -184,7 +206,7 @@ pub(crate) const OUTSIDE: u32 = skein_datapath::OUTSIDE;
 pub(crate) const INSIDE: u32 = skein_datapath::INSIDE;
 
 /// What the node lends of itself: its addresses, to packets that leave the fabric.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NodeEntry {
     /// Its address.
     pub address: IpAddr,
@@ -192,6 +214,8 @@ pub struct NodeEntry {
     pub host: Option<u32>,
     /// Number of a [`NextHop::Outside`].
     pub next_hop: u32,
+    /// Its ports that workloads borrow.
+    pub pools: PortPools,
 }
 
 /// All of it.

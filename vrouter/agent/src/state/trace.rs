@@ -124,22 +124,13 @@ impl Core {
                 trace.step("next hop", "not in the kernel: dropped");
                 None
             }
-            Some(NextHop::Tunnel { destination, encapsulation, label }) => {
-                let found = format!("tunnel to {destination}, {encapsulation:?}, label {label}");
-                trace.step("next hop", found);
-                Some(())
-            }
-            Some(NextHop::Ecmp { members }) => {
-                trace.step("next hop", format!("one of {} by hash", members.len()));
-                Some(())
-            }
-            Some(NextHop::Outside) => {
-                trace.step("next hop", "out of the fabric, from the node's own address");
-                Some(())
-            }
-            Some(NextHop::Native { node }) => {
-                let whom = node.map_or("whoever has it".into(), |node| format!("node {node}"));
-                trace.step("next hop", format!("by the underlay without a tunnel, to {whom}"));
+            Some(
+                away @ (NextHop::Tunnel { .. }
+                | NextHop::Ecmp { .. }
+                | NextHop::Outside
+                | NextHop::Native { .. }),
+            ) => {
+                trace.step("next hop", away.to_string());
                 Some(())
             }
             Some(NextHop::Service { vrf }) => {
@@ -163,8 +154,8 @@ impl Core {
                     .step("next hop", format!("a service's member, one of {}", members.join(", ")));
                 Some(())
             }
-            Some(NextHop::Local { ifindex, .. }) => {
-                trace.step("next hop", format!("interface {ifindex} of this node"));
+            Some(here @ NextHop::Local { ifindex, .. }) => {
+                trace.step("next hop", here.to_string());
                 let Some(entry) = self.in_force().interfaces.get(ifindex) else {
                     trace.step("next hop", "it has no entry: dropped");
                     return None;
@@ -220,7 +211,7 @@ impl Core {
             .unwrap_or_default()
     }
 
-    pub(super) fn lookup(&self, vrf: u32, address: IpAddr) -> Option<(IpNet, RouteEntry)> {
+    pub(crate) fn lookup(&self, vrf: u32, address: IpAddr) -> Option<(IpNet, RouteEntry)> {
         let routes = &self.in_force().routes;
         std::iter::successors(Some(IpNet::from(address)), IpNet::supernet)
             .find_map(|prefix| Some((prefix, *routes.get(&(vrf, prefix))?)))

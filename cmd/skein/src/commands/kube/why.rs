@@ -18,7 +18,7 @@ Examples:
   kubectl skein why client-1 198.51.100.7:443
   kubectl skein why client-1 web-1/icmp
 
-Exit code: 0 it passes; 1 it does not.")]
+Exit code: 0 it passes; 1 it does not, or a node has something else in force.")]
 pub(crate) struct Arguments {
     /// Pod that opens the connection: POD or NAMESPACE/POD
     from: String,

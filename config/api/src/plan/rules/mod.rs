@@ -13,6 +13,7 @@ mod project;
 pub(crate) mod subnets;
 mod system;
 pub(super) mod tag;
+mod vrouter;
 
 use std::sync::Arc;
 
@@ -58,6 +59,7 @@ pub(super) fn on_create(draft: &mut Draft<'_>, object: &mut Object) -> ApiResult
         Kind::TAG => tag::on_create(draft, object),
         Kind::TAG_TYPE => tag::type_on_create(draft, object),
         Kind::GLOBAL_SYSTEM_CONFIG => system::check(draft, object),
+        Kind::GLOBAL_VROUTER_CONFIG => vrouter::check(object),
         Kind::VIRTUAL_ROUTER => subnets::virtual_router(draft, object),
         Kind::VIRTUAL_DNS => dns::server(draft, object),
         Kind::VIRTUAL_DNS_RECORD => dns::record(object),
@@ -90,6 +92,7 @@ pub(super) fn on_update(draft: &mut Draft<'_>, old: &Object, new: &mut Object) -
         Kind::ROUTING_INSTANCE => network::routing_instance_on_update(draft, old, new),
         Kind::TAG => tag::on_update(old, new),
         Kind::GLOBAL_SYSTEM_CONFIG => system::on_update(draft, old, new),
+        Kind::GLOBAL_VROUTER_CONFIG => vrouter::check(new),
         Kind::VIRTUAL_ROUTER => subnets::virtual_router(draft, new),
         Kind::VIRTUAL_DNS => dns::server(draft, new),
         Kind::VIRTUAL_DNS_RECORD => dns::record(new),

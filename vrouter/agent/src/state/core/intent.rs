@@ -5,6 +5,7 @@ use super::{Core, Loaded, LocalPort, PolicyKey, PortProblem, first_prefix};
 use crate::state::compile::{self, Context, LocalPath, Reach};
 use crate::state::diff::Operation;
 use crate::state::numbers::{LABELS, VRFS};
+use crate::state::port_pools::{self, PortPools};
 use crate::state::spec::{InterfaceSpec, prefixes, read_policy};
 use crate::state::tables::{
     ContextEntry, FloatingDirection, FloatingEntry, InterfaceEntry, PolicyState, Tables,
@@ -52,6 +53,10 @@ impl Core {
             ..Context::default()
         };
         self.problems.extend(self.service_problems.clone());
+        self.pools = PortPools::read(leader.global(), &self.host_ports).unwrap_or_else(|reason| {
+            self.problems.insert(port_pools::SUBJECT.into(), reason);
+            PortPools::default()
+        });
         for vrf in leader.vrfs() {
             if let Some(number) = self.numbers.vrfs.take(&vrf.name, VRFS) {
                 context.vrfs.insert(vrf.name.clone(), number);

@@ -17,6 +17,7 @@ use crate::state::compile::Context;
 use crate::state::diff::Operation;
 use crate::state::merge::Merged;
 use crate::state::numbers::{Numbers, Pool};
+use crate::state::port_pools::PortPools;
 use crate::state::spec::{InterfaceSpec, ServiceSpec};
 use crate::state::tables::{NextHop, PolicyState, ServiceKey, Tables};
 use crate::state::view::Touched;
@@ -25,6 +26,7 @@ use skein_policy::{Decision, Family, Identities, Identity, Policy, Program, Rule
 use skein_proto::session as wire;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -121,6 +123,10 @@ pub struct Core {
     nodes_changed: bool,
     /// Host end of the interface of the node's own stack.
     host_interface: Option<u32>,
+    /// Ports that the host chooses from for its own connections.
+    host_ports: RangeInclusive<u16>,
+    /// Ports that workloads borrow.
+    pools: PortPools,
     context_labels: BTreeSet<u32>,
     services: BTreeMap<String, ServiceSpec>,
     /// VRF numbers that services were compiled with.
@@ -176,6 +182,8 @@ impl Core {
             nodes: BTreeMap::new(),
             nodes_changed: false,
             host_interface: None,
+            host_ports: 32_768..=60_999,
+            pools: PortPools::default(),
             context_labels: BTreeSet::new(),
             services: BTreeMap::new(),
             service_numbers: BTreeMap::new(),
@@ -198,6 +206,13 @@ impl Core {
     #[must_use]
     pub fn named(mut self, node: &str) -> Self {
         node.clone_into(&mut self.node);
+        self
+    }
+
+    /// Says which ports the host chooses from for its own connections (`net.ipv4.ip_local_port_range`).
+    #[must_use]
+    pub fn with_host_ports(mut self, ports: RangeInclusive<u16>) -> Self {
+        self.host_ports = ports;
         self
     }
 

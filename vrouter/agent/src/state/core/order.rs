@@ -49,10 +49,10 @@ impl Core {
             matches!(operation, Operation::PutNextHop(_, NextHop::Ecmp { .. }))
         });
         all.append(&mut hops);
-        if let Some(node) = self.wanted.node
-            && self.applied.node != Some(node)
+        if let Some(node) = &self.wanted.node
+            && self.applied.node.as_ref() != Some(node)
         {
-            all.push(Operation::SetNode(node));
+            all.push(Operation::SetNode(node.clone()));
         }
         if self.wanted.node_addresses != self.applied.node_addresses {
             all.push(Operation::SetNodeAddresses(self.wanted.node_addresses.clone()));
@@ -138,7 +138,7 @@ impl Core {
             Operation::PutContext(id, context) => {
                 self.applied.contexts.insert(*id, context.clone());
             }
-            Operation::SetNode(node) => self.applied.node = Some(*node),
+            Operation::SetNode(node) => self.applied.node = Some(node.clone()),
             Operation::PutNative(address, number) => {
                 self.applied.natives.insert(*address, *number);
             }

@@ -242,7 +242,7 @@ impl Core {
         if !needed {
             return;
         }
-        let next_hop = match self.wanted.node {
+        let next_hop = match &self.wanted.node {
             Some(node) => node.next_hop,
             // Held from now on: answers to clients outside leave by it.
             None => match self.use_next_hop(NextHop::Outside) {
@@ -250,7 +250,8 @@ impl Core {
                 None => return,
             },
         };
-        self.wanted.node = Some(NodeEntry { address, host: self.host_interface, next_hop });
+        let pools = self.pools.clone();
+        self.wanted.node = Some(NodeEntry { address, host: self.host_interface, next_hop, pools });
         self.wanted.node_addresses = self.all_addresses();
     }
 }

@@ -3,6 +3,7 @@
 mod dns;
 mod events;
 mod kernel;
+mod pools;
 mod properties;
 mod sub_interfaces;
 mod wire;
