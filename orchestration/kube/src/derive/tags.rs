@@ -264,10 +264,10 @@ impl TagTable {
         let mut names: BTreeMap<&str, &str> = BTreeMap::new();
         for (predicate, tag) in &self.judged {
             match predicate {
-                Predicate::Interfaces(which) => {
-                    if which.networks.contains(network) && Self::fits(predicate, candidate) {
-                        meant.insert(tag.clone());
-                    }
+                Predicate::Interfaces(which)
+                    if which.networks.contains(network) && Self::fits(predicate, candidate) =>
+                {
+                    meant.insert(tag.clone());
                 }
                 Predicate::Port(..) if Self::fits(predicate, candidate) => {
                     names.entry(tag.split('=').next().unwrap_or_default()).or_insert(tag);
