@@ -86,6 +86,13 @@ impl Core {
                     .map(|p| Key::new(Sort::Admin, p.resource.kind(), &p.meta.name))
                     .collect();
                 self.marked.extend(admin);
+                // In an outer fabric its address says which machine its pods are on.
+                if self.names.nodes_network().is_some() {
+                    let pods = self.cache.pods.values();
+                    let here = pods.filter(|pod| pod.node.as_deref() == Some(&*name));
+                    let here: Vec<Key> = here.map(|pod| place(Sort::Pod, &pod.meta)).collect();
+                    self.marked.extend(here);
+                }
             }
         }
     }
