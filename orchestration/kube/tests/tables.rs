@@ -48,19 +48,37 @@ const COMPILED: [Kind; 12] = [
 struct Compiler {
     engine: Engine,
     watcher: Watcher,
+    /// Of the last object that came.
+    revision: u64,
 }
 
 impl Compiler {
-    /// Takes what has come, until nothing more does.
-    async fn catch_up(&mut self) {
+    /// Takes what has come, until nothing more does and it knows what the manager has seen. A busy machine may be
+    /// quiet for longer.
+    async fn catch_up(&mut self, bench: &Bench) {
         let quiet = Duration::from_millis(40);
-        while let Ok(event) = tokio::time::timeout(quiet, self.watcher.next()).await {
-            let changes: Vec<Change> = match event {
-                Event::Snapshot(objects, _) => {
+        let followed = bench.core.graph().objects().filter(|one| COMPILED.contains(&one.kind));
+        let wanted = followed.map(|one| one.revision).max().unwrap_or(0);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            assert!(
+                Instant::now() < deadline,
+                "revision {wanted} does not come: {}",
+                self.revision
+            );
+            let changes: Vec<Change> = match tokio::time::timeout(quiet, self.watcher.next()).await
+            {
+                Ok(Event::Snapshot(objects, revision)) => {
+                    self.revision = revision;
                     objects.into_iter().map(|one| Change::Put(Arc::new(one))).collect()
                 }
-                Event::Put(object, _) => vec![Change::Put(Arc::new(object))],
-                Event::Delete { uuid, .. } => vec![Change::Delete(uuid)],
+                Ok(Event::Put(object, revision)) => {
+                    self.revision = revision;
+                    vec![Change::Put(Arc::new(object))]
+                }
+                Ok(Event::Delete { uuid, .. }) => vec![Change::Delete(uuid)],
+                Err(_) if self.revision >= wanted => return,
+                Err(_) => continue,
             };
             self.engine.apply(&changes);
         }
@@ -240,7 +258,7 @@ async fn explain(
         }
         bench.core.kube_delete(&as_object(&one));
         bench.settle().await;
-        compiler.catch_up().await;
+        compiler.catch_up(bench).await;
         let ports: Vec<_> = rest.pods.iter().map(|pod| compiler.port(pod)).collect();
         let (right, ours) = look(&rest, &ends(&rest), &ports, cell);
         if right == ours {
@@ -269,7 +287,8 @@ async fn thousands_of_policies_mean_what_kubernetes_says() {
     let mut settings = skein_kube::Settings::default();
     settings.pod_subnets.push("fd00:32::/64".parse().unwrap());
     let mut bench = Bench::with(settings).await;
-    let mut compiler = Compiler { engine: Engine::new(), watcher: bench.client.watch(&COMPILED) };
+    let watcher = bench.client.watch(&COMPILED);
+    let mut compiler = Compiler { engine: Engine::new(), watcher, revision: 0 };
     bench.put(support::namespace("default", "", ""));
     for namespace in &world.namespaces {
         put_namespace(&mut bench, namespace);
@@ -278,7 +297,7 @@ async fn thousands_of_policies_mean_what_kubernetes_says() {
         put_pod(&mut bench, pod);
     }
     bench.settle().await;
-    compiler.catch_up().await;
+    compiler.catch_up(&bench).await;
     for at in 0..world.pods.len() {
         let port = compiler.port(&world.pods[at]);
         world.pods[at].addresses = port.addresses.iter().map(|one| one.prefix.addr()).collect();
@@ -326,7 +345,7 @@ async fn thousands_of_policies_mean_what_kubernetes_says() {
         }
         policies += world.policies.len() + world.admin.len();
         bench.settle().await;
-        compiler.catch_up().await;
+        compiler.catch_up(&bench).await;
         // A tag that goes while a rule needs it anew is made again: what was refused was tried again.
         bench.log.clear();
         let ports: Vec<_> = world.pods.iter().map(|pod| compiler.port(pod)).collect();

@@ -540,7 +540,7 @@ fn tables_of_another_layout_are_refused() {
     let bed = Bed::new();
     bed.write_abi_version(99);
     let error = Datapath::open(&Config::new(bed.pin_dir())).err().expect("refused");
-    assert!(matches!(error, Error::AbiVersion { found: 99, wanted: 5, .. }), "{error}");
+    assert!(matches!(error, Error::AbiVersion { found: 99, wanted: 6, .. }), "{error}");
 }
 
 #[test]
@@ -564,6 +564,25 @@ fn a_trace_tells_what_the_programs_do() {
     assert_eq!((answer.dropped, answer.identity), (None, Some(1009)));
     assert_eq!(ask(FAR, 81).dropped, Some(R::PolicyDeny));
     assert_eq!(ask([172, 16, 0, 1].into(), 80).dropped, Some(R::NoRoute));
+    // By another policy, and in another VRF, than the interface's own.
+    let look = |vrf, v4, remote: std::net::Ipv4Addr| {
+        let question = Question {
+            ifindex: bed.alice,
+            direction: EGRESS,
+            local: ALICE.into(),
+            remote: remote.into(),
+            protocol: 6,
+            source_port: 999,
+            destination_port: 81,
+        };
+        let policy = VifPolicy::Enforce { v4, v6: None };
+        bed.datapath.look(vrf, &policy, &question).unwrap()
+    };
+    let answer = look(VRF, Some(ALLOW), FAR);
+    assert_eq!((answer.dropped, answer.identity), (None, Some(1009)));
+    assert_eq!(look(VRF, Some(2), FAR).dropped, Some(R::PolicyDeny));
+    assert_eq!(look(VRF, None, FAR).dropped, Some(R::NoPolicy));
+    assert_eq!(look(VRF + 1, Some(ALLOW), FAR).dropped, Some(R::NoRoute));
 }
 
 #[test]
