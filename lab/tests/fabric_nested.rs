@@ -13,8 +13,9 @@
 mod support;
 
 use serde_json::{Value, json};
-use skein_lab::{Machine, MachineImage, Said};
+use skein_lab::{Machine, MachineImage};
 use std::time::{Duration, Instant};
+use support::inside::{Inside, config, link_local};
 use support::{Bed, api, soon};
 
 fn make(bed: &Bed, kind: &str, fields: Value) -> String {
@@ -23,19 +24,6 @@ fn make(bed: &Bed, kind: &str, fields: Value) -> String {
         api(host, "POST", &format!("/{kind}s"), &json!({ kind: fields })).unwrap();
     assert_eq!(status, 200, "{kind}: {answer}");
     answer[kind]["uuid"].as_str().unwrap().to_owned()
-}
-
-/// What a machine's CNI plugin is told of the node's agent.
-fn link_local(bed: &Bed) {
-    let name = ["default-global-system-config", "default-global-vrouter-config"];
-    let uuid = bed.uuid("global-vrouter-config", &name);
-    let entry = json!({
-        "linklocal_service_name": "vrouter-agent",
-        "linklocal_service_ip": "10.10.10.2", "linklocal_service_port": 9091,
-        "ip_fabric_service_ip": ["127.0.0.1"], "ip_fabric_service_port": 9091,
-    });
-    let entries = json!({"linklocal_services": {"linklocal_service_entry": [entry]}});
-    bed.put("global-vrouter-config", &uuid, &entries);
 }
 
 /// A pod as kube-manager writes it in nested mode; gives its port.
@@ -71,57 +59,8 @@ fn uid(name: &str) -> String {
     format!("5d1a2b3c-0000-4000-8000-00000000{:04x}", name.bytes().map(u32::from).sum::<u32>())
 }
 
-/// The configuration of the plugin in the machines; one kind in the original's form.
-fn config(kind: &str) -> Value {
-    if kind == "macvlan" {
-        return json!({"cniVersion": "1.1.0", "name": "nested", "type": "skein", "contrail": {
-            "cluster-name": "k8s", "vif-type": "macvlan", "parent-interface": "eth0",
-            "vrouter-ip": "10.10.10.2", "vrouter-port": 9091, "mode": "k8s"}});
-    }
-    json!({"cniVersion": "1.1.0", "name": "nested", "type": "skein", "vifType": kind,
-           "parentInterface": "eth0"})
-}
-
-/// A pod in a machine.
-struct Inside {
-    name: &'static str,
-    kind: &'static str,
-    ipv4: String,
-}
-
-fn call(machine: &mut Machine, command: &str, name: &str, kind: &str, container: &str) -> Said {
-    let args = format!(
-        "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={name};K8S_POD_UID={}",
-        uid(name)
-    );
-    machine.cni(command, &config(kind), container, &format!("/run/netns/{name}"), &args).unwrap()
-}
-
 fn add(machine: &mut Machine, name: &'static str, kind: &'static str) -> Inside {
-    machine
-        .must(&format!(
-            "touch /run/netns/{name}; unshare --net=/run/netns/{name} ip link set lo up"
-        ))
-        .unwrap();
-    let start = Instant::now();
-    let said = call(machine, "ADD", name, kind, &format!("c-{name}"));
-    assert_eq!(said.code, 0, "ADD of {name}: {}", said.text);
-    let result: Value =
-        serde_json::from_str(&said.text).unwrap_or_else(|e| panic!("{e}: {}", said.text));
-    println!("ADD of {name} as {kind} took {:?}", start.elapsed());
-    let address = result["ips"][0]["address"].as_str().unwrap();
-    let ipv4 = address.split('/').next().unwrap().to_owned();
-    Inside { name, kind, ipv4 }
-}
-
-impl Inside {
-    fn run(&self, machine: &mut Machine, command: &str) -> Said {
-        machine.run(&format!("nsenter --net=/run/netns/{} {command}", self.name)).unwrap()
-    }
-
-    fn pings(&self, machine: &mut Machine, to: &str) -> bool {
-        self.run(machine, &format!("ping -c 1 -W 1 {to}")).code == 0
-    }
+    Inside::new("shop", name, &uid(name), kind).add(machine)
 }
 
 #[test]
@@ -234,9 +173,12 @@ fn pods_in_machines_are_workloads_of_the_fabric() {
 
     // Repeated, checked, and unharmed by an agent that ends.
     for (machine, pod) in [(&mut one, &a), (&mut two, &b)] {
-        let container = format!("c-{}", pod.name);
+        let container = pod.container();
         for command in ["ADD", "CHECK", "STATUS"] {
-            let said = call_with_result(machine, command, pod, &container);
+            let said = match command {
+                "CHECK" => pod.check(machine, &container),
+                command => pod.call(machine, command, &container),
+            };
             assert_eq!(said.code, 0, "{command} of {}: {}", pod.name, said.text);
         }
     }
@@ -247,12 +189,12 @@ fn pods_in_machines_are_workloads_of_the_fabric() {
     soon("the agent to answer again", || look(&mut one, "a").code == 0);
 
     // DEL of an older sandbox touches nothing; DEL and GC leave nothing.
-    assert_eq!(call(&mut one, "DEL", "a", "macvlan", "c-older").code, 0);
+    assert_eq!(a.call(&mut one, "DEL", "c-older").code, 0);
     assert!(a.pings(&mut one, &b.ipv4));
     // The pattern finds them while they are there.
     assert_eq!(one.must("ip link | grep -cE ' [sm]k[0-9a-f]{12}' || true").unwrap().trim(), "1");
-    assert_eq!(call(&mut one, "DEL", "a", "macvlan", "c-a").code, 0);
-    assert_eq!(call(&mut one, "DEL", "a", "macvlan", "c-a").code, 0, "again");
+    assert_eq!(a.call(&mut one, "DEL", "c-a").code, 0);
+    assert_eq!(a.call(&mut one, "DEL", "c-a").code, 0, "again");
     assert!(!a.pings(&mut one, &b.ipv4));
     let vlans = |machine: &mut Machine| {
         machine.must("ip link | grep -cE ' [sm]k[0-9a-f]{12}' || true").unwrap()
@@ -276,22 +218,6 @@ fn pods_in_machines_are_workloads_of_the_fabric() {
     soon("the node to forget the pod", || !c.pings(&mut one, "10.3.0.254"));
     std::thread::sleep(Duration::from_millis(100));
     assert!(bed.look(0, "interfaces").iter().all(|entry| entry["vlan"] != json!(200)));
-}
-
-/// CHECK wants what ADD said.
-fn call_with_result(machine: &mut Machine, command: &str, pod: &Inside, container: &str) -> Said {
-    if command != "CHECK" {
-        return call(machine, command, pod.name, pod.kind, container);
-    }
-    let said = call(machine, "ADD", pod.name, pod.kind, container);
-    let mut with = config(pod.kind);
-    with["prevResult"] = serde_json::from_str(&said.text).unwrap();
-    let args = format!(
-        "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={};K8S_POD_UID={}",
-        pod.name,
-        uid(pod.name)
-    );
-    machine.cni(command, &with, container, &format!("/run/netns/{}", pod.name), &args).unwrap()
 }
 
 /// A native load balancer in the pods' network, with one member.

@@ -80,6 +80,15 @@ pub(crate) fn remove(cluster: &str) -> Result<(), LabError> {
     })
 }
 
+/// Removes what pods of a node left, as a boot does.
+pub(crate) fn empty(cluster: &str, node: &str) -> Result<(), LabError> {
+    let own = name(cluster, node);
+    wait_for("a node's cgroups to be empty", DEATH, || {
+        let mut paths = hierarchies().into_iter().map(|h| h.join(own.trim_start_matches('/')));
+        paths.try_for_each(|path| clear(&path))
+    })
+}
+
 fn clear(path: &Path) -> Result<(), String> {
     let Ok(entries) = fs::read_dir(path) else { return Ok(()) };
     for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())) {

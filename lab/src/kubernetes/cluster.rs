@@ -531,6 +531,27 @@ impl Cluster {
         node.containerd.wait_ready(READY, || run(None, &mut ask, None)?.success().map(|_| ()))
     }
 
+    /// Takes a node's power away: every program on it ends, and what was in memory is gone - devices, programs in the
+    /// kernel, mounts, containers. Its disk stays. An agent on it is a program of the network's, which must have been
+    /// killed before.
+    ///
+    /// # Errors
+    /// Something is left.
+    pub fn power_off(&mut self, number: usize) -> Result<(), ClusterError> {
+        let node = &mut self.nodes[number];
+        node.power_off()?;
+        Ok(cgroups::empty(self.lab.name(), node.name())?)
+    }
+
+    /// Boots a node that was switched off: container runtime, then the kubelet.
+    ///
+    /// # Errors
+    /// The end of a program's log.
+    pub fn boot(&mut self, number: usize) -> Result<(), ClusterError> {
+        let (name, ctr) = (self.lab.name().to_owned(), self.programs.ctr.clone());
+        self.nodes[number].boot(&name, &ctr)
+    }
+
     /// Lets everything live on after this value is dropped.
     pub fn detach(self) {
         for node in self.nodes {

@@ -132,6 +132,11 @@ impl Daemon {
         Ok(())
     }
 
+    /// Where it starts the next time.
+    pub(crate) fn moves(&mut self, place: Place) {
+        self.place = place;
+    }
+
     /// Waits until `ready` holds, failing at once when the program ends before.
     ///
     /// # Errors

@@ -174,6 +174,15 @@ impl SkeinNetwork {
         self.agents[node].wait_ready()
     }
 
+    /// Starts a node's agent after the node was booted, and waits until it is ready.
+    ///
+    /// # Errors
+    /// The end of its log.
+    pub fn boot_agent(&mut self, number: usize, node: &KubeNode) -> Result<(), ClusterError> {
+        self.agents[number].daemon.moves(Place::Node(node.init()));
+        self.restart_agent(number)
+    }
+
     /// Starts the controller again after it was killed, and waits until it is ready.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use super::daemon::{Daemon, Line, Place, await_child, enter};
 use super::image::PAUSE_IMAGE;
 use super::{Authority, ClusterError, Programs, cgroups, files};
 use crate::command::run;
-use crate::{Host, LabError, Process, Ran};
+use crate::{Host, LabError, Process, Ran, wait_for};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -177,11 +177,57 @@ impl KubeNode {
         Ok(())
     }
 
+    pub(crate) fn power_off(&mut self) -> Result<(), ClusterError> {
+        // With process 1 ends whatever is in its PID namespace, and with the last of these the mounts.
+        self.namespaces.kill()?;
+        let init = format!("/proc/{}", self.init);
+        wait_for("the node's process 1 to be gone", STEP, || {
+            if Path::new(&init).exists() { Err("it is there") } else { Ok(()) }
+        })?;
+        for daemon in [&mut self.kubelet, &mut self.containerd] {
+            daemon.process().kill()?;
+        }
+        // The host's network namespace is the lab's and lives on; a boot would find it empty but for the card.
+        let (uplink, host) = (self.host.uplink(), &self.host);
+        for device in ["lo", uplink] {
+            // There may be none.
+            let _ = host.run(Command::new("tc").args(["qdisc", "del", "dev", device, "clsact"]))?;
+        }
+        wait_for("the node's devices to be gone", STEP, || {
+            let left = devices(host).map_err(|error| error.to_string())?;
+            for device in left.iter().filter(|name| *name != "lo" && *name != uplink) {
+                let _ = host.ip(&format!("link delete {device}\n"));
+            }
+            if left.len() == 2 { Ok(()) } else { Err(format!("{left:?}")) }
+        })?;
+        Ok(())
+    }
+
+    pub(crate) fn boot(&mut self, cluster: &str, ctr: &Path) -> Result<(), ClusterError> {
+        cgroups::make(cluster, self.host.name())?;
+        (self.namespaces, self.init) = start_namespaces(&self.host, &self.folder, &self.logs)?;
+        for daemon in [&mut self.containerd, &mut self.kubelet] {
+            daemon.moves(Place::Node(self.init));
+        }
+        self.containerd.start_again()?;
+        let mut ask = self.command(ctr);
+        ask.args(["--address", CONTAINERD_SOCKET, "version"]);
+        self.containerd.wait_ready(STEP, || run(None, &mut ask, None)?.success().map(|_| ()))?;
+        self.kubelet.start_again()
+    }
+
     pub(crate) fn detach(self) {
         self.kubelet.detach();
         self.containerd.detach();
         self.namespaces.detach();
     }
+}
+
+/// Names of a host's devices.
+fn devices(host: &Host) -> Result<Vec<String>, ClusterError> {
+    let shown = host.run(Command::new("ip").args(["-o", "link", "show"]))?.success()?;
+    let names = shown.lines().filter_map(|line| line.split(": ").nth(1));
+    Ok(names.map(|name| name.split('@').next().unwrap_or(name).to_owned()).collect())
 }
 
 fn start_namespaces(

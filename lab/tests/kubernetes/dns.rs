@@ -1,14 +1,13 @@
 //! Names: answered by every node itself, in a cluster without a DNS pod.
 
+use crate::support::upstream::{OUTSIDE, Upstream};
 use crate::{ANSWER, NODES, PATIENCE, PODS_READY, Steps, create_pod};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, SkeinNetwork};
 use skein_lab::{Host, Ran, wait_for};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::Ipv4Addr;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The service whose address kubelets give to pods.
@@ -17,72 +16,14 @@ const FRONT_ADDRESS: &str = "10.96.0.10";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
 const UPSTREAM_PORT: u16 = 5353;
-/// A name that only the upstream server knows, and its address.
-const OUTSIDE: &str = "www.example.test";
+/// What the name that only the upstream server knows means.
 const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 /// How long a program stays dead.
 const DEAD: Duration = Duration::from_secs(1);
 
-/// A server beyond the cluster that knows one name.
-pub(crate) struct Upstream {
-    stop: Arc<AtomicBool>,
-    asked: Arc<AtomicUsize>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Upstream {
-    pub(crate) fn start(host: &Host) -> Upstream {
-        let address = SocketAddr::new(host.ipv4().into(), UPSTREAM_PORT);
-        let socket = host.inside(|| UdpSocket::bind(address)).unwrap().unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (stopping, count) = (stop.clone(), asked.clone());
-        let thread = std::thread::spawn(move || {
-            let mut buffer = [0; 512];
-            while !stopping.load(Ordering::Relaxed) {
-                if let Ok((length, client)) = socket.recv_from(&mut buffer) {
-                    count.fetch_add(1, Ordering::Relaxed);
-                    let _ = socket.send_to(&reply(&buffer[..length]), client);
-                }
-            }
-        });
-        Upstream { stop, asked, thread: Some(thread) }
-    }
-
-    /// Arguments by which agents ask it.
-    pub(crate) fn arguments(host: &Host) -> Vec<String> {
-        vec!["--dns-upstream".into(), format!("{}:{UPSTREAM_PORT}", host.ipv4())]
-    }
-}
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// The reply of a server that knows one name: its address, none of another type, or no such name.
-fn reply(query: &[u8]) -> Vec<u8> {
-    let wire: Vec<u8> = OUTSIDE
-        .split('.')
-        .flat_map(|label| [&[label.len() as u8][..], label.as_bytes()].concat())
-        .chain([0])
-        .collect();
-    let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
-    let known = query[12..end].eq_ignore_ascii_case(&wire);
-    let address = known && query[end..end + 2] == [0, 1];
-    let mut out = query[..end + 4].to_vec();
-    out[2] |= 0x80;
-    out[3] = if known { 0x80 } else { 0x83 };
-    out[4..12].copy_from_slice(&[0, 1, 0, u8::from(address), 0, 0, 0, 0]);
-    if address {
-        out.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-        out.extend(OUTSIDE_ADDRESS.octets());
-    }
-    out
+/// Starts the server that every node asks for names outside of the cluster.
+pub(crate) fn upstream(host: &Host) -> Upstream {
+    Upstream::start(host, UPSTREAM_PORT, OUTSIDE_ADDRESS)
 }
 
 pub(crate) fn check(
@@ -214,10 +155,10 @@ fn services(cluster: &Cluster, pods: &[KubePod]) {
 
 fn outside(cluster: &Cluster, upstream: &Upstream, pods: &[KubePod]) {
     let address = OUTSIDE_ADDRESS.to_string();
-    let before = upstream.asked.load(Ordering::Relaxed);
+    let before = upstream.asked();
     let found = wait_answer(&pods[0], &["-type=a", OUTSIDE]);
     assert!(found.contains(&address), "{found}");
-    assert!(upstream.asked.load(Ordering::Relaxed) > before);
+    assert!(upstream.asked() > before);
     let alias = json!({
         "metadata": {"name": "alias"}, "spec": {"type": "ExternalName", "externalName": OUTSIDE},
     });

@@ -26,9 +26,11 @@ mod policy_cases;
 #[allow(unreachable_pub, reason = "shared with the manager's own tests")]
 #[path = "../../../orchestration/kube/tests/support/random_policies.rs"]
 mod random_policies;
+mod reboot;
 mod refusals;
 mod restarts;
 mod service_flows;
+mod secondary;
 mod services;
 mod staged;
 #[path = "../support/mod.rs"]
@@ -36,8 +38,8 @@ mod support;
 
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{
-    Cluster, ClusterOptions, KubePod, NetworkOptions, PROBE_IMAGE, ProbeOutcome, SkeinNetwork,
-    read_outcomes,
+    Cluster, ClusterOptions, KubePod, NetworkOptions, PROBE_IMAGE, ProbeAnswer, ProbeOutcome,
+    SkeinNetwork, read_outcomes,
 };
 use skein_lab::wait_for;
 use std::path::Path;
@@ -110,6 +112,16 @@ fn quickly(pod: &KubePod, targets: &[String]) -> String {
     serde_json::to_string(&pod.ask(targets, ANSWER).unwrap()).unwrap()
 }
 
+/// What a target answers, once it does.
+fn wait_answer(from: &KubePod, target: &str) -> ProbeAnswer {
+    wait_for(&format!("an answer of {target} to {}", from.name), PATIENCE, || {
+        let mut outcomes = from.ask(&[target.to_owned()], ANSWER).unwrap();
+        let outcome = outcomes.remove(0);
+        outcome.answer.clone().ok_or(format!("{outcome:?}"))
+    })
+    .unwrap_or_else(|error| panic!("{error}"))
+}
+
 #[test]
 fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     let mut steps = Steps::start();
@@ -117,10 +129,10 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
         .unwrap_or_else(|error| panic!("{error}"));
     steps.done("Kubernetes");
     assert_kubelets_joined_by_requests(&cluster);
-    let upstream = dns::Upstream::start(cluster.control_host());
+    let upstream = dns::upstream(cluster.control_host());
     let options = NetworkOptions {
         manager_arguments: vec!["--dns-serve".into(), "true".into()],
-        agent_arguments: dns::Upstream::arguments(cluster.control_host()),
+        agent_arguments: vec!["--dns-upstream".into(), upstream.address.to_string()],
         ..NetworkOptions::default()
     };
     let mut network =
@@ -167,6 +179,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     staged::check(&cluster, &network, &pods, &mut steps);
     let refused = refusals::start(&cluster);
     networks::check(&cluster, &network, &pods, &mut steps);
+    secondary::check(&cluster, &pods, &mut steps);
     lifecycle::check(&cluster, &network, &pods, &mut steps);
     refused.check(&cluster, &mut steps);
     let world = outside::World::start(&mut cluster);
@@ -174,6 +187,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     ingress::check(&world, &network, &mut steps);
     drop(world);
     restarts::check(&mut cluster, &mut network, &pods, &mut steps);
+    reboot::check(&mut cluster, &mut network, &mut steps);
 
     let (state, tree) = (cluster.state(), cluster.lab().directory());
     drop(network);

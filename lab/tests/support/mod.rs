@@ -5,14 +5,17 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "a failed step is a failed test"
 )]
 
 pub mod frames;
+pub mod inside;
 pub mod named;
 pub mod programs;
 pub mod steps;
 pub mod traffic;
+pub mod upstream;
 pub mod web;
 
 use serde_json::{Value, json};

@@ -32,6 +32,8 @@ pub struct Cache {
     pub classes: BTreeMap<Arc<str>, IngressClass>,
     /// Network policies.
     pub policies: BTreeMap<Place, NetworkPolicy>,
+    /// Network policies of the form that is about other networks.
+    pub multi_policies: BTreeMap<Place, NetworkPolicy>,
     /// Network attachment definitions.
     pub nads: BTreeMap<Place, Nad>,
     /// Networks that users made.
@@ -100,7 +102,7 @@ impl Cache {
             KubeObject::Slice(o) => drop(self.slices.insert(place, o)),
             KubeObject::Ingress(o) => drop(self.ingresses.insert(place, o)),
             KubeObject::IngressClass(o) => drop(self.classes.insert(name, o)),
-            KubeObject::NetworkPolicy(o) => drop(self.policies.insert(place, o)),
+            KubeObject::NetworkPolicy(o) => drop(self.policies_of(o.resource).insert(place, o)),
             KubeObject::Nad(o) => drop(self.nads.insert(place, o)),
             KubeObject::VirtualNetwork(o) => drop(self.virtual_networks.insert(place, *o)),
             KubeObject::AdminPolicy(o) => {
@@ -124,8 +126,8 @@ impl Cache {
             KubeObject::IngressClass(_) => {
                 self.classes.remove(&meta.name).map(KubeObject::IngressClass)
             }
-            KubeObject::NetworkPolicy(_) => {
-                self.policies.remove(&place).map(KubeObject::NetworkPolicy)
+            KubeObject::NetworkPolicy(o) => {
+                self.policies_of(o.resource).remove(&place).map(KubeObject::NetworkPolicy)
             }
             KubeObject::Nad(_) => self.nads.remove(&place).map(KubeObject::Nad),
             KubeObject::VirtualNetwork(_) => self
@@ -136,6 +138,13 @@ impl Cache {
                 .admin
                 .remove(&(o.resource.kind().into(), meta.name.clone()))
                 .map(KubeObject::AdminPolicy),
+        }
+    }
+
+    fn policies_of(&mut self, resource: Resource) -> &mut BTreeMap<Place, NetworkPolicy> {
+        match resource {
+            Resource::MultiNetworkPolicy => &mut self.multi_policies,
+            _ => &mut self.policies,
         }
     }
 
@@ -251,6 +260,9 @@ impl Cache {
             }
             Resource::Ingress => rest(&self.ingresses, seen, KubeObject::Ingress),
             Resource::NetworkPolicy => rest(&self.policies, seen, KubeObject::NetworkPolicy),
+            Resource::MultiNetworkPolicy => {
+                rest(&self.multi_policies, seen, KubeObject::NetworkPolicy)
+            }
             Resource::Nad => rest(&self.nads, seen, KubeObject::Nad),
             Resource::VirtualNetwork => rest(&self.virtual_networks, seen, |network| {
                 KubeObject::VirtualNetwork(Box::new(network))
@@ -318,11 +330,12 @@ impl Cache {
     pub fn keys(&self) -> Vec<Key> {
         let mut out: Vec<Key> = Vec::new();
         out.extend(self.namespaces.keys().map(|name| Key::new(Sort::Namespace, "", name)));
-        let places: [(Sort, Vec<&Place>); 7] = [
+        let places: [(Sort, Vec<&Place>); 8] = [
             (Sort::Nad, self.nads.keys().collect()),
             (Sort::VirtualNetwork, self.virtual_networks.keys().collect()),
             (Sort::Service, self.services.keys().collect()),
             (Sort::Policy, self.policies.keys().collect()),
+            (Sort::MultiPolicy, self.multi_policies.keys().collect()),
             (Sort::Admin, self.admin.keys().collect()),
             (Sort::Ingress, self.ingresses.keys().collect()),
             (Sort::Pod, self.pods.keys().collect()),

@@ -21,6 +21,8 @@ pub struct ManagerConfig {
     pub server_name: Option<String>,
     /// Where status and metrics are served.
     pub status: SocketAddr,
+    /// How these are served over TLS; without files they are plain.
+    pub tls: StatusTls,
     /// How to reach Kubernetes.
     pub kubernetes: Kubernetes,
     /// Seconds between two full comparisons of both sides; 0: only changes count.
@@ -33,6 +35,18 @@ pub struct ManagerConfig {
     pub cluster: Settings,
     /// Names of the cluster.
     pub dns: Dns,
+}
+
+/// Status over TLS.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StatusTls {
+    /// The certificate and its chain, PEM, with `key`.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub key: Option<PathBuf>,
+    /// Whoever asks for more than health shows a certificate of this authority. None: nobody is asked for one.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// How to reach Kubernetes. Nothing: the file of `KUBECONFIG`, else the pod's own service account.
@@ -68,6 +82,7 @@ impl Default for ManagerConfig {
             key: None,
             server_name: None,
             status: SocketAddr::from(([127, 0, 0, 1], 8108)),
+            tls: StatusTls::default(),
             kubernetes: Kubernetes::default(),
             timer_interval: 120,
             concurrency: 32,

@@ -297,6 +297,7 @@ impl Core {
             Sort::VirtualNetwork => &self.cache.virtual_networks.get(&place)?.meta,
             Sort::Service => &self.cache.services.get(&place)?.meta,
             Sort::Policy => &self.cache.policies.get(&place)?.meta,
+            Sort::MultiPolicy => &self.cache.multi_policies.get(&place)?.meta,
             Sort::Admin => &self.cache.admin.get(&place)?.meta,
             Sort::Ingress => &self.cache.ingresses.get(&place)?.meta,
             Sort::Pod => &self.cache.pods.get(&place)?.meta,

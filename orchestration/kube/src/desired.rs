@@ -4,6 +4,7 @@ use crate::key::Key;
 use crate::objects::Selector;
 use serde_json::{Map, Value};
 use skein_model::{FqName, Kind};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use uuid::Uuid;
 
@@ -123,6 +124,32 @@ pub enum Predicate {
     Port(String, String, u16),
     /// Pods behind a service: namespace, name.
     Service(String, String),
+    /// Interfaces of pods in networks beside their first.
+    Interfaces(Interfaces),
+}
+
+/// Which interfaces beside pods' first ones are meant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Interfaces {
+    /// In one of these networks: `namespace/name` of their definitions.
+    pub networks: BTreeSet<String>,
+    /// Of pods in this namespace; none: in those that `namespaces` selects.
+    pub namespace: Option<String>,
+    /// Selects namespaces.
+    pub namespaces: Selector,
+    /// Selects pods.
+    pub pods: Selector,
+}
+
+impl Interfaces {
+    /// All of it in one text that is the same for the same meaning.
+    #[must_use]
+    pub fn canonical(&self) -> String {
+        let networks: Vec<&str> = self.networks.iter().map(String::as_str).collect();
+        let namespaces = self.namespaces.canonical();
+        let place = self.namespace.as_ref().map_or(namespaces, |name| format!("{name:?}"));
+        format!("interfaces {} of {} in {place}", networks.join(","), self.pods.canonical())
+    }
 }
 
 /// Something shared that an owner needs.

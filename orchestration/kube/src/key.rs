@@ -25,6 +25,8 @@ pub enum Sort {
     Service,
     /// A network policy.
     Policy,
+    /// A network policy that is about networks beside the cluster's own.
+    MultiPolicy,
     /// A policy of administrators; the namespace is its resource's kind.
     Admin,
     /// An ingress.
@@ -82,6 +84,7 @@ impl Key {
             Sort::VirtualNetwork => "VirtualNetwork",
             Sort::Service => "Service",
             Sort::Policy => "NetworkPolicy",
+            Sort::MultiPolicy => "MultiNetworkPolicy",
             Sort::Admin => &self.namespace,
             Sort::Ingress => "Ingress",
             Sort::Pod => "Pod",
@@ -98,6 +101,7 @@ impl Key {
             "VirtualNetwork" => Sort::VirtualNetwork,
             "Service" | "Endpoints" => Sort::Service,
             "NetworkPolicy" => Sort::Policy,
+            "MultiNetworkPolicy" => Sort::MultiPolicy,
             "Ingress" => Sort::Ingress,
             "Pod" => Sort::Pod,
             "ClusterNetworkPolicy" | "AdminNetworkPolicy" | "BaselineAdminNetworkPolicy" => {
@@ -118,6 +122,7 @@ impl Key {
             Sort::VirtualNetwork => Resource::VirtualNetwork,
             Sort::Service => Resource::Service,
             Sort::Policy => Resource::NetworkPolicy,
+            Sort::MultiPolicy => Resource::MultiNetworkPolicy,
             Sort::Ingress => Resource::Ingress,
             Sort::Pod => Resource::Pod,
             Sort::Admin => match &*self.namespace {

@@ -22,6 +22,6 @@ pub mod settings;
 mod shell;
 pub mod writer;
 
-pub use config::{Election, Kubernetes, ManagerConfig};
+pub use config::{Election, Kubernetes, ManagerConfig, StatusTls};
 pub use settings::Settings;
-pub use shell::{ManagerError, Publication, publish, run};
+pub use shell::{ManagerError, Publication, TlsError, publish, run};

@@ -220,7 +220,7 @@ async fn a_real_cluster_is_translated_with_least_rights() {
     config.kubernetes.kubeconfig = Some(plane.kubeconfig(MANAGER));
     config.election.identity = "test".into();
     config.cluster.public_fip_pool = Some("default-domain:default-project:public:pool".into());
-    config.election.duration = 6;
+    config.election.duration = 15;
     let second = config.clone();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let manager = tokio::spawn(skein_kube::run(config, || {}, async {
@@ -329,7 +329,10 @@ async fn a_real_cluster_is_translated_with_least_rights() {
     let _ = stop.send(());
     manager.await.unwrap().unwrap();
     plane.apply(&pod("after", ""));
+    // Much shorter than the lease: whoever stops gives it back.
+    let since = Instant::now();
     object(&client, Kind::VIRTUAL_MACHINE, "k8s__shop__after").await;
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
     let path = "jsonpath={.spec.holderIdentity}";
     let lease = ["get", "lease", "-n", "kube-system", "skein-kube-manager-k8s", "-o", path];
     assert_eq!(plane.kubectl(&lease, "").1, "standby");

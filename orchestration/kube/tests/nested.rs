@@ -124,8 +124,11 @@ async fn pods_are_vlans_of_the_machine_they_are_on() {
         pod(if nth % 2 == 0 { "default" } else { "apart" }, &format!("p{nth}"), "", "")
     }));
     bench.writes = 0;
+    bench.notices.clear();
     bench.restart(settings(), keep);
     bench.settle().await;
+    // In whatever order the configuration came.
+    assert_eq!(bench.reasons(), Vec::<&str>::new());
     assert_eq!(of(&ports(&bench.client).await), before);
     assert_eq!(bench.writes, 0, "nothing was to be done: {:?}", bench.log);
     // What goes gives its tag back.

@@ -26,6 +26,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const SAVE_DELAY: Duration = Duration::from_millis(300);
 /// Controllers hear from us at least this often.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+/// Seconds for which a pod's port is unknown to everyone before it is forgotten: a pod that starts is known sooner.
+const UNCLAIMED: u32 = 10;
 /// Events a person can look back at.
 const EVENTS_KEPT: usize = 256;
 /// Messages taken before the kernel is brought up to date.
@@ -118,6 +120,8 @@ pub(crate) struct Node {
     saved_state: NodeState,
     told_revision: u64,
     timeouts: Timeouts,
+    /// Pods' ports that nobody knows of, and for how many seconds.
+    unclaimed: BTreeMap<PortKey, u32>,
 }
 
 /// What the node thread starts with.
@@ -174,6 +178,7 @@ impl Node {
             unsaved_since: None,
             saved_state: setup.state,
             told_revision: 0,
+            unclaimed: BTreeMap::new(),
             timeouts: setup.timeouts,
         };
         for key in &node.saved_state.making.clone() {
@@ -487,9 +492,38 @@ impl Node {
             Err(error) => tracing::warn!(%error, "flows are not swept: idle ones stay"),
         }
         self.kernel.announcer.repeat(&self.kernel.datapath);
+        self.forget_unclaimed();
         let moved = self.look_at_addresses();
         if moved || self.apply_failure.is_some() || self.host_failure.is_some() {
             self.settle();
+        }
+    }
+
+    /// Forgets ports of pods that have no interface here and that controllers, who have said everything, do not
+    /// know: they were deleted while the node had no power, and nobody is left to call the plugin for them.
+    fn forget_unclaimed(&mut self) {
+        let fresh = self.core.is_fresh();
+        let unclaimed = |record: &&PortRecord| {
+            fresh
+                && record.pod.is_some()
+                && record.ifindex.is_none()
+                && self.core.interface(record.uuid).is_none()
+        };
+        let seconds: BTreeMap<PortKey, u32> = self
+            .ports
+            .values()
+            .filter(unclaimed)
+            .map(|record| {
+                let before = self.unclaimed.get(&record.key).copied().unwrap_or(0);
+                (record.key.clone(), before + 1)
+            })
+            .collect();
+        self.unclaimed = seconds;
+        let over = self.unclaimed.iter().filter(|(_, seconds)| **seconds >= UNCLAIMED);
+        let over: Vec<PortKey> = over.map(|(key, _)| key.clone()).collect();
+        for key in over {
+            tracing::info!(container = key.container, "a port that nobody knows is forgotten");
+            self.release(&key);
         }
     }
 

@@ -66,7 +66,7 @@ fn add(config: &NetworkConfig, attachment: &Attachment) -> Result<Value, Error> 
     };
     let port: Port = agent.post("/v1/ports/prepare", &prepare)?;
     let gateways = reply::default_routes(config, &port);
-    let made = connect(config, &port, gateways.clone(), &namespace, &mut host, &agent);
+    let made = connect(config, &port, (gateways.clone(), false), &namespace, &mut host, &agent);
     if made.is_err() && !port.active {
         // Best effort: the runtime sends DEL after a failed ADD, which does the same again.
         let _ = agent.post::<Released>("/v1/ports/release", &prepare.key);
@@ -81,7 +81,7 @@ fn add(config: &NetworkConfig, attachment: &Attachment) -> Result<Value, Error> 
 pub(crate) fn connect(
     config: &NetworkConfig,
     port: &Port,
-    gateways: Vec<IpAddr>,
+    (gateways, several): (Vec<IpAddr>, bool),
     namespace: &ContainerNamespace,
     host: &mut Netlink,
     agent: &AgentClient,
@@ -98,6 +98,7 @@ pub(crate) fn connect(
         super_packet: port.super_packet,
         addresses: port.addresses.iter().map(|a| (a.prefix, a.gateway)).collect(),
         gateways,
+        several,
     };
     let fresh = link::create(host, namespace, &wanted)?;
     let mut container = namespace.enter()?;

@@ -22,6 +22,7 @@ pub mod pod_api;
 pub mod port_api;
 mod reply;
 mod request;
+mod source_route;
 mod sysctl;
 mod tombstone;
 mod uplink_routes;

@@ -6,7 +6,7 @@ use crate::netlink::{
     RTM_GETLINK, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RTM_SETLINK,
     attributes, u32_at,
 };
-use crate::{Code, Error};
+use crate::{Code, Error, source_route};
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
@@ -98,6 +98,8 @@ pub(crate) struct Wanted<'a> {
     /// Each with its subnet's gateway.
     pub(crate) addresses: Vec<(IpNet, Option<IpAddr>)>,
     pub(crate) gateways: Vec<IpAddr>,
+    /// The workload has other interfaces.
+    pub(crate) several: bool,
 }
 
 /// The container's network namespace, locked against other calls about the same container.
@@ -222,6 +224,19 @@ pub(crate) fn configure(
             by_gateway(&mut batch, &mut what, index, address, gateway);
         }
     }
+    let mut rules = Vec::new();
+    for (address, gateway) in &wanted.addresses {
+        let address = address.addr();
+        let default = wanted.gateways.iter().any(|gateway| gateway.is_ipv4() == address.is_ipv4());
+        // Others' subnets go before the default route.
+        let wanted = wanted.several || !default;
+        if let Some(gateway) = gateway.filter(|gateway| wanted && !own(*gateway)) {
+            source_route::add(&mut batch, index, address, gateway);
+            what.push(format!("add the route of {address}"));
+            rules.push(what.len());
+            what.push(format!("add the rule for {address}"));
+        }
+    }
     for gateway in &wanted.gateways {
         let (family, bytes) = address_bytes(*gateway);
         let mut header =
@@ -234,7 +249,12 @@ pub(crate) fn configure(
         what.push(format!("add the default route via {gateway}"));
     }
     let outcomes = exchange(container, &mut batch, "configure the container's interface")?;
-    for (outcome, what) in outcomes.iter().zip(&what) {
+    for (at, (outcome, what)) in outcomes.iter().zip(&what).enumerate() {
+        // A repeated call finds its own rule.
+        let there = |error: &std::io::Error| error.kind() == ErrorKind::AlreadyExists;
+        if rules.contains(&at) && outcome.result.as_ref().is_err_and(there) {
+            continue;
+        }
         outcome.result.as_ref().map_err(|error| kernel(what, error))?;
     }
     Ok(())
@@ -356,6 +376,7 @@ pub(crate) fn default_gateways(socket: &mut Netlink, index: u32) -> Result<Vec<I
         for answer in exchange(socket, &mut batch, "list routes")?.iter().flat_map(|o| &o.answers) {
             let default = answer.kind == RTM_NEWROUTE
                 && answer.body.get(1) == Some(&0)
+                && answer.body.get(4) == Some(&RT_TABLE_MAIN)
                 && !attributes(&answer.body, 12).any(|(kind, _)| kind == RTA_DST);
             let value = |wanted| attributes(&answer.body, 12).find(|(kind, _)| *kind == wanted);
             if default && value(RTA_OIF).is_some_and(|(_, bytes)| u32_at(bytes, 0) == index) {

@@ -33,9 +33,11 @@ pub(crate) fn add(
     let owner = owner(config, attachment);
     let mut container = None;
     let mut done = Vec::new();
+    let several = pod.ports.len() > 1;
     for mut one in pod.ports {
+        let place = (&parent, several);
         let made =
-            connect(config, inside, &parent, &owner, &mut one, namespace, machine, &mut container);
+            connect(config, inside, place, &owner, &mut one, namespace, machine, &mut container);
         match made {
             Ok(mtu) => done.push((one, mtu)),
             Err(error) => {
@@ -65,7 +67,7 @@ fn gateways(config: &NetworkConfig, one: &PodPort) -> Vec<std::net::IpAddr> {
 fn connect(
     config: &NetworkConfig,
     inside: &NestedConfig,
-    parent: &link::Found,
+    (parent, several): (&link::Found, bool),
     owner: &Owner<'_>,
     one: &mut PodPort,
     namespace: &ContainerNamespace,
@@ -98,6 +100,7 @@ fn connect(
         super_packet: 0,
         addresses: one.port.addresses.iter().map(|a| (a.prefix, a.gateway)).collect(),
         gateways,
+        several,
     };
     let mut here = match container.take() {
         Some(socket) => socket,

@@ -17,6 +17,7 @@ pub(crate) const RTM_NEWROUTE: u16 = 24;
 pub(crate) const RTM_DELROUTE: u16 = 25;
 pub(crate) const RTM_GETROUTE: u16 = 26;
 pub(crate) const RTM_NEWNEIGH: u16 = 28;
+pub(crate) const RTM_NEWRULE: u16 = 32;
 
 pub(crate) const F_ACK: u16 = 0x4;
 pub(crate) const F_DUMP: u16 = 0x300;

@@ -49,7 +49,8 @@ pub(crate) fn add(
     for one in &pod.ports {
         let gateways =
             if one.default_route { reply::default_routes(config, &one.port) } else { Vec::new() };
-        match connect(config, &one.port, gateways.clone(), namespace, host, agent) {
+        let routes = (gateways.clone(), pod.ports.len() > 1);
+        match connect(config, &one.port, routes, namespace, host, agent) {
             Ok((port, host_mac, mtu)) => done.push((port, host_mac, mtu, gateways)),
             Err(error) => {
                 failure = Some(error);

@@ -40,7 +40,9 @@ pub const FOLLOWED: [Kind; 27] = [
 
 impl Core {
     /// Everything that the configuration holds.
-    pub fn config_snapshot(&mut self, objects: Vec<Object>, revision: u64) {
+    pub fn config_snapshot(&mut self, mut objects: Vec<Object>, revision: u64) {
+        // Which addresses of others matter is known once the nodes' network is.
+        objects.sort_by_key(|object| object.kind != Kind::VIRTUAL_NETWORK);
         let mut known: BTreeSet<Uuid> = self.graph.objects().map(|object| object.uuid).collect();
         for object in objects {
             known.remove(&object.uuid);

@@ -5,7 +5,7 @@ use crate::cache::Changed;
 use crate::derive::{Candidate, Shift, TagTable};
 use crate::desired::Predicate;
 use crate::key::{Key, Sort};
-use crate::objects::{KubeObject, Meta, Namespace, Pod, Slice};
+use crate::objects::{KubeObject, Meta, Namespace, Pod, Resource, Slice};
 use serde_json::Value;
 use skein_model::Object;
 use std::collections::BTreeSet;
@@ -37,7 +37,11 @@ impl Core {
                     self.cache.ingresses.values().map(|i| place(Sort::Ingress, &i.meta)).collect();
                 self.marked.extend(keys);
             }
-            KubeObject::NetworkPolicy(policy) => self.mark(place(Sort::Policy, &policy.meta)),
+            KubeObject::NetworkPolicy(policy) => {
+                let multi = policy.resource == Resource::MultiNetworkPolicy;
+                let sort = if multi { Sort::MultiPolicy } else { Sort::Policy };
+                self.mark(place(sort, &policy.meta));
+            }
             KubeObject::Nad(nad) => {
                 self.mark(place(Sort::Nad, &nad.meta));
                 let asks =
@@ -50,6 +54,8 @@ impl Core {
                     .map(|pod| place(Sort::Pod, &pod.meta))
                     .collect();
                 self.marked.extend(pods);
+                let users = crate::derive::users_of_networks(&self.cache);
+                self.marked.extend(users);
             }
             KubeObject::VirtualNetwork(network) => {
                 // Whoever waits for it waits for what it becomes.
@@ -80,6 +86,13 @@ impl Core {
                     .map(|p| Key::new(Sort::Admin, p.resource.kind(), &p.meta.name))
                     .collect();
                 self.marked.extend(admin);
+                // In an outer fabric its address says which machine its pods are on.
+                if self.names.nodes_network().is_some() {
+                    let pods = self.cache.pods.values();
+                    let here = pods.filter(|pod| pod.node.as_deref() == Some(&*name));
+                    let here: Vec<Key> = here.map(|pod| place(Sort::Pod, &pod.meta)).collect();
+                    self.marked.extend(here);
+                }
             }
         }
     }

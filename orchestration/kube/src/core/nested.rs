@@ -18,6 +18,8 @@ const PROPERTIES: [&str; 3] = [
 
 /// Drops what does not matter of others' ports and addresses: there are many.
 pub(super) fn strip(object: &mut Object) {
+    // It comes packed by the watch.
+    object.properties = packed::properties(object).into_owned();
     object.properties.retain(|name, _| PROPERTIES.contains(&name.as_str()));
     object.references.retain(|reference| {
         matches!(reference.kind, Kind::VIRTUAL_MACHINE_INTERFACE | Kind::VIRTUAL_NETWORK)

@@ -112,7 +112,7 @@ pub(super) fn records(cx: &Context<'_>, key: &Key, service: &Service, out: &mut 
     if service.kind == ServiceType::ExternalName {
         external(service, &base, &mut all);
     } else if service.headless {
-        headless(cx, key, service, &base, &whole, &mut all);
+        headless(cx, key, service, (&base, &whole), &mut all, out);
     } else {
         for address in &service.addresses {
             all.insert((base.clone(), kind(*address), address.to_string()), true);
@@ -184,10 +184,11 @@ fn headless(
     cx: &Context<'_>,
     key: &Key,
     service: &Service,
-    base: &str,
-    whole: &str,
+    (base, whole): (&str, &str),
     all: &mut Records,
+    out: &mut Derived,
 ) {
+    let network = cx.service_network_chosen(service, out);
     for slice in cx.cache.slices_of(&key.namespace, &key.name) {
         let named = slice.ports.iter().filter(|port| !port.name.is_empty());
         let ports: BTreeSet<_> = named.collect();
@@ -195,7 +196,9 @@ fn headless(
             if !endpoint.ready && !service.publish_not_ready {
                 continue;
             }
-            let address = endpoint.address;
+            let Some((address, _)) = cx.answers_at(endpoint, network.as_deref(), out) else {
+                continue;
+            };
             let label = endpoint
                 .hostname
                 .as_deref()

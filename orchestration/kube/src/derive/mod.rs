@@ -4,6 +4,7 @@ mod admin;
 mod annotations;
 mod cluster;
 mod dns;
+mod elsewhere;
 mod firewall;
 mod host_port;
 mod ingress;
@@ -22,6 +23,7 @@ mod underlay;
 mod virtual_network;
 
 pub use annotations::{NetworkChoice, network_choices};
+pub(crate) use elsewhere::users_of_networks;
 pub use staged::STAGED;
 pub(crate) use tags::service_id;
 pub use tags::{Candidate, Shift, TagTable};
@@ -66,7 +68,7 @@ impl<'a> Context<'a> {
             Sort::Nad => nad::derive(self, key),
             Sort::VirtualNetwork => virtual_network::derive(self, key),
             Sort::Service => service::derive(self, key),
-            Sort::Policy => policy::derive(self, key),
+            Sort::Policy | Sort::MultiPolicy => policy::derive(self, key),
             Sort::Admin => admin::derive(self, key),
             Sort::Ingress => ingress::derive(self, key),
             Sort::Pod => pod::derive(self, key),

@@ -240,7 +240,7 @@ fn attach(
         if !prefixes.iter().any(|net| net.addr().is_ipv6() == v6) {
             continue;
         }
-        let address_name = FqName::single(&if v6 { format!("{base}-v6") } else { base.clone() });
+        let address_name = address_name(&base, v6);
         let asked = interface.choice.addresses.iter().find(|a| a.is_ipv6() == v6);
         let mut address = cx
             .owned(key, Kind::INSTANCE_IP, None, address_name.clone(), &[])
@@ -270,7 +270,34 @@ fn attach(
     complete.then_some((actual, mac))
 }
 
-fn address_of(cx: &Context<'_>, name: &FqName) -> Option<IpAddr> {
+/// A pod's interface in one of its networks.
+pub(super) struct Place {
+    /// Its port.
+    pub(super) port: Uuid,
+    /// What its address of IPv4 is called.
+    base: String,
+}
+
+impl Place {
+    /// The name of its address object.
+    pub(super) fn address_name(&self, v6: bool) -> FqName {
+        address_name(&self.base, v6)
+    }
+}
+
+fn address_name(base: &str, v6: bool) -> FqName {
+    FqName::single(&if v6 { format!("{base}-v6") } else { base.to_owned() })
+}
+
+/// The interface by which a pod is in the network of a definition, `namespace/name`; the first if there are several.
+pub(super) fn place_in(cx: &Context<'_>, pod: &Pod, network: &str) -> Option<Place> {
+    let interfaces = interfaces(cx, pod).ok()?;
+    let at = interfaces.iter().skip(1).position(|one| one.full == network)? + 1;
+    let port = port_uuid(pod.meta.uid, at);
+    Some(Place { port, base: format!("{}__{port}", pod.meta.name) })
+}
+
+pub(super) fn address_of(cx: &Context<'_>, name: &FqName) -> Option<IpAddr> {
     let object: &Object = cx.graph.by_name(Kind::INSTANCE_IP, name)?;
     packed::text(object, "instance_ip_address")?.parse().ok()
 }
@@ -282,12 +309,21 @@ fn tags(
     interface: &Interface,
     out: &mut Derived,
 ) -> BTreeSet<String> {
-    if at > 0 && !cx.settings.policy_on_secondary {
-        return BTreeSet::new();
-    }
     let namespace = cx.cache.namespaces.get(&pod.meta.namespace).map(|n| &n.meta);
     let services = cx.cache.services_of(pod.meta.uid);
-    let mut tags = cx.tags.of_pod(Candidate { pod, namespace, services: &services });
+    let candidate = Candidate { pod, namespace, services: &services };
+    let mut tags = BTreeSet::new();
+    if at > 0 {
+        tags.extend(cx.tags.of_interface(candidate, &interface.full));
+        if !cx.settings.policy_on_secondary {
+            // Nobody's policy is about it.
+            if !tags.is_empty() {
+                tags.insert(cx.names.application_tag());
+            }
+            return tags;
+        }
+    }
+    tags.extend(cx.tags.of_pod(candidate));
     let own = Demand::Tag(names::namespace_tag(&pod.meta.namespace), Predicate::Named);
     if !out.demands.contains(&own) {
         out.demands.push(own);

@@ -2,12 +2,14 @@
 
 use super::Context;
 use super::firewall::{End, RuleSpec, rank};
-use crate::desired::{Demand, Derived, Predicate, Ref};
-use crate::key::Key;
+use super::tags::interface_tag;
+use crate::desired::{Demand, Derived, Interfaces, Predicate, Ref};
+use crate::key::{Key, Sort};
 use crate::names;
 use crate::objects::{NetworkPolicy, Peer, PolicyPort, PolicyRule, PortName, Selector};
 use serde_json::json;
 use skein_model::{FqName, Kind};
+use std::collections::BTreeSet;
 
 /// Which way a rule looks.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,10 @@ impl Way {
 struct Making<'c, 'g> {
     cx: &'c Context<'g>,
     key: &'c Key,
+    /// The networks that it is about; none: the pods' first ones.
+    networks: Option<BTreeSet<String>>,
+    /// What its objects are called after.
+    name: String,
     subject: Vec<String>,
     rules: Vec<FqName>,
     out: Derived,
@@ -36,20 +42,30 @@ struct Making<'c, 'g> {
 
 pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let place = (key.namespace.clone(), key.name.clone());
-    let Some(policy) = cx.cache.policies.get(&place) else { return Derived::default() };
-    let mut making =
-        Making { cx, key, subject: Vec::new(), rules: Vec::new(), out: Derived::default() };
+    let multi = key.sort == Sort::MultiPolicy;
+    let policies = if multi { &cx.cache.multi_policies } else { &cx.cache.policies };
+    let Some(policy) = policies.get(&place) else { return Derived::default() };
+    let networks = match cx.policy_networks(policy) {
+        Ok(networks) => networks,
+        Err(reason) => return Derived::wrong("BadAnnotation", reason),
+    };
+    // No name in Kubernetes has an underscore, so it meets no other policy's.
+    let name = if multi { format!("{}__multi", key.name) } else { key.name.to_string() };
+    let (rules, out) = (Vec::new(), Derived::default());
+    let mut making = Making { cx, key, networks, name, subject: Vec::new(), rules, out };
+    if let Some(networks) = &making.networks {
+        cx.tell_of_networks(networks, &mut making.out);
+    }
     making.subject = making.pods_here(Some(&policy.subject));
     for (at, rule) in policy.ingress.iter().enumerate() {
-        let prefix = format!("{}-ingress-{}-{at}", key.namespace, key.name);
+        let prefix = format!("{}-ingress-{}-{at}", key.namespace, making.name);
         making.block(Way::Ingress, &prefix, rule);
     }
     for (at, rule) in policy.egress.iter().enumerate() {
-        // The original does not count blocks here; more than one needs a name of its own. No name in Kubernetes has
-        // an underscore, so it meets no other policy's.
+        // The original does not count blocks here; more than one needs a name of its own.
         let prefix = match at {
-            0 => format!("{}-egress-{}", key.namespace, key.name),
-            at => format!("{}-egress-{}__{at}", key.namespace, key.name),
+            0 => format!("{}-egress-{}", key.namespace, making.name),
+            at => format!("{}-egress-{}__{at}", key.namespace, making.name),
         };
         making.block(Way::Egress, &prefix, rule);
     }
@@ -71,6 +87,9 @@ impl Making<'_, '_> {
 
     /// Pods of the policy's own namespace.
     fn pods_here(&mut self, selector: Option<&Selector>) -> Vec<String> {
+        if let Some(networks) = self.networks.clone() {
+            return self.interfaces(networks, selector, None);
+        }
         let mut list = selector.map_or_else(Vec::new, |selector| {
             if selector.is_empty() { Vec::new() } else { self.cx.tags.for_pods(selector) }
         });
@@ -78,8 +97,58 @@ impl Making<'_, '_> {
         sorted(self.demand(list))
     }
 
+    /// Interfaces in the networks that the policy is about: none of their tags is one that a policy about pods' first
+    /// interfaces could mean, so everything about them is in one.
+    fn interfaces(
+        &mut self,
+        networks: BTreeSet<String>,
+        pods: Option<&Selector>,
+        namespaces: Option<&Selector>,
+    ) -> Vec<String> {
+        let which = Interfaces {
+            networks,
+            namespace: namespaces.is_none().then(|| self.key.namespace.to_string()),
+            namespaces: namespaces.cloned().unwrap_or_default(),
+            pods: pods.cloned().unwrap_or_default(),
+        };
+        let tag = interface_tag(&which);
+        let demand = Demand::Tag(tag.clone(), Predicate::Interfaces(which));
+        if !self.out.demands.contains(&demand) {
+            self.out.demands.push(demand);
+            self.pass_unless_restricted(&tag);
+        }
+        vec![tag]
+    }
+
+    /// Behind all policies stands, for pods' first interfaces, their namespace's rule that lets pass what none of them
+    /// restricts. It is not about these.
+    fn pass_unless_restricted(&mut self, tag: &str) {
+        let me = || End::Tags(vec![tag.to_owned()]);
+        let mark = tag.trim_start_matches("selector-").split('=').next().unwrap_or_default();
+        for (direction, source, target, way) in
+            [("ingress", End::Any, me(), Way::Ingress), ("egress", me(), End::Any, Way::Egress)]
+        {
+            let name =
+                format!("{}-{}-interfaces-{mark}-{direction}", self.key.namespace, self.name);
+            let rule = RuleSpec {
+                name: &name,
+                action: "pass",
+                protocol: "any",
+                ports: (0, u16::MAX),
+                source,
+                target,
+                judged_at: way.judged_at(),
+                exception: false,
+            };
+            self.cx.linked_rule(self.key, "allowall", &rule, &mut self.out);
+        }
+    }
+
     fn peer_tags(&mut self, pods: Option<&Selector>, namespaces: Option<&Selector>) -> Vec<String> {
         let Some(namespaces) = namespaces else { return self.pods_here(pods) };
+        if let Some(networks) = self.networks.clone() {
+            return self.interfaces(networks, pods, Some(namespaces));
+        }
         let mut list = self.cx.tags.for_namespaces(namespaces);
         if let Some(pods) = pods.filter(|selector| !selector.is_empty()) {
             list.extend(self.cx.tags.for_pods(pods));
@@ -201,7 +270,8 @@ impl Making<'_, '_> {
     fn finish(mut self, policy: &NetworkPolicy) -> Derived {
         let (cx, key) = (self.cx, self.key);
         let staged = cx.staged(&policy.meta, &mut self.out);
-        let name = cx.names.policy_object(&cx.names.of(&format!("{}-{}", key.namespace, key.name)));
+        let name =
+            cx.names.policy_object(&cx.names.of(&format!("{}-{}", key.namespace, self.name)));
         let name = cx.free_name(key, Kind::FIREWALL_POLICY, name);
         let references = self
             .rules
@@ -227,7 +297,7 @@ impl Making<'_, '_> {
         let place = format!(
             "00002.{:010}{}",
             policy.meta.created.max(0),
-            &rank(&format!("{}/{}", key.namespace, key.name))[..5]
+            &rank(&format!("{}/{}", key.namespace, self.name))[..5]
         );
         self.out.links.push(cx.placed(&name, &place));
         let mut reported = vec![name];
@@ -248,7 +318,7 @@ impl Making<'_, '_> {
             if !restricts {
                 continue;
             }
-            let rule = format!("{}-{direction}-{}-{what}", key.namespace, key.name);
+            let rule = format!("{}-{direction}-{}-{what}", key.namespace, self.name);
             let spec = RuleSpec {
                 name: &rule,
                 action: "deny",
@@ -267,7 +337,7 @@ impl Making<'_, '_> {
         }
         if !denies.is_empty() {
             // What it would deny comes behind what every policy passes, and must not be in a list that is in force.
-            let name = format!("{}-{}-staged-denyall", key.namespace, key.name);
+            let name = format!("{}-{}-staged-denyall", key.namespace, self.name);
             let name = cx.names.policy_object(&cx.names.of(&name));
             let name = cx.free_name(key, Kind::FIREWALL_POLICY, name);
             cx.stage_denies(key, &name, denies, &mut self.out);

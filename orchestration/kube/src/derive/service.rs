@@ -1,6 +1,6 @@
 //! Services as load-balancer objects: spec section 1.4 and docs/adr/0009.
 
-use super::{Context, cluster, dns, networks, pod};
+use super::{Context, cluster, dns, networks};
 use crate::desired::{Derived, Desired, Patch};
 use crate::key::Key;
 use crate::names;
@@ -200,23 +200,29 @@ fn members(
     pool_uuid: Uuid,
     out: &mut Derived,
 ) {
-    let mut seen: BTreeMap<(IpAddr, u16), &Endpoint> = BTreeMap::new();
+    let network = cx.service_network_chosen(service, out);
+    let mut seen: BTreeMap<(IpAddr, u16), (&Endpoint, Option<Uuid>)> = BTreeMap::new();
     for slice in cx.cache.slices_of(&key.namespace, &key.name) {
         let fits =
             slice.ports.iter().filter(|p| *p.name == port.name && *p.protocol == port.protocol);
         for target in fits {
             for endpoint in &slice.endpoints {
                 // An endpoint may move between slices and be in both for a moment: the readier one counts.
-                let slot = seen.entry((endpoint.address, target.port)).or_insert(endpoint);
-                if (endpoint.ready, endpoint.serving) > (slot.ready, slot.serving) {
-                    *slot = endpoint;
+                let Some((address, interface)) = cx.answers_at(endpoint, network.as_deref(), out)
+                else {
+                    continue;
+                };
+                let slot = seen.entry((address, target.port)).or_insert((endpoint, interface));
+                if (endpoint.ready, endpoint.serving) > (slot.0.ready, slot.0.serving) {
+                    *slot = (endpoint, interface);
                 }
             }
         }
     }
-    for ((address, number), endpoint) in seen {
+    for ((address, number), (endpoint, interface)) in seen {
         let id = Uuid::new_v5(&pool_uuid, format!("{address}/{number}").as_bytes());
-        out.objects.push(member(cx, key, service, (address, number), endpoint, pool, id));
+        let place = (address, number, interface);
+        out.objects.push(member(cx, key, service, place, endpoint, pool, id));
     }
 }
 
@@ -224,15 +230,13 @@ fn member(
     cx: &Context<'_>,
     key: &Key,
     service: &Service,
-    (address, number): (IpAddr, u16),
+    (address, number, interface): (IpAddr, u16, Option<Uuid>),
     endpoint: &Endpoint,
     pool: &FqName,
     id: Uuid,
 ) -> Desired {
-    // A pod on its node's network has the node's address and no port of ours.
-    let backend = endpoint.pod.and_then(|uid| cx.cache.pod(uid)).filter(|pod| !pod.host_network);
-    let machine = backend.map(|pod| pod.meta.uid.to_string());
-    let interface = backend.map(|pod| pod::port_uuid(pod.meta.uid, 0).to_string());
+    let interface = interface.map(|uuid| uuid.to_string());
+    let machine = interface.as_ref().and_then(|_| Some(endpoint.pod?.to_string()));
     let node = endpoint.node.as_deref();
     let zone = endpoint.zone.as_deref().or_else(|| cx.cache.nodes.get(node?)?.zone());
     let ready = endpoint.ready || service.publish_not_ready;

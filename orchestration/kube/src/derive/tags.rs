@@ -3,7 +3,7 @@
 //! Only labels that a selector uses become tags. An AND of equalities is said with one tag a label, as the original
 //! does; any other selector is judged here, and the pods it fits carry one tag made for it.
 
-use crate::desired::{Demand, Predicate};
+use crate::desired::{Demand, Interfaces, Predicate};
 use crate::key::{Key, Sort};
 use crate::names;
 use crate::objects::{Meta, Pod, Selector};
@@ -176,6 +176,7 @@ impl TagTable {
             Predicate::Pods(selector) | Predicate::Namespaces(selector) => {
                 Some(selector.canonical())
             }
+            Predicate::Interfaces(which) => Some(which.canonical()),
             _ => None,
         })
     }
@@ -205,6 +206,16 @@ impl TagTable {
             Predicate::Service(namespace, name) => {
                 let id = service_id(namespace, name);
                 candidate.services.contains(&id)
+            }
+            // Whether it has such an interface is asked of each of them.
+            Predicate::Interfaces(which) => {
+                let here = match &which.namespace {
+                    Some(name) => **name == *pod.namespace,
+                    None => candidate.namespace.map_or(which.namespaces.is_empty(), |meta| {
+                        which.namespaces.matches(&meta.labels)
+                    }),
+                };
+                here && which.pods.matches(&pod.labels)
             }
         }
     }
@@ -238,11 +249,36 @@ impl TagTable {
             }
         }
         for (predicate, tag) in &self.judged {
-            if Self::fits(predicate, candidate) {
+            if !matches!(predicate, Predicate::Interfaces(_)) && Self::fits(predicate, candidate) {
                 add(tag);
             }
         }
         by_type.into_values().collect()
+    }
+
+    /// The tags that a pod's interface in a network beside its first carries for those who mean this network, one of a
+    /// type; none if nobody does.
+    #[must_use]
+    pub fn of_interface(&self, candidate: Candidate<'_>, network: &str) -> BTreeSet<String> {
+        let mut meant = BTreeSet::new();
+        let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+        for (predicate, tag) in &self.judged {
+            match predicate {
+                Predicate::Interfaces(which)
+                    if which.networks.contains(network) && Self::fits(predicate, candidate) =>
+                {
+                    meant.insert(tag.clone());
+                }
+                Predicate::Port(..) if Self::fits(predicate, candidate) => {
+                    names.entry(tag.split('=').next().unwrap_or_default()).or_insert(tag);
+                }
+                _ => {}
+            }
+        }
+        if !meant.is_empty() {
+            meant.extend(names.into_values().map(str::to_owned));
+        }
+        meant
     }
 
     /// The tags for a selector of pods.
@@ -291,6 +327,12 @@ impl TagTable {
             vec![(tag, Predicate::Namespaces(selector.clone()))]
         })
     }
+}
+
+/// The tag of interfaces.
+#[must_use]
+pub(super) fn interface_tag(which: &Interfaces) -> String {
+    format!("selector-{}=interfaces", names::digest(&which.canonical()))
 }
 
 /// Names a service in [`Candidate::services`].

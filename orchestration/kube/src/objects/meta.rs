@@ -6,8 +6,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// Annotations that mean something here; the others are not kept.
-const ANNOTATIONS: [&str; 10] = [
+const ANNOTATIONS: [&str; 12] = [
     "skein.io/staged",
+    "k8s.v1.cni.cncf.io/policy-for",
+    "k8s.v1.cni.cncf.io/service-network",
     "opencontrail.org/isolation",
     "opencontrail.org/isolation.service",
     "opencontrail.org/network",

@@ -40,6 +40,7 @@ pub enum Resource {
     Ingress,
     IngressClass,
     NetworkPolicy,
+    MultiNetworkPolicy,
     Nad,
     VirtualNetwork,
     ClusterNetworkPolicy,
@@ -61,6 +62,7 @@ impl Resource {
             Self::Ingress => "Ingress",
             Self::IngressClass => "IngressClass",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::MultiNetworkPolicy => "MultiNetworkPolicy",
             Self::Nad => "NetworkAttachmentDefinition",
             Self::VirtualNetwork => "VirtualNetwork",
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
@@ -70,7 +72,7 @@ impl Resource {
     }
 
     /// Every type.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -80,6 +82,7 @@ impl Resource {
         Self::Ingress,
         Self::IngressClass,
         Self::NetworkPolicy,
+        Self::MultiNetworkPolicy,
         Self::Nad,
         Self::VirtualNetwork,
         Self::ClusterNetworkPolicy,
@@ -163,8 +166,8 @@ impl KubeObject {
             Resource::IngressClass => {
                 body(data).map(|raw| Self::IngressClass(IngressClass::new(meta.clone(), raw)))
             }
-            Resource::NetworkPolicy => {
-                NetworkPolicy::new(meta.clone(), data).map(Self::NetworkPolicy)
+            Resource::NetworkPolicy | Resource::MultiNetworkPolicy => {
+                NetworkPolicy::new(resource, meta.clone(), data).map(Self::NetworkPolicy)
             }
             Resource::Nad => body(data).map(|raw| Self::Nad(Nad::new(meta.clone(), &raw))),
             Resource::VirtualNetwork

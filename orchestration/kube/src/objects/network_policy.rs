@@ -1,15 +1,17 @@
-//! Network policies of namespaces.
+//! Network policies of namespaces: NetworkPolicy, and MultiNetworkPolicy, which says the same of other networks.
 
-use super::{IntOrString, Meta, Selector};
+use super::{IntOrString, Meta, Resource, Selector};
 use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A NetworkPolicy.
+/// A NetworkPolicy, or a MultiNetworkPolicy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NetworkPolicy {
     /// Metadata.
     pub meta: Meta,
+    /// Which of the two it is.
+    pub resource: Resource,
     /// The pods it is about.
     pub subject: Selector,
     /// It restricts what reaches them.
@@ -161,7 +163,7 @@ fn rule(raw: RawRule) -> Result<PolicyRule, String> {
 }
 
 impl NetworkPolicy {
-    pub(crate) fn new(meta: Meta, mut data: Value) -> Result<Self, String> {
+    pub(crate) fn new(resource: Resource, meta: Meta, mut data: Value) -> Result<Self, String> {
         let spec = data.get_mut("spec").map(Value::take).unwrap_or_default();
         let text = spec.to_string();
         let raw: RawSpec = super::body(spec)?;
@@ -178,6 +180,7 @@ impl NetworkPolicy {
         };
         Ok(Self {
             meta,
+            resource,
             subject: raw.pod_selector,
             restricts_ingress,
             restricts_egress,

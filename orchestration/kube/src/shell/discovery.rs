@@ -19,6 +19,9 @@ fn places(resource: Resource) -> &'static [(&'static str, &'static str)] {
             &[("networking.k8s.io", "v1")]
         }
         Resource::Nad => &[("k8s.cni.cncf.io", "v1")],
+        Resource::MultiNetworkPolicy => {
+            &[("k8s.cni.cncf.io", "v1beta2"), ("k8s.cni.cncf.io", "v1beta1")]
+        }
         Resource::VirtualNetwork => &[("skein.io", "v1alpha1")],
         Resource::ClusterNetworkPolicy => {
             &[("policy.networking.k8s.io", "v1alpha2"), ("policy.networking.k8s.io", "v1beta1")]

@@ -10,13 +10,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// Takes part in the election for as long as the process lives; the channel says who won.
+/// How often one who stands by looks whether the lease was given back.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long giving it back may take: others get it anyway, later.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Takes part in the election until `stop` completes, then gives the lease back, so that another one need not wait for its
+/// end. The channel says who won.
 pub(super) async fn take_part(
     client: Client,
     settings: Election,
     name: String,
     leading: watch::Sender<bool>,
+    stop: impl Future<Output = ()>,
 ) {
+    let mut stop = std::pin::pin!(stop);
     let api: Api<Lease> = Api::namespaced(client, &settings.namespace);
     let holds = Duration::from_secs(u64::from(settings.duration.max(3)));
     let period = holds / 3;
@@ -25,8 +33,12 @@ pub(super) async fn take_part(
     let mut rival: Option<(String, Instant)> = None;
     loop {
         let begun = Instant::now();
-        match tokio::time::timeout(period, attempt(&api, &settings, &name, &mut rival, holds)).await
-        {
+        let attempt = attempt(&api, &settings, &name, &mut rival, holds);
+        let tried = tokio::select! {
+            tried = tokio::time::timeout(period, attempt) => tried,
+            () = &mut stop => break,
+        };
+        match tried {
             Ok(Ok(true)) => {
                 renewed = begun;
                 if !*leading.borrow() {
@@ -44,8 +56,33 @@ pub(super) async fn take_part(
         if renewed.elapsed() + period > holds {
             step_down(&leading, "the lease could not be renewed");
         }
-        tokio::time::sleep(period).await;
+        let pause = if *leading.borrow() { period } else { period.min(LOOK) };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = &mut stop => break,
+        }
     }
+    if *leading.borrow() {
+        step_down(&leading, "it is told to stop");
+        match tokio::time::timeout(FAREWELL, give_back(&api, &settings, &name)).await {
+            Ok(Ok(())) => info!(lease = name, "the lease is given back"),
+            Ok(Err(error)) => warn!(%error, lease = name, "the lease cannot be given back"),
+            Err(_) => warn!(lease = name, "the lease cannot be given back in time"),
+        }
+    }
+}
+
+/// Leaves the lease without a holder, as others' electors do.
+async fn give_back(api: &Api<Lease>, settings: &Election, name: &str) -> Result<(), kube::Error> {
+    let Some(mut lease) = api.get_opt(name).await? else { return Ok(()) };
+    let spec = lease.spec.get_or_insert_default();
+    if spec.holder_identity.as_deref() != Some(&settings.identity) {
+        return Ok(());
+    }
+    spec.holder_identity = Some(String::new());
+    spec.renew_time = Some(MicroTime(Timestamp::now()));
+    spec.lease_duration_seconds = Some(1);
+    won(api.replace(name, &PostParams::default(), &lease).await).map(drop)
 }
 
 fn step_down(leading: &watch::Sender<bool>, why: &str) {

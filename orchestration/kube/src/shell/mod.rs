@@ -8,7 +8,9 @@ mod publish;
 mod report;
 mod run;
 mod status;
+mod tls;
 
 pub use publish::{Publication, publish};
 pub(crate) use run::kubernetes;
 pub use run::{ManagerError, run};
+pub use tls::TlsError;

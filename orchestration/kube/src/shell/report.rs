@@ -111,6 +111,7 @@ fn is_namespaced(resource: Resource) -> bool {
             | Resource::Service
             | Resource::Ingress
             | Resource::NetworkPolicy
+            | Resource::MultiNetworkPolicy
             | Resource::Nad
             | Resource::VirtualNetwork
     )

@@ -2,6 +2,7 @@
 
 use super::informers::{self, News};
 use super::report::{self, Told};
+use super::tls::{Peer, TlsError, TlsListener};
 use super::{discovery, election, status};
 use crate::config::{Kubernetes, ManagerConfig};
 use crate::core::{Core, FOLLOWED, Notice, Outcome, Work};
@@ -9,19 +10,23 @@ use crate::key::Key;
 use crate::objects::Resource;
 use crate::settings::BadSetting;
 use crate::{packed, writer};
+use futures_util::FutureExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use parking_lot::Mutex;
 use skein_client::{Client, ClientError, Event, Tls};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 /// News that wait at most.
 const QUEUE: usize = 1024;
 /// News taken at once, so that a burst is one round of work.
 const BATCH: usize = 512;
+
+/// How long writes that are on their way may take when the manager stops.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// Why the manager does not run.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +40,9 @@ pub enum ManagerError {
     /// It is not known how to reach Kubernetes.
     #[error("Kubernetes: {0}; set kubernetes.kubeconfig, or run in a pod with a service account")]
     Kubernetes(String),
+    /// A file of `[tls]` cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The status address cannot be had.
     #[error("status address {address}: {source}; choose another one")]
     Status {
@@ -97,8 +105,16 @@ pub async fn run(
         leading: is_leading.clone(),
     });
     let page = status::router(shared.clone());
+    let served = match TlsListener::new(listener, &config.tls)? {
+        Err(plain) => axum::serve(plain, page).into_future().boxed(),
+        Ok(secure) => {
+            let page = if config.tls.client_ca.is_some() { status::guarded(page) } else { page };
+            let page = page.into_make_service_with_connect_info::<Peer>();
+            axum::serve(secure, page).into_future().boxed()
+        }
+    };
     let pages = tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, page).await {
+        if let Err(error) = served.await {
             warn!(%error, "status is no longer served");
         }
     });
@@ -107,14 +123,17 @@ pub async fn run(
     let (told, tellings) = mpsc::channel(QUEUE);
     let identity = config.election.identity.clone();
     let teller = tokio::spawn(report::tell(cluster.clone(), identity, tellings));
+    let (end, ended) = oneshot::channel::<()>();
     let candidate = config.election.enabled.then(|| {
         let name = format!("skein-kube-manager-{}", config.cluster.cluster_name);
         let election = config.election.clone();
-        tokio::spawn(election::take_part(cluster.clone(), election, name, leading))
+        let ended = async { drop(ended.await) };
+        tokio::spawn(election::take_part(cluster.clone(), election, name, leading, ended))
     });
     tokio::spawn(definitions(cluster, is_leading.clone()));
     info!(api = config.api, status = %config.status, "started");
     ready();
+    let (writing, mut no_writers) = mpsc::channel(1);
     let manager = Loop {
         shared,
         client,
@@ -122,13 +141,20 @@ pub async fn run(
         start: Instant::now(),
         listed: HashSet::new(),
         concurrency: config.concurrency.max(1),
+        writing,
     };
     let resync = Duration::from_secs(config.timer_interval);
     tokio::select! {
         () = manager.turn(inbox, is_leading, resync) => {}
         () = stop => {}
     }
-    for task in [Some(pages), Some(teller), candidate].into_iter().flatten() {
+    // The loop is over. What it has begun to write ends before another one writes.
+    let _ = tokio::time::timeout(LAST_WRITES, no_writers.recv()).await;
+    drop(end);
+    if let Some(candidate) = candidate {
+        let _ = candidate.await;
+    }
+    for task in [pages, teller] {
         task.abort();
     }
     info!("stopped");
@@ -154,6 +180,8 @@ struct Loop {
     /// Types that were listed.
     listed: HashSet<Resource>,
     concurrency: usize,
+    /// Held by every write on its way; nothing is ever sent.
+    writing: mpsc::Sender<()>,
 }
 
 impl Loop {
@@ -242,11 +270,13 @@ impl Loop {
             return;
         }
         let (client, done) = (self.client.clone(), done.clone());
+        let writing = self.writing.clone();
         tokio::spawn(async move {
             let outcome = writer::execute(&client, &writes).await;
             if let Outcome::Failed(text, _) = &outcome {
                 warn!(owner = %key, "{text}");
             }
+            drop(writing);
             let _ = done.send((key, outcome)).await;
         });
     }

@@ -1,8 +1,11 @@
 //! What the manager tells about itself over HTTP: status for people, metrics for machines.
 
 use super::run::Shared;
-use axum::extract::State;
+use super::tls::Peer;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
@@ -16,6 +19,25 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(shared)
+}
+
+/// Pages of which only health is for those without a certificate.
+pub(super) fn guarded(pages: Router) -> Router {
+    pages.layer(middleware::from_fn(certified))
+}
+
+async fn certified(
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Result<Response, (StatusCode, &'static str)> {
+    if peer.certified || matches!(request.uri().path(), "/healthz" | "/readyz") {
+        return Ok(next.run(request).await);
+    }
+    Err((
+        StatusCode::UNAUTHORIZED,
+        "show a certificate of the authority that tls.client_ca names\n",
+    ))
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, &'static str) {

@@ -74,7 +74,7 @@ impl Bench {
         let client = Client::new(&format!("http://{}", server.local_addr())).unwrap();
         let mut bench = Self {
             core: Core::new(settings),
-            watcher: client.watch(&FOLLOWED),
+            watcher: client.watch(&FOLLOWED).each(skein_kube::packed::shrink),
             client,
             notices: Vec::new(),
             patches: Vec::new(),
@@ -91,7 +91,7 @@ impl Bench {
     /// A core that starts anew, with the same objects in Kubernetes as `keep` says.
     pub fn restart(&mut self, settings: Settings, keep: Vec<KubeObject>) {
         self.core = Core::new(settings);
-        self.watcher = self.client.watch(&FOLLOWED);
+        self.watcher = self.client.watch(&FOLLOWED).each(skein_kube::packed::shrink);
         for object in keep {
             self.core.kube_put(object);
         }

@@ -1,0 +1,77 @@
+//! A DNS server outside of the fabric that knows one name.
+
+use skein_lab::Host;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// The name that it knows.
+pub const OUTSIDE: &str = "www.example.test";
+
+/// The server; ends when it is dropped.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Where it listens.
+    pub address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    asked: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Upstream {
+    /// Starts it on a host; `known` is the address of [`OUTSIDE`].
+    pub fn start(host: &Host, port: u16, known: Ipv4Addr) -> Upstream {
+        let address = SocketAddr::new(host.ipv4().into(), port);
+        let socket = host.inside(|| UdpSocket::bind(address)).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stopping, count) = (stop.clone(), asked.clone());
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while !stopping.load(Ordering::Relaxed) {
+                if let Ok((length, client)) = socket.recv_from(&mut buffer) {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let _ = socket.send_to(&reply(&buffer[..length], known), client);
+                }
+            }
+        });
+        Upstream { address, stop, asked, thread: Some(thread) }
+    }
+
+    /// How many questions came.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The reply of a server that knows one name: its address, none of another type, or no such name.
+fn reply(query: &[u8], known: Ipv4Addr) -> Vec<u8> {
+    let wire: Vec<u8> = OUTSIDE
+        .split('.')
+        .flat_map(|label| [&[label.len() as u8][..], label.as_bytes()].concat())
+        .chain([0])
+        .collect();
+    let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
+    let named = query[12..end].eq_ignore_ascii_case(&wire);
+    let address = named && query[end..end + 2] == [0, 1];
+    let mut out = query[..end + 4].to_vec();
+    out[2] |= 0x80;
+    out[3] = if named { 0x80 } else { 0x83 };
+    out[4..12].copy_from_slice(&[0, 1, 0, u8::from(address), 0, 0, 0, 0]);
+    if address {
+        out.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        out.extend(known.octets());
+    }
+    out
+}
