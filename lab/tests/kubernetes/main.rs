@@ -29,8 +29,8 @@ mod random_policies;
 mod reboot;
 mod refusals;
 mod restarts;
-mod service_flows;
 mod secondary;
+mod service_flows;
 mod services;
 mod staged;
 #[path = "../support/mod.rs"]
