@@ -119,7 +119,15 @@ fn roles(bed: &Bed, both: [Role; 2]) -> (Role, Role) {
         panic!("the nodes are not ready: {}", said.join("\n"));
     }
     let active = |role: &Role| role.balancer(bed)["active"] == json!(true);
-    soon("one to be active", || both.iter().filter(|role| active(role)).count() == 1);
+    // The first to be ready is active until the other one is, which may come before it in their order.
+    let mut since = (Instant::now(), None);
+    soon("one to stay active", || {
+        let now = both.each_ref().map(active);
+        if since.1 != Some(now) {
+            since = (Instant::now(), Some(now));
+        }
+        now[0] != now[1] && since.0.elapsed() > Duration::from_secs(1)
+    });
     let [one, two] = both;
     if active(&one) { (one, two) } else { (two, one) }
 }
