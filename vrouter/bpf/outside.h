@@ -6,7 +6,11 @@
 #pragma once
 #include "native.h"
 
-enum { FOR_SERVICE = -6 };
+enum {
+	FOR_SERVICE = -6, /* outside_service is to look, */
+	FOR_MEMBER = -8, /* outside_member to deliver to the vif of s->target, */
+	FOR_HOST = -9, /* outside_host to send on in the node's own name */
+};
 
 /* The vif whose flow the packet of s->key belongs to. */
 static __always_inline struct vif *outside_owner(struct scratch *s, struct origin *from)
@@ -38,8 +42,11 @@ static __always_inline int outside_deliver(struct __sk_buff *skb, struct scratch
 	return hand_over(skb, s, vif);
 }
 
-/* The first packet of a client to a service whose members see it, and all packets to one whose members see the node. */
-__noinline int outside_service(struct __sk_buff *skb)
+/*
+ * The first packet of a client to a service whose members see it, and all packets to one whose members see the node. Says who is
+ * to have it, NOT_OURS or a drop reason.
+ */
+__noinline int outside_service(void)
 {
 	struct scratch *s = scratch_get();
 	struct node *n = node_get();
@@ -49,9 +56,7 @@ __noinline int outside_service(struct __sk_buff *skb)
 		return NOT_OURS;
 	struct packet *p = &s->packet;
 	struct origin *from = &s->from;
-	struct path path = {};
-	__u32 ifindex = n->host;
-	struct vif *vif = bpf_map_lookup_elem(&vifs, &ifindex);
+	__u32 ifindex;
 	int reason;
 
 	service = service_outside(s);
@@ -80,13 +85,12 @@ __noinline int outside_service(struct __sk_buff *skb)
 			return DROP_NO_MEMBERS;
 		ifindex = nh->ifindex;
 		from->context = nh->context;
-		vif = bpf_map_lookup_elem(&vifs, &ifindex);
-		if (!vif)
+		if (!bpf_map_lookup_elem(&vifs, &ifindex))
 			return DROP_NO_MEMBERS;
-		return outside_deliver(skb, s, vif, from);
+		s->target = ifindex;
+		return FOR_MEMBER;
 	}
-	if (!vif)
-		return DROP_NO_INTERFACE;
+	s->target = n->host;
 	flow_key_set(&s->key, NO_VIF, p, EGRESS);
 	if (!bpf_map_lookup_elem(&flows, &s->key) && !sanity(p)) {
 		const struct ip *self = own_address(p->family);
@@ -94,8 +98,40 @@ __noinline int outside_service(struct __sk_buff *skb)
 		/* A member that is the node's own stack must not see itself as its client. */
 		reason = service_pick(s, service, flow_hash(p));
 		if (!reason && self && ip_equal(self, &s->pick.fresh.member.address))
-			return outside_deliver(skb, s, vif, from);
+			return FOR_MEMBER;
 	}
+	return FOR_HOST;
+}
+
+/* To the workload, or the node's own stack, that outside_service has found. */
+__noinline int outside_member(struct __sk_buff *skb)
+{
+	struct scratch *s = scratch_get();
+
+	if (!s)
+		return NOT_OURS;
+	__u32 ifindex = s->target;
+	struct vif *vif = bpf_map_lookup_elem(&vifs, &ifindex);
+
+	return vif ? outside_deliver(skb, s, vif, &s->from) : DROP_NO_INTERFACE;
+}
+
+/* To a member that sees the node as its client, as the node's own stack would send it. */
+__noinline int outside_host(struct __sk_buff *skb)
+{
+	struct scratch *s = scratch_get();
+
+	if (!s)
+		return NOT_OURS;
+	struct packet *p = &s->packet;
+	struct origin *from = &s->from;
+	struct path path = {};
+	__u32 ifindex = s->target;
+	struct vif *vif = bpf_map_lookup_elem(&vifs, &ifindex);
+	int reason;
+
+	if (!vif)
+		return DROP_NO_INTERFACE;
 	s->vif = vif->id;
 	s->outside = 1;
 	s->direction = EGRESS;

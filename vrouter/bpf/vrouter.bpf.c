@@ -38,7 +38,11 @@ int from_fabric(struct __sk_buff *skb)
 	if (reason == FOR_NATIVE)
 		reason = native_deliver(skb);
 	if (reason == FOR_SERVICE)
-		reason = outside_service(skb);
+		reason = outside_service();
+	if (reason == FOR_MEMBER)
+		reason = outside_member(skb);
+	if (reason == FOR_HOST)
+		reason = outside_host(skb);
 	if (reason == NOT_OURS)
 		return TC_ACT_OK;
 	return reason ? drop(skb, s, reason) : (int)s->action;
