@@ -1,6 +1,6 @@
 //! Machines that are workloads: QEMU guests with Debian's kernel, plugged into a node by a tap.
 //!
-//! The guest is an initial RAM file system of busybox, the modules of VLANs and macvlans, and the CNI plugin. It takes commands by
+//! The guest is an initial RAM file system of busybox, the modules of VLANs and macvlans, and the programs it was given. It takes commands by
 //! its serial line, one a time; nothing else runs in it.
 
 use crate::wait::wait_for;
@@ -33,8 +33,8 @@ const MODULES: [&str; 14] = [
 ];
 /// How long a guest may take to boot; emulated on an idle core it is five seconds.
 const BOOT: Duration = Duration::from_secs(90);
-/// How long a command in a guest may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a command in a guest may take; loading the programs into its kernel takes half a minute on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run/netns /sbin /usr/bin /usr/sbin
@@ -62,11 +62,11 @@ pub struct MachineImage {
 }
 
 impl MachineImage {
-    /// Puts the image together in a folder. `plugin` is the CNI plugin that guests have as `/cni/skein`.
+    /// Puts the image together in a folder. Guests have each program as `/programs/NAME`, with the libraries it needs.
     ///
     /// # Errors
     /// A Debian kernel for clouds, busybox or QEMU is missing: the error says which package to install.
-    pub fn make(folder: &Path, plugin: &Path) -> Result<Self, LabError> {
+    pub fn make(folder: &Path, programs: &[(&str, &Path)]) -> Result<Self, LabError> {
         let missing = |what: &str, package: &str| LabError::Start {
             program: what.to_owned(),
             source: std::io::Error::other(format!("`apt install {package}`")),
@@ -78,13 +78,17 @@ impl MachineImage {
         let busybox = busybox.into_iter().find(|path| path.is_file());
         let busybox = busybox.ok_or_else(|| missing("busybox", "busybox-static"))?;
         let mut archive = Archive::default();
-        for folder in ["bin", "modules", "cni"] {
+        for folder in ["bin", "modules", "programs"] {
             archive.folder(folder);
         }
         archive.file("init", INIT.as_bytes(), true);
         archive.copy("bin/busybox", busybox)?;
-        archive.copy("cni/skein", plugin)?;
-        for library in libraries(plugin)? {
+        let mut shared = BTreeSet::new();
+        for (name, program) in programs {
+            archive.copy(&format!("programs/{name}"), program)?;
+            shared.extend(libraries(program)?);
+        }
+        for library in shared {
             archive.copy(library.trim_start_matches('/'), Path::new(&library))?;
         }
         let mut order = String::new();
@@ -376,7 +380,7 @@ impl Machine {
         self.put("/tmp/config", &config.to_string())?;
         self.run(&format!(
             "CNI_COMMAND={command} CNI_CONTAINERID={container} CNI_NETNS={netns} CNI_IFNAME=eth0 \
-             CNI_PATH=/cni CNI_ARGS='{args}' /cni/skein < /tmp/config"
+             CNI_PATH=/programs CNI_ARGS='{args}' /programs/skein < /tmp/config"
         ))
     }
 

@@ -72,7 +72,8 @@ fn pods_in_machines_are_workloads_of_the_fabric() {
     link_local(&bed);
     let host = bed.fabric.node(0).host().clone();
     let plugin = std::fs::canonicalize(host.directory().join("cni-bin/skein")).unwrap();
-    let image = MachineImage::make(host.directory(), &plugin).unwrap_or_else(|e| panic!("{e}"));
+    let image = MachineImage::make(host.directory(), &[("skein", plugin.as_path())])
+        .unwrap_or_else(|e| panic!("{e}"));
     let machines = "default-domain:shop:machines";
     let boot = Instant::now();
     let mut one = Machine::start(bed.fabric.node(0), "one", machines, &image).unwrap();

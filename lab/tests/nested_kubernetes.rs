@@ -147,7 +147,8 @@ fn pods_of_a_kubernetes_in_machines_are_what_its_manager_makes_of_them() {
     link_local(&bed);
     let folder = bed.fabric.node(0).host().directory().to_owned();
     let plugin = std::fs::canonicalize(folder.join("cni-bin/skein")).unwrap();
-    let image = MachineImage::make(&folder, &plugin).unwrap_or_else(|e| panic!("{e}"));
+    let image = MachineImage::make(&folder, &[("skein", plugin.as_path())])
+        .unwrap_or_else(|e| panic!("{e}"));
     let mut one = Machine::start(bed.fabric.node(0), "one", NODES, &image).unwrap();
     let mut two = Machine::start(bed.fabric.node(1), "two", NODES, &image).unwrap();
     let options = ClusterOptions {
