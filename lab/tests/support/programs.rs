@@ -45,21 +45,6 @@ fn find() -> PathBuf {
     folder
 }
 
-/// An example program of a package, in the same profile; built if need be.
-pub fn example(package: &str, name: &str) -> PathBuf {
-    let folder = folder();
-    let release = folder.ends_with("release");
-    let target = folder.parent().expect("a profile has a folder in the target folder");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-    let mut build = Command::new(cargo);
-    build.current_dir(env!("CARGO_MANIFEST_DIR"));
-    build.args(["build", "--quiet", "--package", package, "--example", name, "--target-dir"]);
-    build.arg(target).args(release.then_some("--release"));
-    let status = build.status().unwrap_or_else(|error| panic!("cargo does not start: {error}"));
-    assert!(status.success(), "see why with `cargo build -p {package} --example {name}`");
-    folder.join("examples").join(name)
-}
-
 /// Whether a program is younger than every source that cargo's own list beside it names.
 fn is_fresh(folder: &Path, name: &str) -> bool {
     let modified = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
