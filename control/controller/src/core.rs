@@ -30,8 +30,9 @@ pub const RESTART_TIME: Duration = Duration::from_secs(300);
 
 /// How long a node may be without a session before its routes stand back behind every other way to the same address. An
 /// agent that restarts is back sooner, so its workloads keep their traffic; where a node has died, a standby elsewhere
-/// takes over after this time, if the controller is not told another one.
-pub const STALE_TIME: Duration = Duration::from_secs(2);
+/// takes over after this time, if the controller is not told another one. Shorter than an agent takes to come back on a busy
+/// machine, it would cost the connections of every shared address at each restart.
+pub const STALE_TIME: Duration = Duration::from_secs(5);
 
 /// The controller's state.
 #[derive(Debug, Default)]

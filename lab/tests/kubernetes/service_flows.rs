@@ -78,9 +78,20 @@ fn affinity(cluster: &Cluster, pods: &[KubePod]) {
             });
             wait.unwrap_or_else(|error| panic!("{error}"))
         };
-        let first: Vec<_> = clients.iter().map(member).collect();
-        let again: Vec<_> = clients.iter().map(member).collect();
-        assert_eq!(first, again, "{protocol}: a client stays");
+        // Asked twice within the time; on a busy machine, once more.
+        let stays = |client: &Client<'_>| {
+            let wait = wait_for(&format!("two answers in time for {}", client.0), PATIENCE, || {
+                let since = Instant::now();
+                let (first, again) = (member(client), member(client));
+                if since.elapsed() >= Duration::from_secs(AFFINITY) {
+                    return Err(format!("it took {:?}", since.elapsed()));
+                }
+                assert_eq!(first, again, "{protocol}: {} stays", client.0);
+                Ok(first)
+            });
+            wait.unwrap_or_else(|error| panic!("{error}"))
+        };
+        let first: Vec<_> = clients.iter().map(stays).collect();
         assert!(first.iter().collect::<BTreeSet<_>>().len() > 1, "{protocol}: all have {first:?}");
         std::thread::sleep(Duration::from_secs(AFFINITY) + Duration::from_millis(500));
         let later: Vec<_> = clients.iter().map(member).collect();
