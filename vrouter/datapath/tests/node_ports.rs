@@ -279,14 +279,19 @@ fn other_addresses_of_the_node_borrow_the_one_the_fabric_knows() {
     assert_eq!(ran.outcome, dropped(R::Martian));
 }
 
-#[test]
-fn masqueraded_connections_of_the_node_come_from_the_address_the_fabric_knows() {
-    let mut bed = nodes();
+/// The network leads 10.96.0.0/16 to services; one address of it.
+fn cluster_addresses(bed: &mut Bed) -> Ipv4Addr {
     bed.datapath.set_next_hop(20, &NextHop::Service { vrf: SERVICES }).unwrap();
-    let vip: Ipv4Addr = [10, 96, 0, 1].into();
     let prefix = "10.96.0.0/16".parse().unwrap();
     let route = Route { vrf: VRF, prefix, next_hop: 20, identity: 1 };
     bed.datapath.change_routes(&[RouteChange::Set(route)]).unwrap();
+    [10, 96, 0, 1].into()
+}
+
+#[test]
+fn masqueraded_connections_of_the_node_come_from_the_address_the_fabric_knows() {
+    let mut bed = nodes();
+    let vip = cluster_addresses(&mut bed);
     for protocol in [TCP, UDP, SCTP] {
         let service = inside(vip.into(), protocol, &[(ALICE.into(), 8080)]);
         let at = ServiceKey { vrf: SERVICES, ..service.at };
@@ -327,11 +332,7 @@ fn masqueraded_connections_of_the_node_come_from_the_address_the_fabric_knows() 
 #[test]
 fn the_nodes_own_stack_may_be_the_member() {
     let mut bed = nodes();
-    bed.datapath.set_next_hop(20, &NextHop::Service { vrf: SERVICES }).unwrap();
-    let vip: Ipv4Addr = [10, 96, 0, 1].into();
-    let prefix = "10.96.0.0/16".parse().unwrap();
-    let route = Route { vrf: VRF, prefix, next_hop: 20, identity: 1 };
-    bed.datapath.change_routes(&[RouteChange::Set(route)]).unwrap();
+    let vip = cluster_addresses(&mut bed);
     for protocol in [TCP, UDP, SCTP] {
         let own = [(NODE.into(), 8080)];
         let cluster = inside(vip.into(), protocol, &own);
