@@ -76,7 +76,7 @@ pub(super) fn members(
         return;
     }
     let number = cx.settings.dns.port;
-    for router in cx.graph.of_kind(Kind::VIRTUAL_ROUTER) {
+    for router in cx.graph.of_kind(Kind::VIRTUAL_ROUTER).filter(|router| !cx.is_others(router)) {
         let address = router.properties.get("virtual_router_ip_address").and_then(Value::as_str);
         let Some(address) = address.and_then(|text| text.parse::<IpAddr>().ok()) else { continue };
         let mut ports = cx.graph.children_of_kind(router.uuid, Kind::VIRTUAL_MACHINE_INTERFACE);
