@@ -20,6 +20,9 @@ const READY: Duration = Duration::from_secs(30);
 const CONFIGURATION: &str = "10-skein.conflist";
 /// The manager's account and what it may do.
 const RIGHTS: &str = include_str!("../../../deploy/kubernetes/rbac.yaml");
+/// The Lease in it, with the name of a cluster.
+const LEASE: &str = "skein-kube-manager-k8s";
+const LEASE_BEFORE: &str = "skein-kube-manager-";
 /// The user that a token of that account would be.
 const ACCOUNT: &str = "system:serviceaccount:skein-system:skein-kube-manager";
 
@@ -294,7 +297,7 @@ fn start_manager(
     controller: &Controller,
     standby: Option<u16>,
 ) -> Result<Daemon, ClusterError> {
-    cluster.apply(RIGHTS)?;
+    cluster.apply(&RIGHTS.replace(LEASE, &format!("{LEASE_BEFORE}{}", options.cluster)))?;
     let kubeconfig = cluster.state().join("kube-manager.kubeconfig");
     cluster.authority().kubeconfig(&kubeconfig, ACCOUNT, &[])?;
     let name = standby.map_or(String::new(), |port| format!("-{port}"));
