@@ -1,6 +1,6 @@
 //! The shell: everything with a socket or a clock.
 
-mod cluster_event;
+pub(crate) mod cluster_event;
 mod discovery;
 mod election;
 mod informers;

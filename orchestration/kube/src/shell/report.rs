@@ -1,6 +1,7 @@
 //! What Kubernetes is told: Events and status.
 
-use super::{cluster_event, discovery};
+use super::cluster_event::{self, OF_CLUSTER};
+use super::discovery;
 use crate::core::Notice;
 use crate::derive::STAGED;
 use crate::desired::Patch;
@@ -60,7 +61,7 @@ pub(super) async fn tell(client: Client, identity: String, mut queue: Receiver<T
                 let written = if regarding.namespace.is_some() {
                     recorder.publish(&event, &regarding).await
                 } else {
-                    cluster_event::publish(&client, &reporter, &event, regarding).await
+                    cluster_event::publish(&client, &reporter, &event, regarding, &OF_CLUSTER).await
                 };
                 if let Err(error) = written {
                     warn!(%error, object = %notice.key, "an Event was not written");
