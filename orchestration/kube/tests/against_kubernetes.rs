@@ -98,6 +98,13 @@ async fn a_real_cluster_is_translated_with_least_rights() {
         text.contains("BadAnnotation").then_some(())
     })
     .await;
+    // Another mistake of the same kind is told in its own words.
+    plane.apply(&pod("bad", "opencontrail.org/network: 'quite:other:non:sense'"));
+    eventually("the other Event", async || {
+        let (_, text) = plane.kubectl(&["get", "events", "-n", "shop", "-o", "json"], "");
+        (text.contains("quite:other:non:sense") && text.contains("\\\"non:sense")).then_some(())
+    })
+    .await;
 
     plane.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: apart, annotations: {opencontrail.org/isolation: 'true'}}");
     object(&client, Kind::VIRTUAL_NETWORK, "default-domain:k8s-apart:k8s-apart-pod-network").await;

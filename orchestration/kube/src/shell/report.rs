@@ -17,6 +17,8 @@ use tokio::sync::mpsc::Receiver;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
+/// Objects whose last notes are remembered.
+const REMEMBERED: usize = 4096;
 /// Longest note that an Event may carry, in bytes.
 const NOTE: usize = 1000;
 
@@ -34,6 +36,7 @@ pub(super) async fn tell(client: Client, identity: String, mut queue: Receiver<T
     let reporter = Reporter { controller: "skein-kube-manager".into(), instance: Some(identity) };
     let recorder = Recorder::new(client.clone(), reporter.clone());
     let mut types: HashMap<Resource, ApiResource> = HashMap::new();
+    let mut notes: HashMap<(Key, &'static str), String> = HashMap::new();
     while let Some(told) = queue.recv().await {
         let key = match &told {
             Told::Notice(notice, _) => &notice.key,
@@ -57,11 +60,25 @@ pub(super) async fn tell(client: Client, identity: String, mut queue: Receiver<T
                     secondary: None,
                 };
                 let regarding = reference(&served, &notice.key, uid);
-                // Those about objects without a namespace the recorder would put where they are refused.
-                let written = if regarding.namespace.is_some() {
-                    recorder.publish(&event, &regarding).await
-                } else {
-                    cluster_event::publish(&client, &reporter, &event, regarding, &OF_CLUSTER).await
+                if notes.len() >= REMEMBERED {
+                    notes.clear();
+                }
+                let told = (notice.key.clone(), notice.problem.reason);
+                let before = notes.insert(told, notice.problem.message.clone());
+                let other_words = before.is_some_and(|before| before != notice.problem.message);
+                // Those about objects without a namespace the recorder would put where they are refused, and of those with the
+                // same reason it writes the first one's words alone.
+                let written = match regarding.namespace.clone() {
+                    None => {
+                        cluster_event::publish(&client, &reporter, &event, regarding, &OF_CLUSTER)
+                            .await
+                    }
+                    Some(namespace) if other_words => {
+                        let namespaces = [namespace.as_str()];
+                        cluster_event::publish(&client, &reporter, &event, regarding, &namespaces)
+                            .await
+                    }
+                    Some(_) => recorder.publish(&event, &regarding).await,
                 };
                 if let Err(error) = written {
                     warn!(%error, object = %notice.key, "an Event was not written");
