@@ -8,6 +8,7 @@
 //! Objects of any provider in [`Settings::providers`](core::Settings) are served: those that the Kubernetes manager
 //! makes of Ingresses and those of LBaaS. Nothing here knows either.
 
+mod cluster;
 pub mod core;
 pub mod model;
 pub mod placement;
