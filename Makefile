@@ -13,7 +13,7 @@ LAB := ip=iproute2 ping=iputils-ping iperf3=iperf3 ethtool=ethtool haproxy=hapro
 	/usr/lib/cni/bridge=containernetworking-plugins
 # For a real Kubernetes; its own programs come by scripts/kubernetes.
 KUBERNETES := etcd=etcd-server containerd=containerd runc=runc iptables=iptables busybox=busybox-static \
-	strip=binutils tar=tar unshare=util-linux nft=nftables
+	strip=binutils tar=tar unshare=util-linux nft=nftables curl=curl
 TESTS := bpftool=bpftool curl=curl python3=python3 python:ensurepip=python3-venv qemu-system-x86_64=qemu-system-x86 \
 	/usr/share/doc/linux-image-cloud-amd64=linux-image-cloud-amd64 busybox=busybox-static ldd=libc-bin
 

@@ -1,6 +1,6 @@
 //! Pods in networks that someone made for them: the operator by the configuration API, or the user by kubectl.
 
-use super::reach::{all_answer, none_answers, web};
+use super::reach::{all_answer, both, none_answers, web};
 use super::stage::Stage;
 use skein_lab::kubernetes::{ClusterError, KubePod};
 
@@ -13,16 +13,14 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     let mut goods = stage.ready("pods that chose the network have its addresses", "default", "goods", 3)?;
     let clerk = stage.ready("and one whose namespace did", "custom", "clerk", 1)?;
     stage.step("the addresses are the network's", |_| {
-        inside(&goods, "10.7.0.")?;
-        inside(&clerk, "10.7.0.")
+        both(inside(&goods, "10.7.0."), inside(&clerk, "10.7.0."))
     });
     let service = [stage.service("default", "probe")?];
     let own = [stage.service("default", "goods")?];
     goods.extend(clerk);
     stage.step("they reach each other, whatever their namespace", |_| all_answer(&goods, &web(&goods)));
     stage.step("the cluster's pods do not reach them, nor they those", |_| {
-        none_answers(&others, &web(&goods))?;
-        none_answers(&goods, &web(&others))
+        both(none_answers(&others, &web(&goods)), none_answers(&goods, &web(&others)))
     });
     stage.step("the cluster's pods reach a service that they serve", |_| all_answer(&others, &own));
     stage.step("they reach no service", |_| none_answers(&goods, &service));
@@ -46,8 +44,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     });
     stage.step("they reach the services that it is connected to", |_| all_answer(&sea, &service));
     stage.step("but no other pods, and no other pods them", |_| {
-        none_answers(&sea, &web(&others))?;
-        none_answers(&others, &web(&sea))
+        both(none_answers(&sea, &web(&others)), none_answers(&others, &web(&sea)))
     });
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Pods with an interface in each of three networks.
 
-use super::reach::{ANSWER, all_answer, web};
+use super::reach::{ANSWER, all_answer, both, web};
 use super::stage::{SETTLED, Stage};
 use serde_json::Value;
 use skein_lab::kubernetes::{ClusterError, KubePod};
@@ -49,8 +49,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
         });
     }
     stage.step("and everyone over eth0", |_| {
-        all_answer(&others, &web(&pods))?;
-        all_answer(&pods, &web(&others))
+        both(all_answer(&others, &web(&pods)), all_answer(&pods, &web(&others)))
     });
     stage.step("network-status tells all three", |stage| {
         let path = format!("/api/v1/namespaces/default/pods/{}", first.name);

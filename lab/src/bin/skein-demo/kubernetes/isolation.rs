@@ -1,6 +1,6 @@
 //! Isolated namespaces, from their birth and by a switch.
 
-use super::reach::{all_answer, closes, none_answers, web};
+use super::reach::{all_answer, both, closes, none_answers, web};
 use super::stage::Stage;
 use skein_lab::kubernetes::{ClusterError, KubePod};
 
@@ -13,14 +13,12 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     let service = [stage.service("isolated", "web")?];
     let ours = [stage.service("default", "probe")?];
     stage.step("they reach each other and their service", |_| {
-        all_answer(&alone, &web(&alone))?;
-        all_answer(&alone, &service)
+        both(all_answer(&alone, &web(&alone)), all_answer(&alone, &service))
     });
     stage.step("others reach neither the pods", |_| none_answers(&others, &web(&alone)));
     stage.step("nor the service", |_| none_answers(&others, &service));
     stage.step("they reach the others and their services", |_| {
-        all_answer(&alone, &web(&others))?;
-        all_answer(&alone, &ours)
+        both(all_answer(&alone, &web(&others)), all_answer(&alone, &ours))
     });
 
     stage.apply("isolated-namespace-open-services.yaml")?;
@@ -29,20 +27,17 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     stage.step("without service isolation others reach the service", |_| all_answer(&others, &opened));
     stage.step("pods of another isolated namespace, too", |_| all_answer(&alone, &opened));
     stage.step("but nobody reaches its pods", |_| {
-        none_answers(&others, &web(&open))?;
-        none_answers(&alone, &web(&open))
+        both(none_answers(&others, &web(&open)), none_answers(&alone, &web(&open)))
     });
     stage.step("nor does it reach the isolated ones", |_| none_answers(&open, &web(&alone)));
 
     switch(stage, "false")?;
     stage.step("switched off while they run: others reach pods and service", |_| {
-        all_answer(&others, &web(&alone))?;
-        all_answer(&others, &service)
+        both(all_answer(&others, &web(&alone)), all_answer(&others, &service))
     });
     switch(stage, "true")?;
     stage.step("switched on again: nobody does", |_| {
-        closes(&others, &web(&alone))?;
-        closes(&others, &service)
+        both(closes(&others, &web(&alone)), closes(&others, &service))
     });
     let now = stage.cluster.pods("isolated", "app=web")?;
     stage.step("the pods are the same, with the same addresses", |_| {

@@ -65,6 +65,7 @@ fn options() -> ClusterOptions {
 
 /// Builds the cluster, shows it, leaves it running. True when every step held.
 pub(crate) fn up(screen: &mut Screen) -> Result<bool, ClusterError> {
+    screen.say("Everything that is applied is a file of this repository; examples/kubernetes says what each shows.");
     let mut stage = build(screen)?;
     for (at, (title, show)) in PARTS.into_iter().enumerate() {
         stage.head(&format!("{}. {title}", at + 3));

@@ -5,6 +5,9 @@ use skein_lab::Ran;
 use skein_lab::kubernetes::{ClusterError, PROBE_IMAGE};
 use skein_lab::wait_for;
 
+/// What is longer is cut.
+const WIDTH: usize = 130;
+
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     question(stage, &["skein", "status"], 0, "every role and node is well")?;
     let test = ["skein", "connectivity", "test", "--image", PROBE_IMAGE];
@@ -39,7 +42,9 @@ fn question(
         if right { Ok(()) } else { Err(said) }
     });
     for line in last.iter().flat_map(|ran| ran.stdout.lines()) {
-        stage.screen.say(&format!("    {line}"));
+        let short: String = line.chars().take(WIDTH).collect();
+        let more = if short.len() < line.len() { " ..." } else { "" };
+        stage.screen.say(&format!("    {short}{more}"));
     }
     stage.step(text, |_| held.map(|()| String::new()).map_err(|error| error.to_string()));
     Ok(())

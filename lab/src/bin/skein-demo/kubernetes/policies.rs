@@ -1,7 +1,7 @@
 //! The guide's six examples of network policies: by traffic, and by the objects in the configuration API, which have the
 //! original's names.
 
-use super::reach::{all_answer, at, closes};
+use super::reach::{all_answer, at, both, closes};
 use super::stage::{Seen, Stage};
 use serde_json::Value;
 use skein_lab::kubernetes::{ClusterError, KubePod};
@@ -110,8 +110,9 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     stage.step("and nothing goes out", |_| closes(&one(&cast.frontend), &[at(&cast.client, 80)]));
     stage.remove(DENY_BOTH.file)?;
     stage.step("without it all is open again", |_| {
-        all_answer(&one(&cast.frontend), &[at(&cast.client, 80), at(&cast.stranger, 80)])?;
-        all_answer(&one(&cast.client), &[at(&cast.frontend, 80)])
+        let out = [at(&cast.client, 80), at(&cast.stranger, 80)];
+        let inward = all_answer(&one(&cast.client), &[at(&cast.frontend, 80)]);
+        both(all_answer(&one(&cast.frontend), &out), inward)
     });
     Ok(())
 }
@@ -132,14 +133,13 @@ fn conditional(stage: &mut Stage<'_>, cast: &Cast) -> Result<(), ClusterError> {
         ("and pods with role=frontend", &cast.frontend),
     ] {
         stage.step(text, |_| {
-            all_answer(&one(pod), &open)?;
-            closes(&one(pod), &shut)
+            both(all_answer(&one(pod), &open), closes(&one(pod), &shut))
         });
     }
     stage.step("the database reaches 10.0.0.0/24 at port 5978, and nothing else", |_| {
         let database = one(&cast.database);
-        all_answer(&database, &[at(&cast.archive, ARCHIVE)])?;
-        closes(&database, &[at(&cast.archive, 80), at(&cast.frontend, 80)])
+        let others = [at(&cast.archive, 80), at(&cast.frontend, 80)];
+        both(all_answer(&database, &[at(&cast.archive, ARCHIVE)]), closes(&database, &others))
     });
     stage.remove(CONDITIONAL.file)?;
     stage.step("without it all is open again", |_| {

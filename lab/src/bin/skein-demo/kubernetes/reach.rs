@@ -51,7 +51,7 @@ pub(super) fn all_answer(from: &[KubePod], targets: &[String]) -> Seen {
         let missing: Vec<_> = outcomes.iter().filter(|outcome| !outcome.answered()).collect();
         if missing.is_empty() { Ok(outcomes.len()) } else { Err(format!("{missing:?}")) }
     });
-    held.map(|count| format!("{count} of {count}")).map_err(|error| error.to_string())
+    held.map(|count| format!("{count} of {count} answered")).map_err(|error| error.to_string())
 }
 
 /// No pod is answered by any target: asked once, as it must not have been open at any time.
@@ -59,7 +59,7 @@ pub(super) fn none_answers(from: &[KubePod], targets: &[String]) -> Seen {
     let outcomes = ask(from, targets, SILENCE)?;
     let count = outcomes.len();
     match answers(&outcomes) {
-        0 => Ok(format!("0 of {count}")),
+        0 => Ok(format!("none of {count} answered")),
         open => Err(format!("{open} of {count} are answered: {outcomes:?}")),
     }
 }
@@ -68,6 +68,11 @@ pub(super) fn none_answers(from: &[KubePod], targets: &[String]) -> Seen {
 pub(super) fn closes(from: &[KubePod], targets: &[String]) -> Seen {
     let held = wait_for("silence", SETTLED, || none_answers(from, targets));
     held.map_err(|error| error.to_string())
+}
+
+/// What two looks saw together.
+pub(super) fn both(first: Seen, second: Seen) -> Seen {
+    first.and(second).map(|_| String::new())
 }
 
 /// Exactly these pods answer, and nothing is left unanswered, soon; gives the last answers.
