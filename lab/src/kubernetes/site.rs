@@ -85,7 +85,8 @@ impl Page {
         }
         let text = site.run_there(&mut command)?.success()?;
         let (body, code) = text.rsplit_once('\n').unwrap_or((&text, ""));
-        let code = code.parse().map_err(|_| ClusterError::answer("curl", format!("no code: {text}")))?;
+        let code =
+            code.parse().map_err(|_| ClusterError::answer("curl", format!("no code: {text}")))?;
         Ok(Page { code, body: body.to_owned() })
     }
 

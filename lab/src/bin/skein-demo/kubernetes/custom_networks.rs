@@ -10,7 +10,8 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     let others = stage.others.clone();
     stage.skein(&["apply", "-f", "examples/kubernetes/custom-network.skein.yaml"])?.success()?;
     stage.apply("custom-network.yaml")?;
-    let mut goods = stage.ready("pods that chose the network have its addresses", "default", "goods", 3)?;
+    let mut goods =
+        stage.ready("pods that chose the network have its addresses", "default", "goods", 3)?;
     let clerk = stage.ready("and one whose namespace did", "custom", "clerk", 1)?;
     stage.step("the addresses are the network's", |_| {
         both(inside(&goods, "10.7.0."), inside(&clerk, "10.7.0."))
@@ -18,15 +19,21 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     let service = [stage.service("default", "probe")?];
     let own = [stage.service("default", "goods")?];
     goods.extend(clerk);
-    stage.step("they reach each other, whatever their namespace", |_| all_answer(&goods, &web(&goods)));
+    stage.step("they reach each other, whatever their namespace", |_| {
+        all_answer(&goods, &web(&goods))
+    });
     stage.step("the cluster's pods do not reach them, nor they those", |_| {
         both(none_answers(&others, &web(&goods)), none_answers(&goods, &web(&others)))
     });
     stage.step("the cluster's pods reach a service that they serve", |_| all_answer(&others, &own));
     stage.step("they reach no service", |_| none_answers(&goods, &service));
-    stage.skein(&["apply", "-f", "examples/kubernetes/custom-network-services.skein.yaml"])?.success()?;
+    stage
+        .skein(&["apply", "-f", "examples/kubernetes/custom-network-services.skein.yaml"])?
+        .success()?;
     for network in ["goods", SERVICES] {
-        stage.skein(&["attach", "network", network, "policy", "services", "-p", "shop"])?.success()?;
+        stage
+            .skein(&["attach", "network", network, "policy", "services", "-p", "shop"])?
+            .success()?;
     }
     stage.step("until the operator joins their network with the services'", |_| {
         all_answer(&goods, &service)

@@ -37,7 +37,8 @@ fn pairs(pods: &[KubePod], protocol: &str) -> Result<String, String> {
     for from in pods {
         let outcomes = from.ask(&targets, ANSWER).map_err(|error| error.to_string())?;
         let own = format!("{}:", from.address);
-        let answers = pods.iter().zip(&outcomes).filter_map(|(to, o)| Some((to, o.answer.as_ref()?)));
+        let answers =
+            pods.iter().zip(&outcomes).filter_map(|(to, o)| Some((to, o.answer.as_ref()?)));
         good += answers.filter(|(to, a)| a.pod == to.name && a.client.starts_with(&own)).count();
     }
     let all = pods.len() * pods.len();

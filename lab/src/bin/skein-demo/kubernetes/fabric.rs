@@ -4,7 +4,7 @@ use super::mistakes;
 use super::reach::{ANSWER, SILENCE, all_answer, closes, none_answers, seen_as, web};
 use super::services::address_of_node;
 use super::stage::{SETTLED, Seen, Stage};
-use skein_lab::kubernetes::{ClusterError, KubePod};
+use skein_lab::kubernetes::{ClusterError, KubePod, ProbeOutcome};
 use skein_lab::wait_for;
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
@@ -59,7 +59,8 @@ fn forwarded(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     });
     stage.step("and reaches them", |stage| {
         let held = wait_for("answers", SETTLED, || {
-            let outcomes = stage.world_asks(&web(&pods), ANSWER).map_err(|error| error.to_string())?;
+            let outcomes =
+                stage.world_asks(&web(&pods), ANSWER).map_err(|error| error.to_string())?;
             let own = stage.outside.addresses().0.to_string();
             if seen_as(&outcomes, &own) { Ok(String::new()) } else { Err(format!("{outcomes:?}")) }
         });
@@ -67,8 +68,9 @@ fn forwarded(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     });
     stage.step("what is isolated stays so", |_| none_answers(&others, &web(&pods)));
     stage.step("pods with tunnels are not reached from there", |stage| {
-        let outcomes = stage.world_asks(&web(&others), SILENCE).map_err(|error| error.to_string())?;
-        let open = outcomes.iter().any(|outcome| outcome.answered());
+        let outcomes =
+            stage.world_asks(&web(&others), SILENCE).map_err(|error| error.to_string())?;
+        let open = outcomes.iter().any(ProbeOutcome::answered);
         if open { Err(format!("{outcomes:?}")) } else { Ok(String::new()) }
     });
     Ok(())

@@ -63,7 +63,8 @@ fn secret(stage: &mut Stage<'_>) -> Result<PathBuf, ClusterError> {
     let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).map_err(failed)?;
     let (certificate, key) =
         (stage.cluster.state().join("pages.pem"), stage.cluster.state().join("pages.key"));
-    for (path, text) in [(&certificate, made.cert.pem()), (&key, made.signing_key.serialize_pem())] {
+    for (path, text) in [(&certificate, made.cert.pem()), (&key, made.signing_key.serialize_pem())]
+    {
         std::fs::write(path, text).map_err(|source| skein_lab::LabError::File {
             action: "write",
             path: path.clone(),
@@ -88,14 +89,15 @@ fn secret(stage: &mut Stage<'_>) -> Result<PathBuf, ClusterError> {
 
 /// A step: the status tells two addresses.
 fn addresses(stage: &mut Stage<'_>, name: &str) -> Result<Addresses, ClusterError> {
-    stage.screen.begin("its status has an address for clients outside, and one in the pods' network");
+    stage
+        .screen
+        .begin("its status has an address for clients outside, and one in the pods' network");
     let path = format!("/apis/networking.k8s.io/v1/namespaces/web/ingresses/{name}");
     let made = stage.cluster.api().wait("two addresses", &path, SETTLED, |object| {
         object["status"]["loadBalancer"]["ingress"][1]["ip"].is_string()
     })?;
     let told = &made["status"]["loadBalancer"]["ingress"];
-    let [external, inner] =
-        [0, 1].map(|at| told[at]["ip"].as_str().unwrap_or_default().to_owned());
+    let [external, inner] = [0, 1].map(|at| told[at]["ip"].as_str().unwrap_or_default().to_owned());
     let held = external.starts_with("10.63.0.") && inner.starts_with("10.244.");
     stage.screen.end(held, &format!("{external}, {inner}"));
     Ok(Addresses { external, inner })
@@ -129,7 +131,11 @@ fn refused(stage: &Stage<'_>, to: &Addresses, url: &str) -> Seen {
     let held = wait_for(&format!("{url} to be refused"), SETTLED, || {
         let page = Page::fetch(stage.outside.world(), url, &to.external, None);
         let page = page.map_err(|error| error.to_string())?;
-        if page.code == 404 { Ok("from a pod and from outside".into()) } else { Err(format!("{page:?}")) }
+        if page.code == 404 {
+            Ok("from a pod and from outside".into())
+        } else {
+            Err(format!("{page:?}"))
+        }
     });
     held.map_err(|error| error.to_string())
 }

@@ -24,7 +24,9 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     stage.apply("isolated-namespace-open-services.yaml")?;
     let open = stage.ready("its pods are ready", "isolated-open", "web", 3)?;
     let opened = [stage.service("isolated-open", "web")?];
-    stage.step("without service isolation others reach the service", |_| all_answer(&others, &opened));
+    stage.step("without service isolation others reach the service", |_| {
+        all_answer(&others, &opened)
+    });
     stage.step("pods of another isolated namespace, too", |_| all_answer(&alone, &opened));
     stage.step("but nobody reaches its pods", |_| {
         both(none_answers(&others, &web(&open)), none_answers(&alone, &web(&open)))

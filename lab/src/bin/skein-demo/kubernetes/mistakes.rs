@@ -41,7 +41,8 @@ fn told(stage: &Stage<'_>, kind: &str, name: &str, reason: &str) -> Result<Strin
 /// The pods' runtimes say so, too, and nothing hangs.
 pub(super) fn pods_say_why(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     for name in ["mistaken", "mistaken-too"] {
-        let text = format!("the pod {name}, asked for before, does not start, and its runtime says why");
+        let text =
+            format!("the pod {name}, asked for before, does not start, and its runtime says why");
         stage.step(&text, |stage| {
             let held = wait_for("the runtime's words", ANNOUNCED, || {
                 let path = format!("/api/v1/namespaces/default/pods/{name}");
@@ -62,7 +63,8 @@ pub(super) fn pods_say_why(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
         let held = wait_for("the pods to go", ANNOUNCED, || {
             let left = stage.cluster.api().list("/api/v1/namespaces/default/pods");
             let left = left.map_err(|error| error.to_string())?;
-            let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let name =
+                |pod: &Value| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             let left: Vec<String> =
                 left.iter().map(name).filter(|name| name.starts_with("mistaken")).collect();
             if left.is_empty() { Ok(String::new()) } else { Err(left.join(", ")) }

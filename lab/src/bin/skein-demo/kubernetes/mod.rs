@@ -82,7 +82,9 @@ pub(crate) fn up(screen: &mut Screen) -> Result<bool, ClusterError> {
 
 fn build(screen: &mut Screen) -> Result<Stage<'_>, ClusterError> {
     screen.head("1. Kubernetes: a control plane and three nodes, in namespaces of this machine");
-    screen.begin("etcd, API server, controllers, scheduler, kubelets; a gateway and a host beyond it");
+    screen.begin(
+        "etcd, API server, controllers, scheduler, kubelets; a gateway and a host beyond it",
+    );
     let mut cluster = Cluster::start(CLUSTER, options())?;
     let outside = cluster.outside()?;
     for node in cluster.nodes() {
@@ -100,7 +102,8 @@ fn build(screen: &mut Screen) -> Result<Stage<'_>, ClusterError> {
     screen.end(issued == wanted, &format!("{issued} of {wanted} issued"));
 
     screen.head("2. Skein is its only network");
-    screen.begin("controller, kube-manager, an agent on every node, the CNI plugin: nodes are Ready");
+    screen
+        .begin("controller, kube-manager, an agent on every node, the CNI plugin: nodes are Ready");
     let mut serve = Command::new(cluster.options().programs.join("skein-probe"));
     let server = outside.world().spawn("probe", serve.args(["serve", "tcp:80"]))?;
     let upstream = Upstream::start(cluster.control_host(), UPSTREAM_PORT, OUTSIDE)?;
@@ -126,7 +129,9 @@ fn leave(stage: Stage<'_>) -> bool {
     if let [from, to, ..] = stage.others.as_slice() {
         lines.push(format!("{kubectl} exec {} -- ping -c 3 {}", from.name, to.address));
     }
-    lines.push(format!("{kubectl} apply -f examples/kubernetes/network-policy-3-deny-all-ingress.yaml"));
+    lines.push(format!(
+        "{kubectl} apply -f examples/kubernetes/network-policy-3-deny-all-ingress.yaml"
+    ));
     lines.push(format!(
         "sudo ip netns exec {} {}/skein status",
         stage.cluster.control_host().namespace(),
@@ -134,7 +139,9 @@ fn leave(stage: Stage<'_>) -> bool {
     ));
     if let Some(address) = &stage.page {
         let world = stage.outside.world().namespace();
-        lines.push(format!("sudo ip netns exec {world} curl -H 'Host: red.example.com' http://{address}/"));
+        lines.push(format!(
+            "sudo ip netns exec {world} curl -H 'Host: red.example.com' http://{address}/"
+        ));
     }
     for line in lines {
         stage.screen.say(&format!("  {line}"));

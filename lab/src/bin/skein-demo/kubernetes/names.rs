@@ -1,7 +1,7 @@
 //! DNS by the nodes: there is no DNS pod in this cluster.
 
 use super::stage::{SETTLED, Seen, Stage};
-use skein_lab::kubernetes::{ClusterError, KubePod};
+use skein_lab::kubernetes::{ClusterError, KubePod, ProbeOutcome};
 use skein_lab::{Upstream, wait_for};
 
 const DOMAIN: &str = "default.svc.cluster.local";
@@ -22,7 +22,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
         let held = wait_for("the service", SETTLED, || {
             let outcomes = asker.ask(&["tcp:probe:8080".into()], super::reach::ANSWER);
             let outcomes = outcomes.map_err(|error| error.to_string())?;
-            let answered = outcomes.iter().all(|outcome| outcome.answered());
+            let answered = outcomes.iter().all(ProbeOutcome::answered);
             if answered { Ok("probe:8080 answers".into()) } else { Err(format!("{outcomes:?}")) }
         });
         held.map_err(|error| error.to_string())
@@ -53,7 +53,11 @@ fn resolved(pod: &KubePod, arguments: &[&str], wanted: &[&str]) -> Seen {
     let held = wait_for("an answer", SETTLED, || {
         let ran = pod.run("/bin/nslookup", arguments).map_err(|error| error.to_string())?;
         let said = wanted.iter().all(|word| ran.stdout.contains(word));
-        if ran.ok() && said { Ok(String::new()) } else { Err(format!("{arguments:?}: {}", ran.stdout)) }
+        if ran.ok() && said {
+            Ok(String::new())
+        } else {
+            Err(format!("{arguments:?}: {}", ran.stdout))
+        }
     });
     held.map_err(|error| error.to_string())
 }

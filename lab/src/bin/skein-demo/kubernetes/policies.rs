@@ -132,9 +132,7 @@ fn conditional(stage: &mut Stage<'_>, cast: &Cast) -> Result<(), ClusterError> {
         ("so do pods of namespaces with project=myproject", &cast.client),
         ("and pods with role=frontend", &cast.frontend),
     ] {
-        stage.step(text, |_| {
-            both(all_answer(&one(pod), &open), closes(&one(pod), &shut))
-        });
+        stage.step(text, |_| both(all_answer(&one(pod), &open), closes(&one(pod), &shut)));
     }
     stage.step("the database reaches 10.0.0.0/24 at port 5978, and nothing else", |_| {
         let database = one(&cast.database);
@@ -199,7 +197,8 @@ fn objects(stage: &Stage<'_>, example: &Example, policy: &str) -> Seen {
         return Err(format!("the rules of {policy} are {own:?}"));
     }
     let denied = children(stage, "firewall-policy", "k8s-denyall", "firewall_rule_refs")?;
-    if let Some(missing) = example.denied.iter().find(|name| !denied.contains(&(**name).to_owned())) {
+    if let Some(missing) = example.denied.iter().find(|name| !denied.contains(&(**name).to_owned()))
+    {
         return Err(format!("{missing} is not among {denied:?}"));
     }
     // In the set: first what Ingresses need, then users' policies, then what denies and what allows.

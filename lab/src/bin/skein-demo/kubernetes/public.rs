@@ -13,15 +13,18 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     stage.skein(&["apply", "-f", "examples/kubernetes/public-network.skein.yaml"])?.success()?;
     stage.apply("load-balancer.yaml")?;
     let mut address = String::new();
-    stage.step("a Service of type LoadBalancer has an address of the pool in its status", |stage| {
-        let made = stage.cluster.api().wait("an address", SERVICE, SETTLED, |object| {
-            object["status"]["loadBalancer"]["ingress"][0]["ip"].is_string()
-        });
-        let made = made.map_err(|error| error.to_string())?;
-        let told = &made["status"]["loadBalancer"]["ingress"][0]["ip"];
-        address = told.as_str().unwrap_or_default().to_owned();
-        if address.starts_with("10.63.0.") { Ok(address.clone()) } else { Err(address.clone()) }
-    });
+    stage.step(
+        "a Service of type LoadBalancer has an address of the pool in its status",
+        |stage| {
+            let made = stage.cluster.api().wait("an address", SERVICE, SETTLED, |object| {
+                object["status"]["loadBalancer"]["ingress"][0]["ip"].is_string()
+            });
+            let made = made.map_err(|error| error.to_string())?;
+            let told = &made["status"]["loadBalancer"]["ingress"][0]["ip"];
+            address = told.as_str().unwrap_or_default().to_owned();
+            if address.starts_with("10.63.0.") { Ok(address.clone()) } else { Err(address.clone()) }
+        },
+    );
     let members = stage.cluster.pods("default", "app=probe")?;
     stage.step("the host beyond the gateway reaches every member by it", |stage| {
         let targets = vec![format!("tcp:{address}:8080"); OFTEN];
@@ -38,7 +41,11 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
         let targets = vec![format!("tcp:{address}:8080"); OFTEN];
         let held = wait_for("the client's address", SETTLED, || {
             let outcomes = stage.world_asks(&targets, ANSWER).map_err(|error| error.to_string())?;
-            if seen_as(&outcomes, &client) { Ok(client.clone()) } else { Err(format!("{outcomes:?}")) }
+            if seen_as(&outcomes, &client) {
+                Ok(client.clone())
+            } else {
+                Err(format!("{outcomes:?}"))
+            }
         });
         held.map_err(|error| error.to_string())
     });
@@ -49,7 +56,8 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
             let url = format!("http://{}:{port}/", node.host().ipv4());
             let to = format!("{}:{port}", node.host().ipv4());
             let held = wait_for("a health check", SETTLED, || {
-                let page = skein_lab::kubernetes::Page::fetch(stage.outside.world(), &url, &to, None);
+                let page =
+                    skein_lab::kubernetes::Page::fetch(stage.outside.world(), &url, &to, None);
                 let page = page.map_err(|error| error.to_string())?;
                 if page.code == 200 { Ok(()) } else { Err(format!("{page:?}")) }
             });

@@ -50,7 +50,8 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
 fn host_port(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
     stage.apply("host-port.yaml")?;
     let pod = stage.pod("default", "host-port")?;
-    let text = format!("port {HOST_PORT} of the pod's node is the pod's, who sees the client outside");
+    let text =
+        format!("port {HOST_PORT} of the pod's node is the pod's, who sees the client outside");
     stage.step(&text, |stage| {
         let target = format!("tcp:{}:{HOST_PORT}", address_of_node(stage, &pod));
         let client = stage.outside.addresses().0.to_string();

@@ -168,8 +168,7 @@ impl<'s> Stage<'s> {
 
     /// The same without a step, for what is only there to ask.
     pub(super) fn pod(&self, namespace: &str, app: &str) -> Result<KubePod, ClusterError> {
-        let mut pods =
-            self.cluster.wait_pods(namespace, &format!("app={app}"), 1, PODS_READY)?;
+        let mut pods = self.cluster.wait_pods(namespace, &format!("app={app}"), 1, PODS_READY)?;
         Ok(pods.remove(0))
     }
 
