@@ -164,6 +164,20 @@ async fn older_endpoints_and_slices_serve_as_well() {
         ]
     );
     assert_eq!(members(&bench, "-UDP-53-"), Vec::<Value>::new());
+    // A port's name may stand for other numbers elsewhere: each subset has ports of its own.
+    bench.yaml("kind: Endpoints\nmetadata: {name: web, namespace: shop}\nsubsets:\n- addresses: [{ip: 192.0.2.1, nodeName: n4}]\n  ports: [{name: http, port: 81}]\n- addresses: [{ip: 192.0.2.3, nodeName: n4}]\n  ports: [{name: http, port: 82}, {name: dns, port: 53, protocol: UDP}]");
+    bench.settle().await;
+    assert_eq!(
+        members(&bench, "-TCP-80-"),
+        [
+            json!(["192.0.2.1", 81, false, "n4", true, true, false]),
+            json!(["192.0.2.3", 82, false, "n4", true, true, false])
+        ]
+    );
+    assert_eq!(
+        members(&bench, "-UDP-53-"),
+        [json!(["192.0.2.3", 53, false, "n4", true, true, false])]
+    );
 }
 
 async fn pool(bench: &Bench) {

@@ -196,6 +196,15 @@ impl Core {
                     *until = now + SETTLE;
                 }
             }
+            // Another cluster uses it still, which only the API knows. The next comparison of everything tries again.
+            Outcome::Failed(_, true)
+                if matches!(key.sort, Sort::Tag | Sort::AddressGroup)
+                    && !self.tags.is_used(key) =>
+            {
+                state.settling = None;
+                state.failures = 0;
+                return notices;
+            }
             Outcome::Failed(text, refused) => {
                 state.settling = None;
                 state.failures += 1;

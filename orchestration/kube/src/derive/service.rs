@@ -203,10 +203,9 @@ fn members(
     let network = cx.service_network_chosen(service, out);
     let mut seen: BTreeMap<(IpAddr, u16), (&Endpoint, Option<Uuid>)> = BTreeMap::new();
     for slice in cx.cache.slices_of(&key.namespace, &key.name) {
-        let fits =
-            slice.ports.iter().filter(|p| *p.name == port.name && *p.protocol == port.protocol);
-        for target in fits {
-            for endpoint in &slice.endpoints {
+        for endpoint in &slice.endpoints {
+            let ports = slice.ports_of(endpoint).iter();
+            for target in ports.filter(|p| *p.name == port.name && *p.protocol == port.protocol) {
                 // An endpoint may move between slices and be in both for a moment: the readier one counts.
                 let Some((address, interface)) = cx.answers_at(endpoint, network.as_deref(), out)
                 else {

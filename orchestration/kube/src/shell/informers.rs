@@ -16,6 +16,8 @@ use tracing::{debug, info, warn};
 
 /// How long until a type that is not served is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How long after a type was not served any more.
+const AFTER_THE_END: Duration = Duration::from_secs(1);
 
 /// What an informer tells.
 #[derive(Debug)]
@@ -39,22 +41,45 @@ pub(super) fn start(client: &Client, news: &Sender<News>) {
     }
 }
 
-async fn follow(client: Client, mut resource: Resource, news: Sender<News>) {
+/// Follows a type for as long as anyone wants to know, in the version that is served: an API server may be another one
+/// after its restart.
+async fn follow(client: Client, resource: Resource, news: Sender<News>) {
     let mut told = false;
-    let served = loop {
-        match discovery::find(&client, resource).await {
-            Ok(Some(served)) => break served,
+    loop {
+        let Some((resource, served)) = look_for(&client, resource, &news, &mut told).await else {
+            return;
+        };
+        info!(kind = resource.kind(), version = served.api_version, "following");
+        match watch(client.clone(), resource, &served, &news).await {
+            End::NotServed => {}
+            End::Unwanted => return,
+        }
+        // What was seen last stays until it is listed again: while an API server starts, it may not know all its types.
+        told = true;
+        info!(kind = resource.kind(), version = served.api_version, "not served any more");
+        tokio::time::sleep(AFTER_THE_END).await;
+    }
+}
+
+/// Waits until a type is served, in whatever version, or the older type in its place.
+async fn look_for(
+    client: &Client,
+    mut resource: Resource,
+    news: &Sender<News>,
+    told: &mut bool,
+) -> Option<(Resource, ApiResource)> {
+    loop {
+        match discovery::find(client, resource).await {
+            Ok(Some(served)) => return Some((resource, served)),
             Ok(None) if resource == Resource::EndpointSlice => {
                 resource = Resource::Endpoints;
                 continue;
             }
             Ok(None) => {
-                if !told {
+                if !*told {
                     debug!(kind = resource.kind(), "not served by this cluster");
-                    told = true;
-                    if news.send(News::Listed(resource, HashSet::new())).await.is_err() {
-                        return;
-                    }
+                    *told = true;
+                    news.send(News::Listed(resource, HashSet::new())).await.ok()?;
                 }
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
@@ -63,12 +88,33 @@ async fn follow(client: Client, mut resource: Resource, news: Sender<News>) {
                 tokio::time::sleep(Duration::from_secs(2)).await;
             }
         }
-    };
-    info!(kind = resource.kind(), version = served.api_version, "following");
-    watch(client, resource, &served, &news).await;
+    }
 }
 
-async fn watch(client: Client, resource: Resource, served: &ApiResource, news: &Sender<News>) {
+/// Why a type is not watched any more.
+enum End {
+    /// The API server does not know it, or not in this version.
+    NotServed,
+    /// Nobody wants to know.
+    Unwanted,
+}
+
+/// Whether the API server does not know what was asked for.
+fn is_unknown(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error)) =
+        error
+    else {
+        return false;
+    };
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+async fn watch(
+    client: Client,
+    resource: Resource,
+    served: &ApiResource,
+    news: &Sender<News>,
+) -> End {
     let api: Api<DynamicObject> = Api::all_with(client, served);
     // The stream lists, watches, and lists again after a 410, with growing waits after errors.
     let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
@@ -77,6 +123,7 @@ async fn watch(client: Client, resource: Resource, served: &ApiResource, news: &
     while let Some(event) = stream.next().await {
         let event = match event {
             Ok(event) => event,
+            Err(error) if is_unknown(&error) => return End::NotServed,
             Err(error) => {
                 if !failing {
                     warn!(kind = resource.kind(), %error, "watch is interrupted; trying again");
@@ -96,7 +143,7 @@ async fn watch(client: Client, resource: Resource, served: &ApiResource, news: &
             }
             Event::InitDone => {
                 if news.send(News::Listed(resource, std::mem::take(&mut seen))).await.is_err() {
-                    return;
+                    return End::Unwanted;
                 }
                 continue;
             }
@@ -118,7 +165,9 @@ async fn watch(client: Client, resource: Resource, served: &ApiResource, news: &
         };
         let told = if gone { News::Delete(small) } else { News::Put(small) };
         if news.send(told).await.is_err() {
-            return;
+            return End::Unwanted;
         }
     }
+    // A watch of kube's has no end.
+    End::NotServed
 }

@@ -212,8 +212,9 @@ impl Loop {
                 }
                 event = watcher.next() => self.configured(event),
                 Some((key, outcome)) = finished.recv() => self.done(&key, &outcome),
-                changed = leading.changed() => {
-                    if changed.is_ok() && *leading.borrow_and_update() {
+                // Without an election nobody ever says another thing.
+                Ok(()) = leading.changed() => {
+                    if *leading.borrow_and_update() {
                         // What the one before did is seen by the watch; the rest is found by comparing.
                         self.shared.core.lock().mark_all();
                     }
