@@ -98,9 +98,9 @@ impl Failure {
     /// Whether it may go well later.
     fn passes(&self) -> bool {
         match self {
-            // 401: a token that is renewed.
+            // 401: a token that is renewed. 403: an API server that starts does not know rights at first.
             Failure::Kubernetes(kube::Error::Api(status)) => {
-                status.code >= 500 || matches!(status.code, 401 | 408 | 429)
+                status.code >= 500 || matches!(status.code, 401 | 403 | 408 | 429)
             }
             Failure::Kubernetes(kube::Error::SerdeError(_) | kube::Error::BuildRequest(_)) => false,
             _ => true,

@@ -126,8 +126,9 @@ impl Plane {
 
     /// Lets etcd forget all that was: whoever goes on from there is told that it is too old.
     pub fn forget_history(&self) {
-        let range = json!({"key": "AA==", "limit": 1}).to_string();
-        let answer = http(self.etcd_port, "POST", "/v3/kv/range", &range);
+        // Something is newer than all that anyone knows.
+        let put = json!({"key": "bmV3ZXI=", "value": ""}).to_string();
+        let answer = http(self.etcd_port, "POST", "/v3/kv/put", &put);
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
         let revision = &answer["header"]["revision"];
         let body = json!({ "revision": revision }).to_string();
