@@ -13,6 +13,7 @@
 
 mod dns;
 mod ingress;
+mod ingress_certificates;
 mod ingress_controller;
 mod lifecycle;
 mod networks;

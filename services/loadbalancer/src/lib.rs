@@ -19,4 +19,4 @@ pub mod shell;
 
 pub use crate::core::{Assignment, Core, Settings, Write};
 pub use model::{Backend, Balancer, Frontend, FrontendKind, Member, Monitor, Persistence};
-pub use shell::{Certificates, Found, LoadbalancerConfig, LoadbalancerError, Pem, run};
+pub use shell::{Certificates, Complaints, Found, LoadbalancerConfig, LoadbalancerError, Pem, run};

@@ -123,11 +123,12 @@ impl<'a> Context<'a> {
         let root = FqName::single("default-global-system-config");
         // The usual name first: it costs one look-up.
         let named = self.graph.by_name(Kind::VIRTUAL_ROUTER, &root.child(node));
-        if named.as_ref().is_some_and(|router| text.is_none() || of_address(router)) {
-            return named;
+        let ours = |router: &&Arc<Object>| !self.is_others(router);
+        let fits = |router: &&Arc<Object>| of_address(router) || text.is_none() && ours(router);
+        if let Some(router) = named.filter(fits) {
+            return Some(router);
         }
         let all = || self.graph.of_kind(Kind::VIRTUAL_ROUTER);
-        let ours = |router: &&Arc<Object>| !self.is_others(router);
         all()
             .find(of_address)
             .or_else(|| named.filter(ours))

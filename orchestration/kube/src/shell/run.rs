@@ -7,7 +7,7 @@ use super::watches::Watches;
 use super::{discovery, election, status};
 use crate::config::{Kubernetes, ManagerConfig};
 use crate::core::{Core, FOLLOWED, Notice, Outcome, Work};
-use crate::key::Key;
+use crate::key::{Key, Sort};
 use crate::objects::Resource;
 use crate::settings::BadSetting;
 use crate::tellings::Told;
@@ -20,7 +20,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// News that wait at most.
 const QUEUE: usize = 1024;
@@ -277,8 +277,15 @@ impl Loop {
         let writing = self.writing.clone();
         tokio::spawn(async move {
             let outcome = writer::execute(&client, &writes).await;
-            if let Outcome::Failed(text, _) = &outcome {
-                warn!(owner = %key, "{text}");
+            match &outcome {
+                Outcome::Written => {}
+                // Most are tags that another cluster uses still.
+                Outcome::Failed(text, true)
+                    if matches!(key.sort, Sort::Tag | Sort::AddressGroup) =>
+                {
+                    debug!(owner = %key, "{text}");
+                }
+                Outcome::Failed(text, _) => warn!(owner = %key, "{text}"),
             }
             drop(writing);
             let _ = done.send((key, outcome)).await;
