@@ -200,7 +200,8 @@ async fn a_type_is_followed_in_another_version_and_its_definition_refuses_what_m
             {"op": "replace", "path": "/spec/versions/1/served", "value": !v1beta2},
         ]);
         let patch = patch.to_string();
-        let (good, text) = world.plane.kubectl(&["patch", "crd", crd, "--type=json", "-p", &patch], "");
+        let (good, text) =
+            world.plane.kubectl(&["patch", "crd", crd, "--type=json", "-p", &patch], "");
         assert!(good, "{text}");
     };
     let served = async |version: &str| {
@@ -227,7 +228,10 @@ async fn a_type_is_followed_in_another_version_and_its_definition_refuses_what_m
 
     for (spec, place) in [
         ("{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.300/8}}]}]}", "cidr"),
-        ("{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [x]}}]}]}", "except"),
+        (
+            "{podSelector: {}, egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [x]}}]}]}",
+            "except",
+        ),
         ("{podSelector: {}, ingress: [{from: [{}]}]}", "from"),
         ("{podSelector: {}, ingress: [{ports: [{port: 70000}]}]}", "port"),
         ("{podSelector: {}, ingress: [{ports: [{port: 0}]}]}", "port"),
@@ -237,16 +241,23 @@ async fn a_type_is_followed_in_another_version_and_its_definition_refuses_what_m
         ("{podSelector: {matchExpressions: [{key: a, operator: Like}]}}", "operator"),
         ("{ingress: []}", "podSelector"),
     ] {
-        let (good, text) = world.plane.kubectl(&["create", "-f", "-"], &multi("v1beta1", "bad", spec));
+        let (good, text) =
+            world.plane.kubectl(&["create", "-f", "-"], &multi("v1beta1", "bad", spec));
         assert!(!good && text.contains(place), "{spec}: {text}");
     }
     // What a definition cannot check fails closed, and each fault has an Event of its own.
     apply(multi("v1beta1", "faulty", "{podSelector: {}, ingress: [{from: [{podSelector: {matchExpressions: [{key: a, operator: NotIn}]}}], ports: [{port: 90, endPort: 80}]}]}")).await;
-    world.is_there(Kind::FIREWALL_RULE, "default-policy-management:shop-ingress-faulty__multi-denyall").await;
+    world
+        .is_there(
+            Kind::FIREWALL_RULE,
+            "default-policy-management:shop-ingress-faulty__multi-denyall",
+        )
+        .await;
     eventually("both Events", async || {
         let told = world.told("BadPolicy", "faulty");
         let names = |place: &str| told.iter().any(|text| text.contains(place));
-        (names("from[0].podSelector.matchExpressions[0]") && names("ports[0].endPort")).then_some(())
+        (names("from[0].podSelector.matchExpressions[0]") && names("ports[0].endPort"))
+            .then_some(())
     })
     .await;
 
@@ -262,7 +273,8 @@ async fn a_type_is_followed_in_another_version_and_its_definition_refuses_what_m
     apply(multi("v1beta2", "newer", good)).await;
     world.is_there(Kind::FIREWALL_POLICY, &policy("newer")).await;
     let gone = FqName::parse(&policy("old"));
-    let (good, text) = world.plane.kubectl(&["delete", "multi-networkpolicies", "-n", "shop", "old"], "");
+    let (good, text) =
+        world.plane.kubectl(&["delete", "multi-networkpolicies", "-n", "shop", "old"], "");
     assert!(good, "{text}");
     eventually("the end of the old one", async || {
         world.client.get_by_name(Kind::FIREWALL_POLICY, &gone).await.is_err().then_some(())

@@ -335,11 +335,12 @@ fn what_is_not_understood_of_a_policy_selects_nothing_and_is_told() {
     let web = "pass any app=x&namespace=shop > namespace=shop @endpoint-2";
     // Spec, what else than the denial is left, and where the fault is said to be.
     let from = |peer: &str| {
-        format!("{{podSelector: {{}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: x}}}}}}, {peer}]}}]}}")
+        format!(
+            "{{podSelector: {{}}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: x}}}}}}, {peer}]}}]}}"
+        )
     };
-    let on = |port: &str| {
-        format!("{{podSelector: {{}}, ingress: [{{ports: [{{port: 80}}, {port}]}}]}}")
-    };
+    let on =
+        |port: &str| format!("{{podSelector: {{}}, ingress: [{{ports: [{{port: 80}}, {port}]}}]}}");
     let peers = [
         ("{ipBlock: {cidr: 10.0.0.300/8}}", "from[1].ipBlock.cidr"),
         // Without its hole it would let more pass.
@@ -391,7 +392,10 @@ fn what_is_not_understood_of_a_policy_selects_nothing_and_is_told() {
         // The other type says the same of other interfaces.
         let multi = core.derive(&Key::new(Sort::MultiPolicy, "shop", "p"));
         let rules = multi.objects.iter().filter(|o| o.kind == Kind::FIREWALL_RULE);
-        assert!(rules.count() >= 3, "{spec}: the one that is understood, the denial, what passes else");
+        assert!(
+            rules.count() >= 3,
+            "{spec}: the one that is understood, the denial, what passes else"
+        );
         assert!(multi.problems.iter().any(|one| one.message == all[0]), "{:?}", multi.problems);
     }
 }
@@ -404,7 +408,11 @@ fn what_is_left_of_nothing_lets_nothing_pass() {
     for (spec, want, place) in [
         // A list of which nothing is left is not an empty one, which would mean everyone.
         ("{podSelector: {}, ingress: [{from: [{}]}]}", vec![deny], "from[0]"),
-        ("{podSelector: {}, ingress: [{ports: [{port: x y, endPort: 1}]}]}", vec![deny], "ports[0]"),
+        (
+            "{podSelector: {}, ingress: [{ports: [{port: x y, endPort: 1}]}]}",
+            vec![deny],
+            "ports[0]",
+        ),
         ("{podSelector: {}, ingress: [{from: {}}]}", vec![deny], "ingress[0].from"),
         ("{podSelector: {}, ingress: [{form: []}]}", vec![deny], "ingress[0].form"),
         ("{podSelector: {}, ingress: {}}", vec![deny], "spec.ingress"),
@@ -458,7 +466,9 @@ async fn a_policy_that_is_no_longer_understood_stops_to_let_pass_and_goes_when_i
     bench.core.kube_delete(&policy("192.0.2.0/240"));
     bench.settle().await;
     assert!(bench.get(Kind::FIREWALL_RULE, denial).await.is_none());
-    assert!(bench.get(Kind::FIREWALL_POLICY, "default-policy-management:k8s-shop-p").await.is_none());
+    assert!(
+        bench.get(Kind::FIREWALL_POLICY, "default-policy-management:k8s-shop-p").await.is_none()
+    );
     assert_eq!(bench.log, Vec::<String>::new());
 }
 
@@ -630,7 +640,7 @@ fn administrators_policies_fail_closed() {
         // Its peers may be anyone.
         (
             subject,
-            format!("{{action: Deny, from: [{{namespaces: {{matchExpressions: [{{key: a, operator: Is}}]}}}}], ports: [{{portNumber: {{port: 80}}}}]}}"),
+            "{action: Deny, from: [{namespaces: {matchExpressions: [{key: a, operator: Is}]}}], ports: [{portNumber: {port: 80}}]}".into(),
             vec![format!("deny tcp:80 any > {me} @endpoint-2")],
             "from[0].namespaces.matchExpressions[0]",
         ),

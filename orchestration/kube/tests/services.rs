@@ -338,7 +338,11 @@ async fn an_address_that_is_freed_goes_to_who_waits_for_one() {
     for _ in 0..20 {
         bench.step(still).await;
     }
-    assert!(floating(&bench, first), "who waits longest gets it: {:?}", bench.names(Kind::FLOATING_IP));
+    assert!(
+        floating(&bench, first),
+        "who waits longest gets it: {:?}",
+        bench.names(Kind::FLOATING_IP)
+    );
     assert!(!floating(&bench, second));
     assert!(address(&bench, one), "{:?}", bench.names(Kind::INSTANCE_IP));
     assert!(!address(&bench, two));

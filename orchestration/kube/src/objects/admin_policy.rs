@@ -286,7 +286,7 @@ fn rule(
     }
     let mut out = Vec::new();
     // A denial of more covers it.
-    let readable = !ends.is_empty() && !(other_ports && ports.is_empty());
+    let readable = !(ends.is_empty() || other_ports && ports.is_empty());
     if action != AdminAction::Deny && sure && readable {
         out.push(AdminRule { action, peers: ends.clone(), ports: ports.clone() });
     }

@@ -276,7 +276,8 @@ impl NetworkPolicy {
             ingress.clear();
             egress.clear();
         }
-        let isolated = "without that condition its pods are isolated, and no rule lets anything pass";
+        let isolated =
+            "without that condition its pods are isolated, and no rule lets anything pass";
         problems.extend(of_subject.into_iter().map(|reason| format!("{reason}; {isolated}")));
         if !restricts_ingress {
             ingress.clear();

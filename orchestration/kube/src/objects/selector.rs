@@ -57,7 +57,9 @@ impl Selector {
                     for (key, value) in labels {
                         match value.as_str() {
                             Some(value) => drop(out.match_labels.insert(key.clone(), value.into())),
-                            None => problems.push(format!("{place}.matchLabels: {value} is no text")),
+                            None => {
+                                problems.push(format!("{place}.matchLabels: {value} is no text"))
+                            }
                         }
                     }
                 }

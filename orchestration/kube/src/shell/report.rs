@@ -241,7 +241,11 @@ fn reference(
         name: Some(key.name.to_string()),
         // Events about objects without a namespace belong into `default`. It is said here, too: API servers of 1.20
         // refuse one that is said in one place only.
-        namespace: Some(if is_namespaced(resource) { key.namespace.to_string() } else { "default".into() }),
+        namespace: Some(if is_namespaced(resource) {
+            key.namespace.to_string()
+        } else {
+            "default".into()
+        }),
         uid: uid.map(|uid| uid.to_string()),
         ..ObjectReference::default()
     }

@@ -6,7 +6,7 @@ use super::tls::{Peer, TlsError, TlsListener};
 use super::watches::Watches;
 use super::{discovery, election, status};
 use crate::config::{Kubernetes, ManagerConfig};
-use crate::core::{Core, FOLLOWED, Notice, Outcome, Work};
+use crate::core::{Core, FOLLOWED, Notice, Outcome, Reason, Work};
 use crate::key::{Key, Sort};
 use crate::objects::Resource;
 use crate::settings::BadSetting;
@@ -280,7 +280,7 @@ impl Loop {
             match &outcome {
                 Outcome::Written => {}
                 // Most are tags that another cluster uses still.
-                Outcome::Failed(text, true)
+                Outcome::Failed(text, Reason::Refused)
                     if matches!(key.sort, Sort::Tag | Sort::AddressGroup) =>
                 {
                     debug!(owner = %key, "{text}");

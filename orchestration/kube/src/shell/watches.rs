@@ -43,13 +43,18 @@ impl Watches {
 
     /// OpenMetrics text.
     pub(super) fn write(&self, out: &mut String) {
-        out.push_str("# HELP skein_kube_lists Full lists of a Kubernetes type, by why they were needed.\n");
+        out.push_str(
+            "# HELP skein_kube_lists Full lists of a Kubernetes type, by why they were needed.\n",
+        );
         out.push_str("# TYPE skein_kube_lists counter\n");
         for ((kind, why), count) in self.lists.lock().iter() {
             let why = why.name();
-            let _ = writeln!(out, "skein_kube_lists_total{{kind=\"{kind}\",reason=\"{why}\"}} {count}");
+            let _ =
+                writeln!(out, "skein_kube_lists_total{{kind=\"{kind}\",reason=\"{why}\"}} {count}");
         }
-        out.push_str("# HELP skein_kube_watch_errors Errors of lists and watches of a Kubernetes type.\n");
+        out.push_str(
+            "# HELP skein_kube_watch_errors Errors of lists and watches of a Kubernetes type.\n",
+        );
         out.push_str("# TYPE skein_kube_watch_errors counter\n");
         for (kind, count) in self.interruptions.lock().iter() {
             let _ = writeln!(out, "skein_kube_watch_errors_total{{kind=\"{kind}\"}} {count}");
