@@ -58,14 +58,16 @@ pub enum Outcome {
 }
 
 /// Why a write was not made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// It was not answered, or not yet.
     Unavailable,
     /// The API understood and said no.
     Refused,
-    /// No address is left to give.
-    PoolEmpty,
+    /// No address is left to give: where, in the API's words.
+    PoolEmpty(String),
+    /// Somebody else has the address that was asked for: which, in the API's words.
+    AddressTaken(String),
 }
 
 /// Figures for people and machines.
@@ -105,8 +107,8 @@ pub struct Core {
     waiting_gone: HashMap<Uuid, BTreeSet<Key>>,
     /// Owners that may be tried again, by when.
     later: BTreeMap<(Duration, Key), ()>,
-    /// Owners for which no address is left, those that wait longest first.
-    hungry: BTreeMap<u64, Key>,
+    /// Owners that wait for an address, those that wait longest first, and for what.
+    hungry: BTreeMap<u64, (Key, String)>,
     queued: u64,
     kubernetes_ready: bool,
     configuration_ready: bool,

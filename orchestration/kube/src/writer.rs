@@ -7,6 +7,8 @@ use skein_client::{Client, ClientError};
 
 /// How the API begins when it has no address left.
 const EXHAUSTED: &str = "no free address";
+/// How it begins when somebody else has the address.
+const TAKEN: &str = "the address ";
 
 /// Makes the writes in their order. What is done already counts as done: a write may be repeated after a lost answer.
 pub async fn execute(client: &Client, writes: &[Write]) -> Outcome {
@@ -14,7 +16,10 @@ pub async fn execute(client: &Client, writes: &[Write]) -> Outcome {
         if let Err(error) = one(client, write).await {
             let reason = match &error {
                 ClientError::Refused { status: 400, text } if text.starts_with(EXHAUSTED) => {
-                    Reason::PoolEmpty
+                    Reason::PoolEmpty(text.clone())
+                }
+                ClientError::Refused { status: 409, text } if text.starts_with(TAKEN) => {
+                    Reason::AddressTaken(text.clone())
                 }
                 ClientError::Refused { status: 400 | 403 | 409 | 412, .. } => Reason::Refused,
                 _ => Reason::Unavailable,

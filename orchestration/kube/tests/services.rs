@@ -362,6 +362,44 @@ async fn an_address_that_is_freed_goes_to_who_waits_for_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_taken_is_given_when_its_holder_goes() {
+    let public_fip_pool = Some("default-domain:default-project:public:pool".into());
+    let mut bench = Bench::with(Settings { public_fip_pool, ..Settings::default() }).await;
+    pool(&bench).await;
+    bench.put(namespace("default", "", ""));
+    bench.put(namespace("shop", "", ""));
+    bench.settle().await;
+    let service = |name: &str, at: usize| {
+        object(&format!(
+            "kind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{type: LoadBalancer, loadBalancerIP: 198.51.100.77, clusterIP: 10.96.1.{at}, ports: [{{port: 80}}]}}"
+        ))
+    };
+    // Somebody who is no Kubernetes object has the address.
+    let other = json!({
+        "fq_name": ["other"], "instance_ip_family": "v4", "instance_ip_address": "198.51.100.77",
+        "virtual_network_refs": [{"to": ["default-domain", "default-project", "public"]}],
+    });
+    let other = bench.client.create(Kind::INSTANCE_IP, other).await.unwrap();
+    bench.put(service("web", 1));
+    let mut now = std::time::Duration::from_secs(1000);
+    for _ in 0..20 {
+        now += std::time::Duration::from_secs(5);
+        bench.step(now).await;
+    }
+    assert_eq!(bench.reasons(), ["AddressTaken"], "{:?}", bench.notices);
+    assert!(bench.notices[0].problem.message.contains("198.51.100.77"));
+    assert_eq!(bench.names(Kind::FLOATING_IP), Vec::<String>::new());
+    // Time stands still.
+    bench.client.delete(Kind::INSTANCE_IP, other).await.unwrap();
+    for _ in 0..20 {
+        bench.step(now).await;
+    }
+    assert_eq!(bench.names(Kind::FLOATING_IP).len(), 1);
+    assert_eq!(bench.core.figures().failing, 0);
+    assert_eq!(bench.core.figures().problems, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_address_that_is_not_ours_to_serve_is_told() {
     let service_subnets = vec!["10.96.0.0/16".parse().unwrap()];
     let mut bench = Bench::with(Settings { service_subnets, ..Settings::default() }).await;

@@ -239,19 +239,22 @@ impl Core {
                 if std::mem::take(&mut state.fed) {
                     state.not_before = now;
                 }
-                let problem = match reason {
-                    Reason::Unavailable => None,
-                    Reason::Refused => Some(Problem { reason: "Refused", message: text.clone() }),
-                    Reason::PoolEmpty => {
-                        let message = format!("{text}; it gets the next one that is free");
-                        Some(Problem { reason: "PoolEmpty", message })
-                    }
+                let (reason, waits_for) = match reason {
+                    Reason::Unavailable => (None, None),
+                    Reason::Refused => (Some("Refused"), None),
+                    Reason::PoolEmpty(place) => (Some("PoolEmpty"), Some(place)),
+                    Reason::AddressTaken(which) => (Some("AddressTaken"), Some(which)),
                 };
-                if *reason == Reason::PoolEmpty && state.hungry.is_none() {
-                    self.queued += 1;
-                    state.hungry = Some(self.queued);
-                    self.hungry.insert(self.queued, key.clone());
+                let mut message = text.clone();
+                if let Some(what) = waits_for {
+                    message.push_str("; it is given as soon as it is free");
+                    if state.hungry.is_none() {
+                        self.queued += 1;
+                        state.hungry = Some(self.queued);
+                        self.hungry.insert(self.queued, (key.clone(), what.clone()));
+                    }
                 }
+                let problem = reason.map(|reason| Problem { reason, message });
                 // The first refusals may be about what is on its way.
                 if state.failures >= 3 && problem.is_some() && state.refused != problem {
                     state.refused.clone_from(&problem);
@@ -266,9 +269,17 @@ impl Core {
         notices
     }
 
-    /// There may be addresses again: those that wait longest for one are tried at once, the others by and by.
+    /// There may be addresses again: those that wait longest for the same are tried at once, the others by and by.
     pub(super) fn feed(&mut self) {
-        let first: Vec<Key> = self.hungry.values().take(FED).cloned().collect();
+        let mut first: Vec<Key> = Vec::new();
+        let mut tried: HashMap<&str, usize> = HashMap::new();
+        for (key, what) in self.hungry.values() {
+            let count = tried.entry(what).or_default();
+            if *count < FED {
+                *count += 1;
+                first.push(key.clone());
+            }
+        }
         for key in first {
             if let Some(state) = self.states.get_mut(&key) {
                 state.fed = state.busy;

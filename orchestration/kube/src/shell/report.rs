@@ -114,11 +114,14 @@ pub(super) async fn tell(client: Client, identity: String, shared: Arc<Shared>) 
     let mut teller = Teller { client, reporter, types: HashMap::new() };
     let mut leading = shared.leading.clone();
     loop {
-        let telling = shared.outbox.next().await;
         // Another one tells meanwhile. Without an API server nobody leads, and what was found stays to be told.
         if leading.wait_for(|leads| *leads).await.is_err() {
             return;
         }
+        let telling = tokio::select! {
+            telling = shared.outbox.next() => telling,
+            Ok(_) = leading.wait_for(|leads| !*leads) => continue,
+        };
         if !shared.core.lock().wants(&telling.told) {
             continue;
         }
