@@ -58,7 +58,7 @@ impl Selector {
                         match value.as_str() {
                             Some(value) => drop(out.match_labels.insert(key.clone(), value.into())),
                             None => {
-                                problems.push(format!("{place}.matchLabels: {value} is no text"))
+                                problems.push(format!("{place}.matchLabels: {value} is no text"));
                             }
                         }
                     }
