@@ -12,6 +12,9 @@ use kube::runtime::events::{Event as Told, EventType, Reporter};
 /// Where Events about objects without a namespace may be.
 pub(crate) const OF_CLUSTER: [&str; 2] = ["default", "kube-system"];
 
+/// How much of its object's name an Event's name has, in letters: names have at most 253.
+const NAME: usize = 220;
+
 /// Writes one, to the first of these namespaces that takes it.
 ///
 /// # Errors
@@ -24,7 +27,9 @@ pub(crate) async fn publish(
     namespaces: &[&str],
 ) -> Result<(), kube::Error> {
     let now = Timestamp::now();
-    let name = regarding.name.clone().unwrap_or_default();
+    // Names of pods may be as long as an Event's own.
+    let name: String = regarding.name.iter().flat_map(|name| name.chars()).take(NAME).collect();
+    let name = name.trim_end_matches(['.', '-']);
     let kind = match told.type_ {
         EventType::Normal => "Normal",
         EventType::Warning => "Warning",

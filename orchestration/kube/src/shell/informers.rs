@@ -1,6 +1,8 @@
 //! Lists and watches of Kubernetes, one a type. Objects are made small before anyone keeps them.
 
 use super::discovery;
+use super::run::Shared;
+use super::watches::{Listing, Watches};
 use crate::cache::Place;
 use crate::objects::{KubeObject, Resource};
 use futures_util::StreamExt as _;
@@ -10,6 +12,7 @@ use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 use tracing::{debug, info, warn};
@@ -32,30 +35,32 @@ pub(super) enum News {
 
 /// Starts an informer for every type. Types that the API server does not know count as listed and are looked for now
 /// and then, since definitions may come later.
-pub(super) fn start(client: &Client, news: &Sender<News>) {
+pub(super) fn start(client: &Client, news: &Sender<News>, shared: &Arc<Shared>) {
     for resource in Resource::ALL {
         // Slices where there are slices, else the older form: the task of the slices decides.
         if resource != Resource::Endpoints {
-            tokio::spawn(follow(client.clone(), resource, news.clone()));
+            tokio::spawn(follow(client.clone(), resource, news.clone(), shared.clone()));
         }
     }
 }
 
 /// Follows a type for as long as anyone wants to know, in the version that is served: an API server may be another one
 /// after its restart.
-async fn follow(client: Client, resource: Resource, news: Sender<News>) {
+async fn follow(client: Client, resource: Resource, news: Sender<News>, shared: Arc<Shared>) {
     let mut told = false;
+    let mut why = Listing::Start;
     loop {
         let Some((resource, served)) = look_for(&client, resource, &news, &mut told).await else {
             return;
         };
         info!(kind = resource.kind(), version = served.api_version, "following");
-        match watch(client.clone(), resource, &served, &news).await {
+        match watch(client.clone(), resource, &served, &news, (&shared.watches, why)).await {
             End::NotServed => {}
             End::Unwanted => return,
         }
         // What was seen last stays until it is listed again: while an API server starts, it may not know all its types.
         told = true;
+        why = Listing::Rediscovered;
         info!(kind = resource.kind(), version = served.api_version, "not served any more");
         tokio::time::sleep(AFTER_THE_END).await;
     }
@@ -109,11 +114,17 @@ fn is_unknown(error: &watcher::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
+/// Whether the API server does not remember how things were when the watch was interrupted.
+fn is_expired(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchError(status) if status.code == 410)
+}
+
 async fn watch(
     client: Client,
     resource: Resource,
     served: &ApiResource,
     news: &Sender<News>,
+    (watches, mut why): (&Watches, Listing),
 ) -> End {
     let api: Api<DynamicObject> = Api::all_with(client, served);
     // The stream lists, watches, and lists again after a 410, with growing waits after errors.
@@ -125,6 +136,10 @@ async fn watch(
             Ok(event) => event,
             Err(error) if is_unknown(&error) => return End::NotServed,
             Err(error) => {
+                watches.interrupted(resource.kind());
+                if is_expired(&error) {
+                    why = Listing::Expired;
+                }
                 if !failing {
                     warn!(kind = resource.kind(), %error, "watch is interrupted; trying again");
                     failing = true;
@@ -139,6 +154,7 @@ async fn watch(
         let (object, gone) = match event {
             Event::Init => {
                 seen.clear();
+                watches.listed(resource.kind(), why);
                 continue;
             }
             Event::InitDone => {

@@ -9,6 +9,7 @@ mod report;
 mod run;
 mod status;
 mod tls;
+mod watches;
 
 pub use publish::{Publication, publish};
 pub(crate) use run::kubernetes;

@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 use serde_json::json;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -23,6 +23,19 @@ fn program(name: &str) -> PathBuf {
 
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The body that a server on this machine answers with.
+pub fn http(port: u16, method: &str, path: &str, body: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all((head + body).as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
 /// A control plane of etcd and an API server; ends with the test.
@@ -111,6 +124,18 @@ impl Plane {
         server.wait().unwrap();
     }
 
+    /// Lets etcd forget all that was: whoever goes on from there is told that it is too old.
+    pub fn forget_history(&self) {
+        // Something is newer than all that anyone knows.
+        let put = json!({"key": "bmV3ZXI=", "value": ""}).to_string();
+        let answer = http(self.etcd_port, "POST", "/v3/kv/put", &put);
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        let revision = &answer["header"]["revision"];
+        let body = json!({ "revision": revision }).to_string();
+        let answer = http(self.etcd_port, "POST", "/v3/kv/compaction", &body);
+        assert!(!answer.contains("error"), "{answer}");
+    }
+
     pub fn kubeconfig(&self, token: &str) -> PathBuf {
         let path = self.dir.path().join(format!("{token}.yaml"));
         let text = json!({
@@ -172,7 +197,7 @@ impl Drop for Plane {
 }
 
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(40);
+    let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(found) = look().await {
             return found;
