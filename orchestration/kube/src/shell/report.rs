@@ -22,8 +22,6 @@ use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-/// Objects whose last notes are remembered.
-const REMEMBERED: usize = 4096;
 /// Longest note that an Event may carry, in bytes.
 const NOTE: usize = 1000;
 /// How long the API server may take for one thing.
@@ -37,58 +35,6 @@ pub(super) struct Outbox {
     start: Instant,
 }
 
-/// Tells Kubernetes, one thing after the other. What fails is told again by the next look at its owner.
-pub(super) async fn tell(client: Client, identity: String, mut queue: Receiver<Told>) {
-    let reporter = Reporter { controller: "skein-kube-manager".into(), instance: Some(identity) };
-    let recorder = Recorder::new(client.clone(), reporter.clone());
-    let mut types: HashMap<Resource, ApiResource> = HashMap::new();
-    let mut notes: HashMap<(Key, &'static str), String> = HashMap::new();
-    while let Some(told) = queue.recv().await {
-        let key = match &told {
-            Told::Notice(notice, _) => &notice.key,
-            Told::Patch(patch) => &patch.key,
-        };
-        let Some(served) = served(&client, &mut types, key).await else { continue };
-        match told {
-            Told::Notice(notice, uid) => {
-                let is_staged = notice.problem.reason == STAGED;
-                if is_staged {
-                    info!(object = %notice.key, "{}", notice.problem.message);
-                } else {
-                    warn!(object = %notice.key, reason = notice.problem.reason, "{}", notice.problem.message);
-                }
-                let event = Event {
-                    // What a staged policy would do is what its writer waits for, and no fault.
-                    type_: if is_staged { EventType::Normal } else { EventType::Warning },
-                    reason: notice.problem.reason.to_owned(),
-                    note: Some(shortened(&notice.problem.message)),
-                    action: "Translate".into(),
-                    secondary: None,
-                };
-                let regarding = reference(&served, &notice.key, uid);
-                if notes.len() >= REMEMBERED {
-                    notes.clear();
-                }
-                let told = (notice.key.clone(), notice.problem.reason);
-                let before = notes.insert(told, notice.problem.message.clone());
-                let other_words = before.is_some_and(|before| before != notice.problem.message);
-                // Those about objects without a namespace the recorder would put where they are refused, and of those with the
-                // same reason it writes the first one's words alone.
-                let written = match regarding.namespace.clone() {
-                    None => {
-                        cluster_event::publish(&client, &reporter, &event, regarding, &OF_CLUSTER)
-                            .await
-                    }
-                    Some(namespace) if other_words => {
-                        let namespaces = [namespace.as_str()];
-                        cluster_event::publish(&client, &reporter, &event, regarding, &namespaces)
-                            .await
-                    }
-                    Some(_) => recorder.publish(&event, &regarding).await,
-                };
-                if let Err(error) = written {
-                    warn!(%error, object = %notice.key, "an Event was not written");
-                }
 impl Default for Outbox {
     fn default() -> Self {
         Self { tellings: Mutex::default(), news: Notify::new(), start: Instant::now() }
