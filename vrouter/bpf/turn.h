@@ -216,11 +216,17 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 		}
 		if (i || !chosen->port) {
 			pick->slot.index = index;
+			if (index < FIRST_MEMBERS) {
+				*chosen = service->first[index];
+			} else {
+				member = bpf_map_lookup_elem(&members, &pick->slot);
+				chosen->port = 0;
+				if (member)
+					*chosen = *member;
+			}
 			index = index + 1 < count ? index + 1 : 0;
-			member = bpf_map_lookup_elem(&members, &pick->slot);
-			if (!member)
+			if (!chosen->port)
 				continue;
-			*chosen = *member;
 		}
 		f->form = FORM_WORKLOAD;
 		f->mate.local = *self;
@@ -718,6 +724,7 @@ __noinline int flow_insert_pair(const struct vif *vif, __u32 hash)
 	f->packets[d] = 1;
 	f->bytes[d] = p->length;
 	f->tcp = tcp_advance(0, p, d);
+	tcp_acknowledges(f, p, d);
 	reason = flow_insert(s, vif);
 	if (!reason) {
 		if (made)

@@ -1,6 +1,7 @@
 //! What the compiler says: what the network must do, in terms of VRFs, policies and interfaces.
 
 use crate::context::Context;
+use crate::flow_ages::FlowAge;
 use crate::node::NodeFacts;
 use crate::port_pools::PortPool;
 use ipnet::IpNet;
@@ -133,4 +134,6 @@ pub struct Global {
     pub nodes: Arc<Vec<Arc<NodeFacts>>>,
     /// Ports that nodes lend to their workloads; of a protocol without any, the nodes' own.
     pub port_pools: Vec<PortPool>,
+    /// Connections that last otherwise than the nodes' own settings say.
+    pub flow_ages: Vec<FlowAge>,
 }
