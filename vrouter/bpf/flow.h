@@ -109,6 +109,11 @@ static __always_inline void tcp_acknowledges(struct flow *f, const struct packet
 /* Not reasons to drop: what has to be done first. */
 enum { FLOW_TO_SERVICE = -2, FLOW_TO_OUTSIDE = -3, FLOW_REMOVED = -4, FLOW_EXISTS = -5 };
 
+static __always_inline bool has_ports(const struct packet *p)
+{
+	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_SCTP;
+}
+
 /* Stands for the policy of a vif without port security. */
 #define POLICY_NONE 0xffffffffU
 

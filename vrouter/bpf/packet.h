@@ -66,7 +66,7 @@ struct pick {
 	struct address_key at;
 };
 
-/* For a free port (turn.h). Here, as a chain of calls has 512 bytes of stack. */
+/* For a free port (pair.h). Here, as a chain of calls has 512 bytes of stack. */
 struct port_search {
 	__u32 remote; /* the other end's port, not ours */
 	__u32 size;
