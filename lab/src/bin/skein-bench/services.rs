@@ -6,8 +6,8 @@
 //! leads from one host to the other, as with flannel. Connections go to all services in turn, so iptables' chain is walked half way
 //! on the average.
 //!
-//! What a connection costs without any service is measured with them: to the servers' own addresses, through Skein and through
-//! hosts like the peers' that have no rule and track nothing. The latter is what no way of serving could be faster than.
+//! What a connection costs without any service is measured with them: on hosts like the peers' that have no rule and track nothing, where
+//! the services' addresses are the servers' own, and through Skein to the servers. No way of serving could do much better.
 
 use crate::figure::{Better, Figures};
 use crate::kubernetes::{PODS, SERVICES, delete, file, in_threads};
@@ -70,6 +70,9 @@ pub(crate) fn measure(figures: &mut Figures, cluster: &mut Cluster) -> Result<()
     let iptables = Peer::new(cluster, "ipt", &pods)?;
     let maps = Peer::new(cluster, "nft", &pods)?;
     let routes = Peer::new(cluster, "rts", &pods)?;
+    routes.lead(&services)?;
+    let led = services.iter().map(|vip| format!("{vip}:{TARGET}"));
+    let led = led.collect::<Vec<_>>().join("\n");
     let mut proxies = Vec::new();
     for (number, host) in iptables.hosts.iter().enumerate() {
         let node = cluster.nodes()[number].name();
@@ -84,7 +87,7 @@ pub(crate) fn measure(figures: &mut Figures, cluster: &mut Cluster) -> Result<()
         ("kube-proxy", &iptables.side, &targets),
         ("nftables", &maps.side, &targets),
         ("Skein without services", &ours, &direct),
-        ("routes alone", &routes.side, &direct),
+        ("routes alone", &routes.side, &led),
     ];
     for (name, side, targets) in contests {
         wait_for(&format!("{name} to serve all"), PATIENCE, || {
@@ -243,7 +246,8 @@ impl Side {
 struct Peer {
     hosts: [Host; 2],
     side: Side,
-    _pods: Vec<Pod>,
+    /// Client, server here, server on the other host.
+    pods: Vec<Pod>,
 }
 
 impl Peer {
@@ -297,7 +301,28 @@ impl Peer {
             made.push(namespace);
         }
         let side = Side::new(&hosts[0], paths)?;
-        Ok(Peer { hosts, side, _pods: made })
+        Ok(Peer { hosts, side, pods: made })
+    }
+
+    /// Gives the servers the services' addresses, in turn.
+    fn lead(&self, services: &[String]) -> Result<(), ClusterError> {
+        let lines = |line: &dyn Fn(usize, &str) -> String| -> String {
+            services.iter().enumerate().map(|(number, vip)| line(number % 2, vip)).collect()
+        };
+        let other = |at: usize| format!("via 192.168.78.{} dev vx{VNI}", at + 1);
+        for (at, (role, pod)) in
+            [("near", &self.pods[1]), ("far", &self.pods[2])].iter().enumerate()
+        {
+            pod.ip(&lines(&|of, vip| match of == at {
+                true => format!("address add {vip}/32 dev eth0\n"),
+                false => String::new(),
+            }))?;
+            self.hosts[at].ip(&lines(&|of, vip| match of == at {
+                true => format!("route add {vip}/32 dev {role}\n"),
+                false => format!("route add {vip}/32 {}\n", other(of)),
+            }))?;
+        }
+        Ok(())
     }
 }
 
