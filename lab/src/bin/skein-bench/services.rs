@@ -70,7 +70,7 @@ pub(crate) fn measure(figures: &mut Figures, cluster: &mut Cluster) -> Result<()
     let iptables = Peer::new(cluster, "ipt", &pods)?;
     let maps = Peer::new(cluster, "nft", &pods)?;
     let routes = Peer::new(cluster, "rts", &pods)?;
-    routes.lead(&services)?;
+    routes.lead(&services, [&pods[1].address, &pods[2].address])?;
     let led = services.iter().map(|vip| format!("{vip}:{TARGET}"));
     let led = led.collect::<Vec<_>>().join("\n");
     let mut proxies = Vec::new();
@@ -304,8 +304,9 @@ impl Peer {
         Ok(Peer { hosts, side, pods: made })
     }
 
-    /// Gives the servers the services' addresses, in turn.
-    fn lead(&self, services: &[String]) -> Result<(), ClusterError> {
+    /// Gives the servers the services' addresses, in turn. They lie behind the servers' own: a thousand neighbours are
+    /// more than the kernel remembers.
+    fn lead(&self, services: &[String], servers: [&str; 2]) -> Result<(), ClusterError> {
         let lines = |line: &dyn Fn(usize, &str) -> String| -> String {
             services.iter().enumerate().map(|(number, vip)| line(number % 2, vip)).collect()
         };
@@ -318,7 +319,7 @@ impl Peer {
                 false => String::new(),
             }))?;
             self.hosts[at].ip(&lines(&|of, vip| match of == at {
-                true => format!("route add {vip}/32 dev {role}\n"),
+                true => format!("route add {vip}/32 via {} dev {role}\n", servers[at]),
                 false => format!("route add {vip}/32 {}\n", other(of)),
             }))?;
         }
