@@ -1,10 +1,9 @@
 //! Names: answered by every node itself, in a cluster without a DNS pod.
 
-use crate::support::upstream::{OUTSIDE, Upstream};
 use crate::{ANSWER, NODES, PATIENCE, PODS_READY, Steps, create_pod};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, SkeinNetwork};
-use skein_lab::{Host, Ran, wait_for};
+use skein_lab::{Host, Ran, Upstream, wait_for};
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +22,7 @@ const DEAD: Duration = Duration::from_secs(1);
 
 /// Starts the server that every node asks for names outside of the cluster.
 pub(crate) fn upstream(host: &Host) -> Upstream {
-    Upstream::start(host, UPSTREAM_PORT, OUTSIDE_ADDRESS)
+    Upstream::start(host, UPSTREAM_PORT, OUTSIDE_ADDRESS).unwrap()
 }
 
 pub(crate) fn check(
@@ -156,15 +155,15 @@ fn services(cluster: &Cluster, pods: &[KubePod]) {
 fn outside(cluster: &Cluster, upstream: &Upstream, pods: &[KubePod]) {
     let address = OUTSIDE_ADDRESS.to_string();
     let before = upstream.asked();
-    let found = wait_answer(&pods[0], &["-type=a", OUTSIDE]);
+    let found = wait_answer(&pods[0], &["-type=a", Upstream::NAME]);
     assert!(found.contains(&address), "{found}");
     assert!(upstream.asked() > before);
     let alias = json!({
-        "metadata": {"name": "alias"}, "spec": {"type": "ExternalName", "externalName": OUTSIDE},
+        "metadata": {"name": "alias"}, "spec": {"type": "ExternalName", "externalName": Upstream::NAME},
     });
     cluster.api().create(SERVICES, &alias).unwrap();
     let found = wait_answer(&pods[0], &["-type=a", "alias.default.svc.cluster.local"]);
-    assert!(found.contains(OUTSIDE) && found.contains(&address), "{found}");
+    assert!(found.contains(Upstream::NAME) && found.contains(&address), "{found}");
 }
 
 /// Programs of the node itself, which pods on its network are, too.

@@ -2,24 +2,28 @@
 
 use crate::outside::{POOL, World};
 use crate::support::web::Load;
-use crate::{PATIENCE, PODS_READY, Steps, create_namespace, ingress_controller, networks};
+use crate::{
+    PATIENCE, PODS_READY, Steps, create_namespace, ingress_certificates, ingress_controller,
+    networks,
+};
 use serde_json::{Value, json};
-use skein_lab::kubernetes::{Balancer, Cluster, KubePod, PROBE_IMAGE, SkeinNetwork, WebAnswer};
-use skein_lab::{Host, LabError, Ran, wait_for};
+use skein_lab::kubernetes::{
+    Balancer, Cluster, KubePod, PROBE_IMAGE, Page, Site, SkeinNetwork, WebAnswer,
+};
+use skein_lab::{Host, wait_for};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub(crate) const NAMESPACE: &str = "front";
-const INGRESSES: &str = "/apis/networking.k8s.io/v1/namespaces/front/ingresses";
+pub(crate) const INGRESSES: &str = "/apis/networking.k8s.io/v1/namespaces/front/ingresses";
 const CLASSES: &str = "/apis/networking.k8s.io/v1/ingressclasses";
-const SECRETS: &str = "/api/v1/namespaces/front/secrets";
+pub(crate) const SECRETS: &str = "/api/v1/namespaces/front/secrets";
 const DEFINITION: &str =
     include_str!("../../../deploy/helm/skein/crds/virtualnetworks.skein.io.yaml");
 const HOST: &str = "one.example.com";
 const WILD: &str = "two.wild.example.com";
 /// From a change to a page by it: over HAProxy's reload, on a busy machine.
-const PAGE: Duration = Duration::from_secs(20);
+pub(crate) const PAGE: Duration = Duration::from_secs(20);
 /// How long an answer that must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(900);
 /// A node that is told to end gives everything away before.
@@ -44,6 +48,8 @@ pub(crate) fn check(world: &World<'_>, network: &SkeinNetwork, steps: &mut Steps
     steps.done("an Ingress in a network of its own");
     renewed(&front, &shop);
     steps.done("TLS: names, another certificate, off and on");
+    ingress_certificates::check(&front);
+    steps.done("secrets that cannot be used are told");
     scaled(&front, &shop);
     steps.done("backends scaled under load");
     taken_over(&front, &shop, &mut roles);
@@ -70,9 +76,6 @@ pub(crate) enum Asker<'a> {
     Node(&'a Host),
 }
 
-/// A page: its code, and what the pod that served it said.
-pub(crate) type Page = (u16, String);
-
 impl Asker<'_> {
     /// Fetches a page from an address, whatever its name would lead to. TLS only with this certificate.
     pub(crate) fn fetch(
@@ -81,52 +84,20 @@ impl Asker<'_> {
         to: &str,
         certificate: Option<&Path>,
     ) -> Result<Page, String> {
-        let mut line: Vec<String> = ["curl", "--silent", "--show-error", "--max-time", "15"]
-            .map(str::to_owned)
-            .into_iter()
-            .chain(["--write-out".into(), "\n%{http_code}".into()])
-            .chain([
-                "--connect-to".into(),
-                format!("::{to}{}", if to.contains(':') { "" } else { ":" }),
-            ])
-            .chain([url.into()])
-            .collect();
-        if let Some(file) = certificate {
-            line.extend(["--cacert".into(), file.display().to_string()]);
-        }
-        let of = |ran: Result<Ran, LabError>| {
-            ran.map(|ran| (ran.ok(), ran.stdout, ran.stderr)).map_err(|error| error.to_string())
+        let site: &dyn Site = match self {
+            Asker::World(world) => world.outside.world(),
+            Asker::Node(host) => host,
+            Asker::Pod(pod) => pod,
         };
-        let mut command = Command::new(&line[0]);
-        command.args(&line[1..]);
-        let (good, out, err) = match self {
-            Asker::World(world) => of(world.outside.world().run(&mut command))?,
-            Asker::Node(host) => of(host.run(&mut command))?,
-            Asker::Pod(pod) => {
-                let pid = pod.pid().map_err(|error| error.to_string())?.to_string();
-                command = Command::new("nsenter");
-                let output = command.args(["--target", &pid, "--net", "--"]).args(&line).output();
-                let output = output.map_err(|error| error.to_string())?;
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                (output.status.success(), text(&output.stdout), text(&output.stderr))
-            }
-        };
-        if !good {
-            return Err(err.trim().to_owned());
-        }
-        let (body, code) = out.rsplit_once('\n').ok_or("no code")?;
-        Ok((code.parse().map_err(|_| out.clone())?, body.to_owned()))
+        Page::fetch(site, url, to, certificate).map_err(|error| error.to_string())
     }
 
     /// Waits for a page that is served by a pod whose name begins so.
     pub(crate) fn served(self, url: &str, to: &str, file: Option<&Path>, by: &str) -> WebAnswer {
         let waited = wait_for(&format!("{url} at {to} by {by}"), PAGE, || {
             let page = self.fetch(url, to, file)?;
-            let said: Result<WebAnswer, _> = serde_json::from_str(page.1.trim());
-            match said {
-                Ok(said) if page.0 == 200 && said.pod.starts_with(by) => Ok(said),
-                _ => Err(format!("{page:?}")),
-            }
+            let said = page.said().filter(|said| said.pod.starts_with(by));
+            said.ok_or_else(|| format!("{page:?}"))
         });
         waited.unwrap_or_else(|error| panic!("{error}"))
     }
@@ -134,7 +105,7 @@ impl Asker<'_> {
     fn refused(self, url: &str, to: &str, code: u16) {
         let waited = wait_for(&format!("{url} at {to} to be {code}"), PAGE, || {
             let page = self.fetch(url, to, None)?;
-            if page.0 == code { Ok(()) } else { Err(format!("{page:?}")) }
+            if page.code == code { Ok(()) } else { Err(format!("{page:?}")) }
         });
         waited.unwrap_or_else(|error| panic!("{error}"));
     }
@@ -157,7 +128,7 @@ impl<'a> Front<'a> {
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
             "metadata": {"name": "certificates", "namespace": NAMESPACE},
             "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"],
-                       "resourceNames": ["one", "two"]}],
+                       "resourceNames": ["one", "two", "absent", "torn"]}],
         });
         let binding = json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
@@ -230,12 +201,12 @@ impl<'a> Front<'a> {
         self.cluster.api().create(&path, &service).unwrap();
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.pem"))
     }
 
     /// A secret with a certificate that vouches for itself; the file has what a client must trust.
-    fn certificate(&self, name: &str, host: &str) -> Value {
+    pub(crate) fn certificate(&self, name: &str, host: &str) -> Value {
         let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).unwrap();
         std::fs::write(self.file(name), made.cert.pem()).unwrap();
         json!({
@@ -244,14 +215,14 @@ impl<'a> Front<'a> {
         })
     }
 
-    fn create(&self, name: &str, annotations: &Value, spec: &Value) {
+    pub(crate) fn create(&self, name: &str, annotations: &Value, spec: &Value) {
         let metadata = json!({"name": name, "annotations": annotations});
         let object = json!({"metadata": metadata, "spec": spec});
         self.cluster.api().create(INGRESSES, &object).unwrap();
     }
 
     /// External address and the one in its network, from the status.
-    fn addresses(&self, name: &str) -> [String; 2] {
+    pub(crate) fn addresses(&self, name: &str) -> [String; 2] {
         let path = format!("{INGRESSES}/{name}");
         let made = self.cluster.api().wait("two addresses", &path, PAGE, |object| {
             object["status"]["loadBalancer"]["ingress"][1]["ip"].is_string()
@@ -429,8 +400,8 @@ fn renewed(front: &Front<'_>, shop: &[String; 2]) {
         front.beyond().served(&url(HOST, "/"), to, Some(&later), "red-");
         println!("the new certificate is served after {:.2} s", since.elapsed().as_secs_f64());
         assert!(!long.is_finished(), "the long answer was no longer under way");
-        let (code, _) = long.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(code, 200);
+        let page = long.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(page.code, 200);
         let account = load.stop();
         assert!(account.bad.is_empty() && account.good > 20, "{account:?}");
     });
@@ -541,7 +512,8 @@ fn removed(front: &Front<'_>, network: &SkeinNetwork, roles: &[Balancer; 2]) {
         api.delete(&format!("{INGRESSES}/{name}")).unwrap();
     }
     wait_for("every trace to go", PAGE, || {
-        let left = ["shop", "single", "inner", "others"].map(|name| made_of(network, name));
+        let left =
+            ["shop", "single", "inner", "sealed", "others"].map(|name| made_of(network, name));
         let left: Vec<String> = left.into_iter().flatten().collect();
         let carried = roles.each_ref().map(|role| role.status().unwrap_or_default());
         let idle = |status: &Value| {

@@ -43,7 +43,7 @@ pub(crate) fn check(
     });
     steps.done("kube-manager killed and started again");
     under_traffic(&cluster.state(), first, last, || {
-        network.controller.kill().unwrap();
+        network.kill_controller().unwrap();
         std::thread::sleep(DEAD);
         let since = Instant::now();
         network.restart_controller().unwrap();
@@ -146,8 +146,7 @@ fn missed_deletes(cluster: &Cluster, network: &mut SkeinNetwork) {
 /// The manager that leads dies; another one makes the next pod, and reaches those of the first.
 fn take_over(cluster: &Cluster, network: &mut SkeinNetwork, old: &KubePod) {
     let port = 8118;
-    let mut standby =
-        SkeinNetwork::standby_manager(cluster, &NetworkOptions::default(), port).unwrap();
+    let mut standby = network.standby_manager(cluster, &NetworkOptions::default(), port).unwrap();
     let leads = || {
         let answer = cluster.control_host().http(port, "GET", "/v1/status", "").unwrap();
         let status: Value = serde_json::from_str(&answer.body).unwrap();

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
+/// Of addresses: whether it is the sixth version's, and what the configuration calls it.
+const FAMILIES: [(bool, &str); 2] = [(false, "v4"), (true, "v6")];
 const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 
 /// One interface of a pod.
@@ -77,7 +79,9 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let outer = parent.and_then(|parent| nested::node(parent));
     let node = outer.as_deref().or(pod.node.as_deref()).unwrap_or_default();
     // In an outer fabric the node's address is that of a machine, not of a vRouter.
-    let address = pod.host_address.filter(|_| parent.is_none());
+    // Before its kubelet has told of the pod, the node itself tells where it is.
+    let at = || cx.cache.nodes.get(node)?.addresses.first().copied();
+    let address = pod.host_address.or_else(at).filter(|_| parent.is_none());
     let host = cx.router(node, address).map_or(node, |router| router.name()).to_owned();
     let mut plugged = nested::Plug { parent, host: host.clone(), taken: BTreeSet::new() };
     let mut status = Vec::new();
@@ -212,6 +216,15 @@ fn attach(
     if default_route {
         more.push(("default-route", "True"));
     }
+    let prefixes = networks::prefixes(cx.graph, &interface.network);
+    let families: Vec<&str> = FAMILIES
+        .into_iter()
+        .filter(|(v6, _)| prefixes.iter().any(|net| net.addr().is_ipv6() == *v6))
+        .map(|(_, family)| family)
+        .collect();
+    // The controller tells no node of the port before it has an address of each.
+    let families = families.join(",");
+    more.push(("families", &families));
     let tags = tags(cx, pod, at, interface, out);
     let mut port = cx
         .owned(key, Kind::VIRTUAL_MACHINE_INTERFACE, Some(Kind::PROJECT), name.clone(), &more)
@@ -233,11 +246,10 @@ fn attach(
         port = port.set("virtual_machine_interface_mac_addresses", json!({"mac_address": [mac]}));
     }
     out.objects.push(port);
-    let prefixes = networks::prefixes(cx.graph, &interface.network);
     let mut actual = Vec::new();
     let mut complete = true;
-    for v6 in [false, true] {
-        if !prefixes.iter().any(|net| net.addr().is_ipv6() == v6) {
+    for (v6, family) in FAMILIES {
+        if !families.contains(family) {
             continue;
         }
         let address_name = address_name(&base, v6);
@@ -245,7 +257,7 @@ fn attach(
         let mut address = cx
             .owned(key, Kind::INSTANCE_IP, None, address_name.clone(), &[])
             .uuid(Uuid::new_v5(&uuid, if v6 { b"v6" } else { b"v4" }))
-            .set("instance_ip_family", if v6 { "v6" } else { "v4" })
+            .set("instance_ip_family", family)
             .refer(Kind::VIRTUAL_NETWORK, [interface.network.clone()])
             .refer(Kind::VIRTUAL_MACHINE_INTERFACE, [name.clone()]);
         if let Some(asked) = asked {

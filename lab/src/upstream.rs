@@ -1,14 +1,11 @@
 //! A DNS server outside of the fabric that knows one name.
 
-use skein_lab::Host;
+use crate::{Host, LabError};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-
-/// The name that it knows.
-pub const OUTSIDE: &str = "www.example.test";
 
 /// The server; ends when it is dropped.
 #[derive(Debug)]
@@ -21,11 +18,22 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Starts it on a host; `known` is the address of [`OUTSIDE`].
-    pub fn start(host: &Host, port: u16, known: Ipv4Addr) -> Upstream {
+    /// The name that it knows.
+    pub const NAME: &str = "www.example.test";
+
+    /// Starts it on a host; `known` is the address of [`Upstream::NAME`].
+    ///
+    /// # Errors
+    /// The port is taken.
+    pub fn start(host: &Host, port: u16, known: Ipv4Addr) -> Result<Upstream, LabError> {
         let address = SocketAddr::new(host.ipv4().into(), port);
-        let socket = host.inside(|| UdpSocket::bind(address)).unwrap().unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let failed = |error: std::io::Error| LabError::Command {
+            command: format!("serve names at {address}"),
+            status: "refused".into(),
+            stderr: error.to_string(),
+        };
+        let socket = host.inside(|| UdpSocket::bind(address))?.map_err(failed)?;
+        socket.set_read_timeout(Some(Duration::from_millis(100))).map_err(failed)?;
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopping, count) = (stop.clone(), asked.clone());
         let thread = std::thread::spawn(move || {
@@ -33,14 +41,17 @@ impl Upstream {
             while !stopping.load(Ordering::Relaxed) {
                 if let Ok((length, client)) = socket.recv_from(&mut buffer) {
                     count.fetch_add(1, Ordering::Relaxed);
-                    let _ = socket.send_to(&reply(&buffer[..length], known), client);
+                    if let Some(reply) = reply(&buffer[..length], known) {
+                        let _ = socket.send_to(&reply, client);
+                    }
                 }
             }
         });
-        Upstream { address, stop, asked, thread: Some(thread) }
+        Ok(Upstream { address, stop, asked, thread: Some(thread) })
     }
 
     /// How many questions came.
+    #[must_use]
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }
@@ -55,17 +66,19 @@ impl Drop for Upstream {
     }
 }
 
-/// The reply of a server that knows one name: its address, none of another type, or no such name.
-fn reply(query: &[u8], known: Ipv4Addr) -> Vec<u8> {
-    let wire: Vec<u8> = OUTSIDE
-        .split('.')
-        .flat_map(|label| [&[label.len() as u8][..], label.as_bytes()].concat())
-        .chain([0])
-        .collect();
-    let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
+/// The reply of a server that knows one name: its address, none of another type, or no such name. None to what is no
+/// question.
+fn reply(query: &[u8], known: Ipv4Addr) -> Option<Vec<u8>> {
+    let mut wire = Vec::new();
+    for label in Upstream::NAME.split('.') {
+        wire.push(u8::try_from(label.len()).ok()?);
+        wire.extend(label.as_bytes());
+    }
+    wire.push(0);
+    let end = 12 + query.get(12..)?.iter().position(|byte| *byte == 0)? + 1;
     let named = query[12..end].eq_ignore_ascii_case(&wire);
-    let address = named && query[end..end + 2] == [0, 1];
-    let mut out = query[..end + 4].to_vec();
+    let address = named && query.get(end..end + 2)? == [0, 1];
+    let mut out = query.get(..end + 4)?.to_vec();
     out[2] |= 0x80;
     out[3] = if named { 0x80 } else { 0x83 };
     out[4..12].copy_from_slice(&[0, 1, 0, u8::from(address), 0, 0, 0, 0]);
@@ -73,5 +86,5 @@ fn reply(query: &[u8], known: Ipv4Addr) -> Vec<u8> {
         out.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
         out.extend(known.octets());
     }
-    out
+    Some(out)
 }
