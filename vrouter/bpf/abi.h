@@ -8,8 +8,9 @@
 #pragma once
 #include "vmlinux.h"
 
-#define ABI_VERSION 6
+#define ABI_VERSION 7
 #define MAX_MEMBERS 16
+#define FIRST_MEMBERS 4
 #define MAX_FLOATING 8
 #define REMOTE_CELLS 128 /* a power of two */
 
@@ -110,6 +111,12 @@ enum service_flags {
 	SERVICE_OPEN = 64,       /* what workloads ask it passes their policy: the node's own DNS */
 };
 
+struct member {
+	struct ip address;
+	__u16 port;
+	__u8 pad[2];
+};
+
 struct service {
 	__u64 affinity; /* ns; 0: none */
 	__u32 id;
@@ -118,17 +125,16 @@ struct service {
 	__u32 slots; /* indexes ever used */
 	__u32 flags;
 	__u32 pad;
+	/*
+	 * Those at the first indexes, which are in their slots as well: a look into a table whose lines no cache holds any more costs
+	 * 100 ns, and most services have few members.
+	 */
+	struct member first[FIRST_MEMBERS];
 };
 
 struct member_slot {
 	__u32 service;
 	__u32 index;
-};
-
-struct member {
-	struct ip address;
-	__u16 port;
-	__u8 pad[2];
 };
 
 enum member_flags {
@@ -353,7 +359,8 @@ struct flow {
 	__u8 flags;
 	__u8 pad[2];
 	struct flow_key mate;
-	__u32 spare;
+	__u32 opened; /* in units of 2^20 ns, of which 32 bits are 52 days */
+	__u32 acked[2]; /* TCP, by direction of the packet: what its sender acknowledged last */
 };
 #define PEER_LOCAL 0x80000000U
 #define PEER_OUTSIDE 0x7fffffffU
@@ -446,13 +453,21 @@ struct bench {
 	__u32 spread; /* packets before the sequence of ports starts again; 0: 2^32 */
 };
 
+/* Connections by protocol and port that age otherwise. */
+struct age_key {
+	__u16 port; /* 0: all of the protocol */
+	__u8 protocol;
+	__u8 pad;
+};
+
 /* Argument of the sweep program. */
 struct sweep {
 	__u64 now;
 	__u64 idle;
+	__u64 brief; /* the same of what is no connection yet: an exchange without TCP or SCTP */
 	__u64 closed;
 	__u32 vif; /* 0: all by age; else every flow of this one */
-	__u32 pad;
+	__u32 ages; /* entries of the table of ages */
 	__u64 live;
 	__u64 removed;
 };

@@ -31,6 +31,35 @@ static __noinline void flow_forget(struct scratch *s)
 	flow_forget_one(&f->mate, &remote, owner, of_remote);
 }
 
+/*
+ * A reset ends its flow at once if its receiver will believe it: it is of what that acknowledged last (RFC 9293 section 3.10.7.4; RFC 5961
+ * section 3). So nobody who guesses ends another's connection, and ports that are used again find no remains of their last
+ * connection, which cost more than the new one. After any other reset the flow ages, as it does while somebody looks at what has ended.
+ */
+__noinline int flow_reset(void)
+{
+	struct scratch *s = scratch_get();
+
+	if (!s)
+		return 0;
+	__u32 d = s->direction & 1, acked, zero = 0, *keeps = bpf_map_lookup_elem(&keeps_ended, &zero);
+	struct flow *f = bpf_map_lookup_elem(&flows, &s->key), *back = f;
+
+	if (!f || !keeps || *keeps)
+		return 0;
+	if (f->form) {
+		back = bpf_map_lookup_elem(&flows, &f->mate);
+		if (!back)
+			return 0;
+	}
+	acked = back->acked[f->form == FORM_LOOP ? d : !d];
+	if (s->packet.sequence != acked)
+		return 0;
+	s->flow = *f;
+	flow_forget(s);
+	return 0;
+}
+
 /* VRF of a context of the vif, or its own; 0 if there is no such context. */
 static __always_inline __u32 arrival_vrf(const struct vif *vif, __u32 context)
 {
@@ -96,6 +125,7 @@ __noinline int flow_again(const struct vif *vif, const struct origin *from)
 		return DROP_NO_POLICY;
 	/* Read before the routes: a change in between makes the entry stale, never wrongly fresh. */
 	generation = generation_of(vif->vrf);
+	s->sender_known = 0;
 	vrf = aside ? f->vrf : s->flow.vrf;
 	if (vrf != vif->vrf)
 		generation += generation_of(vrf);
@@ -170,7 +200,7 @@ __noinline int flow_open(const struct vif *vif, const struct origin *from, struc
 	int reason = 0;
 
 	__builtin_memset(f, 0, sizeof(*f));
-	s->crowded = 0;
+	s->crowded = s->sender_known = 0;
 	f->direction = d;
 	f->open_source = p->source_port;
 	f->open_destination = p->destination_port;
@@ -211,12 +241,14 @@ __noinline int flow_open(const struct vif *vif, const struct origin *from, struc
 	if (reason)
 		return reason < 0 ? DROP_DISCARD_ROUTE : reason;
 	f->last_seen = bpf_ktime_get_coarse_ns();
+	f->opened = f->last_seen >> 20;
 	if (f->form) {
 		reason = flow_insert_pair(vif, hash);
 	} else {
 		f->packets[d] = 1;
 		f->bytes[d] = p->length;
 		f->tcp = tcp_advance(0, p, d);
+		tcp_acknowledges(f, p, d);
 		reason = flow_insert(s, vif);
 	}
 	if (reason > 0)
@@ -263,12 +295,14 @@ __noinline int flow_admit(const struct vif *vif, const struct origin *from, stru
 	__sync_fetch_and_add(&f->packets[d], 1);
 	__sync_fetch_and_add(&f->bytes[d], p->length);
 	f->tcp = tcp_advance(f->tcp, p, d);
+	tcp_acknowledges(f, p, d);
 	path->next_hop = f->next_hop;
 	path->entropy = f->entropy;
 	path->form = f->form;
 	if (f->form)
 		s->mate = f->mate;
-	return 0;
+	/* Last: then the entry may be another's. */
+	return p->protocol == IPPROTO_TCP && p->tcp_flags & TCP_FLAG_RST ? flow_reset() : 0;
 }
 
 /* An ICMP error passes with the flow of the packet it quotes, in either direction; nothing else lets it in. */

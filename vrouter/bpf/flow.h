@@ -100,8 +100,19 @@ static __always_inline __u8 tcp_advance(__u8 state, const struct packet *p, __u3
 	return state;
 }
 
+static __always_inline void tcp_acknowledges(struct flow *f, const struct packet *p, __u32 direction)
+{
+	if (p->protocol == IPPROTO_TCP && p->tcp_flags & TCP_FLAG_ACK)
+		f->acked[direction & 1] = p->acknowledged;
+}
+
 /* Not reasons to drop: what has to be done first. */
 enum { FLOW_TO_SERVICE = -2, FLOW_TO_OUTSIDE = -3, FLOW_REMOVED = -4, FLOW_EXISTS = -5 };
+
+static __always_inline bool has_ports(const struct packet *p)
+{
+	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP || p->protocol == IPPROTO_SCTP;
+}
 
 /* Stands for the policy of a vif without port security. */
 #define POLICY_NONE 0xffffffffU
@@ -146,10 +157,12 @@ __noinline int flow_resolve(const struct vif *vif, const struct origin *from, __
 	int reason;
 
 	/* The client of a flow that the node's own address stands in for is anyone. */
-	if (policy != POLICY_NONE && inside->vif != NO_VIF && !(f->flags & FLOW_OWN_ADDRESS)) {
+	if (!s->sender_known && policy != POLICY_NONE && inside->vif != NO_VIF && !(f->flags & FLOW_OWN_ADDRESS)) {
 		local = route_find(f->form ? vif->vrf : f->vrf, p->family, &inside->local);
 		if (!local || !next_hop_from(local->next_hop, &here))
 			return out ? DROP_SOURCE_ADDRESS : DROP_NOT_THIS_PORT;
+		/* The same is asked again once a service has picked a member. */
+		s->sender_known = out;
 	}
 	f->policy = policy;
 	if (f->form == FORM_LOOP)

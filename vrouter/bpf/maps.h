@@ -43,6 +43,8 @@ TABLE(tunnel_addresses, HASH, 64, struct address_key, __u32, );
 TABLE(policies, LPM_TRIE, 1024 /* set */, struct policy_key, struct policy_value, NO_PREALLOC);
 TABLE(policy_sources, LPM_TRIE, 65536, struct source_key, struct policy_value, NO_PREALLOC);
 TABLE(flows, HASH, 1024 /* set */, struct flow_key, struct flow, );
+TABLE(keeps_ended, ARRAY, 1, __u32, __u32, ); /* 1: somebody looks at connections that have ended */
+TABLE(ages, HASH, 1024, struct age_key, __u64, NO_PREALLOC); /* ns; 0: for ever */
 TABLE(fragments, LRU_HASH, 8192 /* set */, struct fragment_key, struct fragment, );
 
 TABLE(bench, ARRAY, 1, __u32, struct bench, ); /* not pinned */

@@ -15,6 +15,8 @@ struct packet {
 	__u32 length; /* of the IP packet */
 	__u32 l4_header; /* bytes of the transport header, for the size of GSO segments */
 	__u32 fragment_id;
+	__u32 sequence; /* of TCP */
+	__u32 acknowledged;
 	__u16 source_port; /* as policy sees them: ICMP has its type and code as destination */
 	__u16 destination_port;
 	__u16 icmp_id;
@@ -64,7 +66,7 @@ struct pick {
 	struct address_key at;
 };
 
-/* For a free port (turn.h). Here, as a chain of calls has 512 bytes of stack. */
+/* For a free port (pair.h). Here, as a chain of calls has 512 bytes of stack. */
 struct port_search {
 	__u32 remote; /* the other end's port, not ours */
 	__u32 size;
@@ -93,6 +95,7 @@ struct scratch {
 	__u32 target; /* host end of the workload in the underlay that it is for */
 	__u32 own; /* the node's own stack sent it to an address of its own */
 	__u32 lent; /* that, or from an own address that the fabric does not know: the known one stands in */
+	__u32 sender_known; /* that the workload may send from its address */
 	__u32 crowded; /* all members have a connection that would look the same: another port is to be found */
 	__u32 onward; /* translated into an answer to one: not for the vif it came to */
 	/* An answer under construction; pseudo header, ICMP header and quote for ICMPv6. */

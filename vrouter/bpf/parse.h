@@ -68,14 +68,16 @@ static __always_inline int parse_transport(struct __sk_buff *skb, struct packet 
 	p->source_port = bpf_ntohs(w[0]);
 	p->destination_port = bpf_ntohs(w[1]);
 	if (p->protocol == IPPROTO_TCP && !quoted) {
-		__u8 tail[2];
+		__be16 more[3];
 
-		if (bpf_skb_load_bytes(skb, p->l4 + 12, tail, sizeof(tail)))
+		if (bpf_skb_load_bytes(skb, p->l4 + 8, more, sizeof(more)))
 			return DROP_TRUNCATED;
-		p->l4_header = (tail[0] >> 4) * 4;
+		p->l4_header = (bpf_ntohs(more[2]) >> 12) * 4;
 		if (p->l4_header < 20)
 			return DROP_BAD_HEADER;
-		p->tcp_flags = tail[1];
+		p->tcp_flags = bpf_ntohs(more[2]) & 0xff;
+		p->sequence = (__u32)bpf_ntohs(w[2]) << 16 | bpf_ntohs(w[3]);
+		p->acknowledged = (__u32)bpf_ntohs(more[0]) << 16 | bpf_ntohs(more[1]);
 	}
 	return 0;
 }

@@ -6,6 +6,45 @@
 #pragma once
 #include "admit.h"
 
+/*
+ * What is no connection has no beginning and end to go by. Linux' own: 30 s, until packets of both directions have been seen and the
+ * last came 2 s or more after the first (nf_conntrack_proto_udp.c). A name that is looked up is such an exchange.
+ */
+enum { LASTING = 1907 /* 2 s, in units of 2^20 ns */ };
+
+static __always_inline bool brief(const struct flow_key *key, const struct flow *f, const struct flow *mate, __u64 seen)
+{
+	bool out = f->packets[EGRESS], in = f->packets[INGRESS];
+
+	if (key->protocol == IPPROTO_TCP || key->protocol == IPPROTO_SCTP)
+		return false;
+	if (mate) {
+		in |= f->form == FORM_LOOP ? mate->packets[EGRESS] : mate->packets[INGRESS];
+		out |= mate->packets[EGRESS];
+	}
+	return !out || !in || (__u32)(seen >> 20) - f->opened < LASTING;
+}
+
+/* The age of its own that a connection's protocol and port have: the opener's port, else the other, else the protocol. */
+static __always_inline __u64 *listed_age(const struct flow_key *key, __u32 direction)
+{
+	struct age_key at = { .protocol = key->protocol };
+	bool out = (direction & ~FLOW_OF_REMOTE) == EGRESS, ports;
+	__u64 *age = 0;
+
+	ports = key->protocol == IPPROTO_TCP || key->protocol == IPPROTO_UDP || key->protocol == IPPROTO_SCTP;
+	if (ports) {
+		at.port = out ? key->local_port : key->remote_port;
+		age = bpf_map_lookup_elem(&ages, &at);
+		if (!age) {
+			at.port = out ? key->remote_port : key->local_port;
+			age = bpf_map_lookup_elem(&ages, &at);
+		}
+		at.port = 0;
+	}
+	return age ? age : bpf_map_lookup_elem(&ages, &at);
+}
+
 static long sweep_one(struct bpf_map *map, struct flow_key *key, struct flow *f, struct sweep *sweep)
 {
 	__u64 life, seen = f->last_seen;
@@ -15,6 +54,7 @@ static long sweep_one(struct bpf_map *map, struct flow_key *key, struct flow *f,
 	struct ip remote = key->remote;
 	struct flow_key other;
 	struct flow *mate = 0;
+	__u64 *age;
 
 	(void)map;
 	if (f->form) {
@@ -28,7 +68,15 @@ static long sweep_one(struct bpf_map *map, struct flow_key *key, struct flow *f,
 			mate_of_remote = mate->direction & FLOW_OF_REMOTE;
 		}
 	}
-	life = tcp_closed(tcp) ? sweep->closed : sweep->idle;
+	life = brief(key, f, mate, seen) ? sweep->brief : sweep->idle;
+	if (sweep->ages && !sweep->vif) {
+		/* Both forms have to agree: the workload's goes, in which a service has its own port. */
+		age = listed_age(f->form == FORM_FABRIC ? &f->mate : key, f->direction);
+		if (age)
+			life = *age ? *age : ~0ULL;
+	}
+	if (tcp_closed(tcp) && life > sweep->closed)
+		life = sweep->closed;
 	/* A packet may have come since `now` was read. */
 	if (sweep->vif ? sweep->vif != vif : (seen >= sweep->now || sweep->now - seen < life)) {
 		sweep->live++;

@@ -103,6 +103,10 @@ async fn every_wrong_request_names_its_field_and_changes_nothing() {
         let pools = json!({"port_translation_pool": pools});
         json!({"global-vrouter-config": {"port_translation_pools": pools}})
     };
+    let age = |entry: Value| {
+        let ages = json!({"flow_aging_timeout": [entry]});
+        json!({"global-vrouter-config": {"flow_aging_timeout_list": ages}})
+    };
     let range = |start: i64, end: i64| json!({"start_port": start, "end_port": end});
     let narrow = |n: i64| json!({"protocol": "tcp", "port_range": range(n * 10, n * 10 + 1)});
     let five: Vec<Value> = (1..=5).map(narrow).collect();
@@ -495,6 +499,28 @@ async fn every_wrong_request_names_its_field_and_changes_nothing() {
         ),
         ("PUT", &of_vrouters, pools(json!([{"protocol": "udp"}])), 400, "[0].port_range"),
         ("PUT", &of_vrouters, pools(json!(five)), 400, "5 pools of tcp"),
+        (
+            "PUT",
+            &of_vrouters,
+            age(json!({"protocol": "any", "port": 0, "timeout_in_seconds": 9})),
+            400,
+            "flow_aging_timeout_list[0].protocol",
+        ),
+        (
+            "PUT",
+            &of_vrouters,
+            age(json!({"protocol": "tcp", "port": 65_536, "timeout_in_seconds": 9})),
+            400,
+            "[0].port",
+        ),
+        (
+            "PUT",
+            &of_vrouters,
+            age(json!({"protocol": "tcp", "port": 80, "timeout_in_seconds": -1})),
+            400,
+            "[0].timeout_in_seconds",
+        ),
+        ("PUT", &of_vrouters, age(json!({"protocol": "17"})), 400, "[0].timeout_in_seconds"),
     ];
     let before = fixture.server.revision();
     let mut wrong = Vec::new();

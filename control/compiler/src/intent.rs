@@ -2,6 +2,7 @@
 
 use crate::cluster;
 use crate::context::Context;
+use crate::flow_ages::FlowAge;
 use crate::node::NodeFacts;
 use crate::port_pools::PortPool;
 use ipnet::IpNet;
@@ -136,6 +137,8 @@ pub struct Global {
     pub nodes: Arc<Vec<Arc<NodeFacts>>>,
     /// Ports that nodes lend to their workloads; of a protocol without any, the nodes' own.
     pub port_pools: Vec<PortPool>,
+    /// Connections that last otherwise than the nodes' own settings say.
+    pub flow_ages: Vec<FlowAge>,
 }
 
 impl Global {

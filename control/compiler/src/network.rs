@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::intent::{Global, Subnet, Vrf};
 use crate::query::{Answer, Query};
 use crate::underlay::{self, IP_FABRIC};
-use crate::{cluster, link_local, port_pools, rule, service};
+use crate::{cluster, flow_ages, link_local, port_pools, rule, service};
 use ipnet::IpNet;
 use skein_bgp::{RouteTarget, TunnelType};
 use skein_model::values::{InstanceTargetType, IpamSubnetType, RouteTargetList, VnSubnetsType};
@@ -230,5 +230,13 @@ pub(crate) fn global(engine: &mut Engine) -> Answer {
         _ => Arc::default(),
     };
     let port_pools = port_pools::read(&pools);
-    Answer::Global(Arc::new(Global { autonomous_system, encapsulations, nodes, port_pools }))
+    let ages = vrouter.and_then(GlobalVrouterConfig::flow_aging_timeout_list).unwrap_or_default();
+    let flow_ages = flow_ages::read(&ages);
+    Answer::Global(Arc::new(Global {
+        autonomous_system,
+        encapsulations,
+        nodes,
+        port_pools,
+        flow_ages,
+    }))
 }

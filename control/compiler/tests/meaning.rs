@@ -89,6 +89,37 @@ fn nodes_lend_the_ports_that_the_configuration_says() {
 }
 
 #[test]
+fn connections_last_as_long_as_the_configuration_says() {
+    let config = |entries: serde_json::Value| {
+        let list = serde_json::json!({"flow_aging_timeout": entries});
+        let build = Build::new(Kind::GLOBAL_VROUTER_CONFIG, "vrouters");
+        vec![build.with("flow_aging_timeout_list", list).put()]
+    };
+    let entry = |protocol: &str, port: i64, seconds: i64| serde_json::json!({"protocol": protocol, "port": port, "timeout_in_seconds": seconds});
+    let ages = |engine: &Engine| -> Vec<_> {
+        let global = engine.global().unwrap();
+        global.flow_ages.iter().map(|age| (age.protocol, age.port, age.seconds)).collect()
+    };
+    let mut engine = compile([config(serde_json::json!([
+        entry("tcp", 9042, 2_147_483_647),
+        entry("udp", 53, 9),
+        entry("17", 53, 10),
+        entry("icmp", 0, 20),
+        entry("TCP", 0, 0),
+        // Not sensible, and refused by the API.
+        entry("tcp", 70_000, 5),
+        entry("tcp", 80, -1),
+        entry("carrier-pigeon", 0, 5),
+        entry("any", 0, 5),
+        {"protocol": "tcp", "port": 81},
+    ]))]);
+    let ever = 2_147_483_647;
+    assert_eq!(ages(&engine), [(1, 0, 20), (6, 0, 0), (6, 9042, ever), (17, 53, 10), (58, 0, 20)]);
+    engine.apply(&config(serde_json::json!([])));
+    assert_eq!(ages(&engine), []);
+}
+
+#[test]
 fn a_deny_rule_joins_nothing() {
     let engine = compile([
         vec![policy("no", &[("front", "back", "<>", "any", -1, "deny")])],

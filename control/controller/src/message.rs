@@ -4,8 +4,8 @@ use crate::node::IntentDelta;
 use ipnet::IpNet;
 use skein_bgp::{Path, PathKey, TunnelType};
 use skein_compiler::{
-    Context, Distribution, FloatingDirection, Interface, Member, NodeFacts, PolicySet, PortMapping,
-    PortPool, Service, Vrf,
+    Context, Distribution, FloatingDirection, FlowAge, Interface, Member, NodeFacts, PolicySet,
+    PortMapping, PortPool, Service, Vrf,
 };
 use skein_policy::{Layer, Peer, Rule, RuleAction};
 use skein_proto::session::{self, Encapsulation, policy_peer, to_agent};
@@ -43,6 +43,7 @@ pub(crate) fn intent(delta: &IntentDelta) -> session::ToAgent {
             encapsulation_priorities: encapsulations(&global.encapsulations),
             nodes: global.nodes.iter().map(|n| node(n)).collect(),
             port_pools: global.port_pools.iter().map(port_pool).collect(),
+            flow_ages: global.flow_ages.iter().map(flow_age).collect(),
         }),
         vrfs: delta.vrfs.iter().map(|v| vrf(v)).collect(),
         vrfs_removed: delta.vrfs_removed.clone(),
@@ -65,6 +66,10 @@ fn port_pool(pool: &PortPool) -> session::PortPool {
         first: pool.first.into(),
         last: pool.last.into(),
     }
+}
+
+fn flow_age(age: &FlowAge) -> session::FlowAge {
+    session::FlowAge { protocol: age.protocol.into(), port: age.port.into(), seconds: age.seconds }
 }
 
 fn node(node: &NodeFacts) -> session::NodeFacts {

@@ -108,6 +108,10 @@ impl Kernel {
             }
         }
         self.read_back_steering(owners, &mut tables)?;
+        let seconds = |idle: std::time::Duration| u32::try_from(idle.as_secs()).unwrap_or(u32::MAX);
+        let ages = self.datapath.ages()?.into_iter();
+        tables.ages =
+            ages.map(|age| ((age.protocol, age.port), age.idle.map_or(0, seconds))).collect();
         let policies = self.datapath.policies();
         Ok((tables, policies))
     }
@@ -282,6 +286,10 @@ impl Kernel {
             Operation::SetNodeAddresses(addresses) => {
                 self.datapath.set_node_addresses(&steering::node_addresses(addresses))?;
             }
+            Operation::SetAges(ages) => {
+                let ages: Vec<_> = ages.iter().map(age).collect();
+                self.datapath.set_ages(&ages)?;
+            }
             Operation::PutRoute(..) | Operation::RemoveRoute(..) => {
                 let change: Vec<RouteChange> = route_change(operation).into_iter().collect();
                 self.datapath.change_routes(&change)?;
@@ -344,6 +352,11 @@ fn widen(underlay: &Underlay, largest: Option<u32>) -> u32 {
     });
     let smallest = widened.map(|bytes: datapath::Result<u32>| bytes.unwrap_or(default)).min();
     smallest.unwrap_or(default).min(largest.unwrap_or(u32::MAX))
+}
+
+fn age((&(protocol, port), seconds): (&(u8, u16), &u32)) -> datapath::Age {
+    let idle = (*seconds != 0).then(|| std::time::Duration::from_secs((*seconds).into()));
+    datapath::Age { protocol, port, idle }
 }
 
 fn route_change(operation: &Operation) -> Option<RouteChange> {

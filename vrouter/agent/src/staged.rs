@@ -12,7 +12,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Judges the node's connections by what is staged. Free while nothing is.
 pub(crate) fn look(node: &mut Node) {
-    if node.staged.is_idle(&node.core) {
+    let idle = node.staged.is_idle(&node.core);
+    // What has begun and ended since the last look is to be there.
+    if let Err(error) = node.kernel.datapath.keep_ended(!idle) {
+        tracing::warn!(%error, "staged policies may miss connections that were reset");
+    }
+    if idle {
         return;
     }
     match node.kernel.datapath.flows(FlowFilter { vif: None, limit: AT_ONCE }) {

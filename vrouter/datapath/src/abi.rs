@@ -27,7 +27,7 @@ pub(crate) use skeleton::{
 };
 
 /// Version of the layout; must equal `ABI_VERSION` of `abi.h` (a test compares them).
-pub(crate) const ABI_VERSION: u32 = 6;
+pub(crate) const ABI_VERSION: u32 = 7;
 
 // Values of the enums of abi.h; anonymous enums and flags do not appear in the generated types.
 pub(crate) const VIF_ADMIN_DOWN: u32 = 1;
@@ -89,9 +89,9 @@ macro_rules! plain {
 
 plain! {
     meta: 4, vif: 116, vlan_key: 8, vif_state: 1064, vif_counters: 32, vif_drop_key: 8, host_key: 24, prefix_key: 28, route: 12,
-    next_hop: 152, address_key: 20, flow_key: 44, flow: 144, policy_key: 16, policy_value: 12, source_key: 16,
-    fragment_key: 44, event: 64, settings: 24, bench: 72, sweep: 48,
-    context: 52, label: 8, port_mapping_key: 8, service_key: 24, service: 32, member_slot: 8, member: 20,
+    next_hop: 152, address_key: 20, flow_key: 44, flow: 152, policy_key: 16, policy_value: 12, source_key: 16,
+    fragment_key: 44, event: 64, settings: 24, bench: 72, sweep: 56, age_key: 4,
+    context: 52, label: 8, port_mapping_key: 8, service_key: 24, service: 112, member_slot: 8, member: 20,
     member_key: 24, affinity_key: 24, affinity: 32, service_source_key: 28, port_range: 4, port_pool: 16, node: 120,
 }
 

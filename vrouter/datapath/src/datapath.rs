@@ -35,6 +35,10 @@ pub struct Datapath {
     pub(crate) policies: Table<types::policy_key, types::policy_value>,
     pub(crate) policy_sources: Table<types::source_key, types::policy_value>,
     pub(crate) flows: Table<types::flow_key, types::flow>,
+    pub(crate) keeps_ended: Table<u32, u32>,
+    pub(crate) ages: Table<types::age_key, u64>,
+    /// How many entries it has.
+    pub(crate) listed_ages: u32,
     pub(crate) events: crate::event::Ring,
     pub(crate) bench_state: Table<u32, types::bench>,
     /// Keys of every loaded policy, so that unloading does not search.
@@ -108,6 +112,8 @@ impl Datapath {
             policies,
             policy_sources,
             flows,
+            keeps_ended,
+            ages,
             // Nobody but the programs reads it; the pin keeps it.
             fragments: _fragments,
             events,
@@ -138,6 +144,9 @@ impl Datapath {
             policies: Table::new(policies, "policies"),
             policy_sources: Table::new(policy_sources, "policy_sources"),
             flows: Table::new(flows, "flows"),
+            keeps_ended: Table::new(keeps_ended, "keeps_ended"),
+            ages: Table::new(ages, "ages"),
+            listed_ages: 0,
             events: crate::event::Ring::open(&events)?,
             bench_state: Table::new(bench_state, "bench"),
             loaded_policies: HashMap::new(),
@@ -151,6 +160,7 @@ impl Datapath {
             sweep,
             bench,
         };
+        datapath.listed_ages = datapath.ages.keys().count() as u32;
         datapath.find_policies();
         datapath.find_peers()?;
         datapath.find_services()?;

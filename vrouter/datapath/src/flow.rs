@@ -1,8 +1,9 @@
 //! Connections: looking at them and letting them age.
 
 use crate::abi::{FLOW_OF_REMOTE, FORM_FABRIC, FORM_PLAIN, ip_from_abi, ip_to_abi, types};
-use crate::{Datapath, Flow, FlowFilter, Result, Swept, Timeouts, Translated};
+use crate::{Age, Datapath, Flow, FlowFilter, Result, Swept, Timeouts, Translated};
 use skein_policy::Direction;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 pub(crate) fn direction(number: u8) -> Direction {
@@ -13,6 +14,10 @@ pub(crate) fn direction(number: u8) -> Direction {
 fn now() -> u64 {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
         .map_or(0, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
+}
+
+fn nanoseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Whose it is: what the node's own address stands in for has a key of nobody's.
@@ -106,17 +111,70 @@ impl Datapath {
         Ok(self.flows.get(&key)?.map(|flow| self.whole(&key, &flow, now())))
     }
 
+    /// Whether connections that a reset has ended stay in the table for [`Timeouts::closed`], as those that end otherwise do: for
+    /// who looks at connections now and then and wants to miss none. Ports that are used again cost more then.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn keep_ended(&mut self, keep: bool) -> Result<()> {
+        if self.keeps_ended.get(&0)? == Some(u32::from(keep)) {
+            return Ok(());
+        }
+        self.keeps_ended.set(&0, &u32::from(keep))
+    }
+
+    /// Has connections of some protocols and ports age in their own way, instead of those of an earlier call. Of two for the same port the
+    /// last counts.
+    ///
+    /// # Errors
+    /// [`crate::Error::Full`] beyond 1,024; [`crate::Error::Kernel`].
+    pub fn set_ages(&mut self, ages: &[Age]) -> Result<()> {
+        let wanted: BTreeMap<(u8, u16), u64> = ages
+            .iter()
+            .map(|age| {
+                // 0 is the table's word for ever.
+                let life = age.idle.map_or(0, |idle| nanoseconds(idle).max(1));
+                ((age.protocol, age.port), life)
+            })
+            .collect();
+        for key in self.ages.keys() {
+            if !wanted.contains_key(&(key.protocol, key.port)) {
+                self.ages.remove(&key)?;
+            }
+        }
+        for ((protocol, port), life) in &wanted {
+            let key = types::age_key { port: *port, protocol: *protocol, pad: 0 };
+            self.ages.set(&key, life)?;
+        }
+        self.listed_ages = wanted.len() as u32;
+        Ok(())
+    }
+
+    /// What [`Datapath::set_ages`] said last, here or in an earlier process.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn ages(&self) -> Result<Vec<Age>> {
+        let age = |(key, life): (types::age_key, u64)| Age {
+            protocol: key.protocol,
+            port: key.port,
+            idle: (life != 0).then(|| std::time::Duration::from_nanos(life)),
+        };
+        Ok(self.ages.entries()?.into_iter().map(age).collect())
+    }
+
     /// Forgets connections that have been idle too long, and gives their interfaces room for others. Walks the whole
     /// table in the kernel: about 50 ns a flow.
     ///
     /// # Errors
     /// [`crate::Error::Kernel`].
     pub fn sweep(&mut self, timeouts: &Timeouts) -> Result<Swept> {
-        let nanoseconds = |d: std::time::Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         let mut sweep = types::sweep {
             now: now(),
             idle: nanoseconds(timeouts.idle),
+            brief: nanoseconds(timeouts.brief.min(timeouts.idle)),
             closed: nanoseconds(timeouts.closed),
+            ages: self.listed_ages,
             ..types::sweep::default()
         };
         self.run_sweep(&mut sweep)?;

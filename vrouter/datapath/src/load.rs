@@ -42,7 +42,7 @@ macro_rules! maps {
 
 maps! {
     meta, vifs, vlans, vif_states, vif_stats, vif_drops, drops, generations, host_routes, prefix_routes, next_hops, labels,
-    contexts, port_mappings, services, members, member_set, affinities, service_sources, node, node_addresses, peers, tunnel_addresses, policies, policy_sources, flows, fragments, events,
+    contexts, port_mappings, services, members, member_set, affinities, service_sources, node, node_addresses, peers, tunnel_addresses, policies, policy_sources, flows, keeps_ended, ages, fragments, events,
 }
 
 /// Size the configuration gives to a table; `None`: the one in maps.h.

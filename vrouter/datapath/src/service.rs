@@ -152,7 +152,11 @@ impl Datapath {
             slots: old.map_or(0, |old| old.slots).max(order.len() as u32),
             flags: 0,
             pad: 0,
+            ..types::service::default()
         };
+        for (place, bytes) in raw.first.iter_mut().zip(&order) {
+            *place = abi::from_bytes(bytes).unwrap_or_default();
+        }
         if service.keep_source {
             raw.flags |= abi::SERVICE_KEEP_SOURCE;
         }

@@ -284,6 +284,9 @@ pub struct Translated {
 pub struct Timeouts {
     /// Without a packet for so long.
     pub idle: std::time::Duration,
+    /// The same of an exchange without TCP or SCTP, as long as not both ends have sent, or all of it took less than two seconds: a name
+    /// that was looked up.
+    pub brief: std::time::Duration,
     /// The same after FIN from both ends or RST.
     pub closed: std::time::Duration,
 }
@@ -293,9 +296,23 @@ impl Default for Timeouts {
         // 180 s is what users of the original know (spec section 3.3).
         Self {
             idle: std::time::Duration::from_secs(180),
+            // As Linux has it (nf_conntrack_udp_timeout); Cilium's 60 s are for all of UDP.
+            brief: std::time::Duration::from_secs(30),
             closed: std::time::Duration::from_secs(5),
         }
     }
+}
+
+/// Connections that age otherwise than [`Timeouts`] say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Age {
+    /// IP protocol.
+    pub protocol: u8,
+    /// One of their ports; of an entry for the opener's port and one for the other's, the former counts. 0: all of the protocol
+    /// whose ports have no entry.
+    pub port: u16,
+    /// Without a packet for so long; `None`: for ever. Closed ones go as all do.
+    pub idle: Option<std::time::Duration>,
 }
 
 /// What a sweep did.

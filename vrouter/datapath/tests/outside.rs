@@ -169,7 +169,7 @@ fn when_ports_run_out_it_is_told() {
     assert_eq!(told, [R::SnatExhausted]);
     // They age like any others, and give their room back.
     std::thread::sleep(Duration::from_millis(20));
-    let now = Timeouts { idle: Duration::ZERO, closed: Duration::ZERO };
+    let now = Timeouts { idle: Duration::ZERO, ..Timeouts::default() };
     assert_eq!(bed.datapath.sweep(&now).unwrap(), Swept { live: 0, removed: 10 });
     assert_eq!(bed.datapath.vif_counters(ALICE_ID).unwrap().flows, 0);
     let ran = alice_sends(&bed, &whole(TCP, (ALICE, 9), (WORLD, 80)).kind(SYN));

@@ -540,7 +540,7 @@ fn tables_of_another_layout_are_refused() {
     let bed = Bed::new();
     bed.write_abi_version(99);
     let error = Datapath::open(&Config::new(bed.pin_dir())).err().expect("refused");
-    assert!(matches!(error, Error::AbiVersion { found: 99, wanted: 6, .. }), "{error}");
+    assert!(matches!(error, Error::AbiVersion { found: 99, wanted: 7, .. }), "{error}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 fn everything_works(underlay: Underlay, tag: &str, encapsulation: Encapsulation) {
-    let lab = Lab::over(underlay, tag, encapsulation);
+    let mut lab = Lab::over(underlay, tag, encapsulation);
     reaches(&lab, "10.1.0.1");
     reaches(&lab, "10.1.0.12");
     reaches(&lab, "fd01::12");
@@ -28,6 +28,8 @@ fn everything_works(underlay: Underlay, tag: &str, encapsulation: Encapsulation)
         let node = iperf_server(&lab.nodes[1].name);
         let bare = iperf(&lab.nodes[0].name, "192.0.2.2", 2).0;
         drop(node);
+        // Its connections are looked at when they have ended, by a reset.
+        lab.nodes[1].datapath.keep_ended(true).unwrap();
         let _server = iperf_server(&lab.nodes[1].pod);
         let (overlay, retransmitted) = iperf(&lab.nodes[0].pod, "10.1.0.12", 2);
         let overlay6 = iperf(&lab.nodes[0].pod, "fd01::12", 2).0;

@@ -5,6 +5,9 @@
 //! the client's node and one on another. The peers' hosts are no nodes of ours: pods are routed to, and a VXLAN device
 //! leads from one host to the other, as with flannel. Connections go to all services in turn, so iptables' chain is walked half way
 //! on the average.
+//!
+//! What a connection costs without any service is measured with them: on hosts like the peers' that have no rule and track nothing, where
+//! the services' addresses are the servers' own, and through Skein to the servers. No way of serving could do much better.
 
 use crate::figure::{Better, Figures};
 use crate::kubernetes::{PODS, SERVICES, delete, file, in_threads};
@@ -62,9 +65,14 @@ pub(crate) fn measure(figures: &mut Figures, cluster: &mut Cluster) -> Result<()
     let services = services(cluster)?;
     let targets: Vec<String> = services.iter().map(|vip| format!("{vip}:{PORT}")).collect();
     let targets = targets.join("\n");
+    let direct = format!("{}:{TARGET}\n{}:{TARGET}", pods[1].address, pods[2].address);
     let ours = Side::of_pods(cluster.nodes()[0].host(), &pods)?;
     let iptables = Peer::new(cluster, "ipt", &pods)?;
     let maps = Peer::new(cluster, "nft", &pods)?;
+    let routes = Peer::new(cluster, "rts", &pods)?;
+    routes.lead(&services, [&pods[1].address, &pods[2].address])?;
+    let led = services.iter().map(|vip| format!("{vip}:{TARGET}"));
+    let led = led.collect::<Vec<_>>().join("\n");
     let mut proxies = Vec::new();
     for (number, host) in iptables.hosts.iter().enumerate() {
         let node = cluster.nodes()[number].name();
@@ -74,19 +82,27 @@ pub(crate) fn measure(figures: &mut Figures, cluster: &mut Cluster) -> Result<()
     for host in &maps.hosts {
         host.run_with_input(Command::new("nft").args(["-f", "-"]), rules.as_bytes())?.success()?;
     }
-    let sides = [("Skein", &ours), ("kube-proxy", &iptables.side), ("nftables", &maps.side)];
-    for (name, side) in sides {
-        wait_for(&format!("{name} to serve all services"), PATIENCE, || {
+    let contests = [
+        ("Skein", &ours, &targets),
+        ("kube-proxy", &iptables.side, &targets),
+        ("nftables", &maps.side, &targets),
+        ("Skein without services", &ours, &direct),
+        ("routes alone", &routes.side, &led),
+    ];
+    for (name, side, targets) in contests {
+        wait_for(&format!("{name} to serve all"), PATIENCE, || {
             let report =
-                side.open(&targets, Duration::from_millis(500)).map_err(|e| e.to_string())?;
+                side.open(targets, Duration::from_millis(500)).map_err(|e| e.to_string())?;
             let all = report.failed == 0 && report.opened > 0;
             if all { Ok(()) } else { Err(format!("{report:?}")) }
         })?;
     }
-    let mut rates = [const { Vec::new() }; 3];
+    let names: Vec<&str> = contests.iter().map(|(name, ..)| *name).collect();
+    let names = names.join(", ");
+    let mut rates = [const { Vec::new() }; 5];
     for _ in 0..ROUNDS {
-        for ((name, side), rates) in sides.iter().zip(&mut rates) {
-            let report = side.open(&targets, ROUND)?;
+        for ((name, side, targets), rates) in contests.iter().zip(&mut rates) {
+            let report = side.open(targets, ROUND)?;
             if report.failed > 0 {
                 let reason = format!("{} of {} failed", report.failed, report.opened);
                 return Err(answer(name, format!("{reason}: {:?}", report.error)));
@@ -95,19 +111,29 @@ pub(crate) fn measure(figures: &mut Figures, cluster: &mut Cluster) -> Result<()
         }
         let last: Vec<String> =
             rates.iter().filter_map(|all| all.last().map(|one| format!("{one:.0}"))).collect();
-        crate::say(&format!("  Skein, kube-proxy, nftables: {} /s", last.join(", ")));
+        crate::say(&format!("  {names}: {} /s", last.join(", ")));
     }
     let versions = proxies.first().map_or(Ok(String::new()), KubeProxy::versions)?;
-    let own = median(rates[0].clone());
+    let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
+    let [own, _, _, own_direct, ceiling] = rates.each_ref().map(|all| median(all.clone()));
     for (name, peer, what, goal) in [
         ("new connections, 1,000 services, of kube-proxy's iptables", 1, versions.as_str(), 3.0),
         ("new connections, 1,000 services, of nftables maps", 2, "nftables maps", 1.5),
     ] {
-        let ratios = rates[0].iter().zip(&rates[peer]).map(|(ours, theirs)| ours / theirs);
+        let ratio = |rates: &[Vec<f64>; 5], of: usize| {
+            median(rates[of].iter().zip(&rates[peer]).map(|(one, theirs)| one / theirs).collect())
+        };
         let theirs = median(rates[peer].clone());
-        let beside =
-            format!("{what}: {theirs:.0} /s; ours: {own:.0} /s; half of them across nodes");
-        figures.add(name, median(ratios.collect()), "x", beside, goal, Better::Higher);
+        // Of the machine's time, which all of this uses up: what is added to a connection that no service is asked for.
+        let added = |rate: f64| cores * 1e6 * (1.0 / rate - 1.0 / ceiling);
+        let beside = format!(
+            "{what}: {theirs:.0} /s; ours: {own:.0} /s; half of them across nodes; without services: ours {own_direct:.0} /s, \
+             routes alone {ceiling:.0} /s, {:.2} of theirs; a service adds {:.0} us to a connection, ours {:.0} us",
+            ratio(&rates, 4),
+            added(theirs),
+            added(own)
+        );
+        figures.add(name, ratio(&rates, 0), "x", beside, goal, Better::Higher);
     }
     drop(ours);
     proxies.into_iter().try_for_each(KubeProxy::remove)?;
@@ -220,7 +246,8 @@ impl Side {
 struct Peer {
     hosts: [Host; 2],
     side: Side,
-    _pods: Vec<Pod>,
+    /// Client, server here, server on the other host.
+    pods: Vec<Pod>,
 }
 
 impl Peer {
@@ -274,7 +301,29 @@ impl Peer {
             made.push(namespace);
         }
         let side = Side::new(&hosts[0], paths)?;
-        Ok(Peer { hosts, side, _pods: made })
+        Ok(Peer { hosts, side, pods: made })
+    }
+
+    /// Gives the servers the services' addresses, in turn. They lie behind the servers' own: a thousand neighbours are
+    /// more than the kernel remembers.
+    fn lead(&self, services: &[String], servers: [&str; 2]) -> Result<(), ClusterError> {
+        let lines = |line: &dyn Fn(usize, &str) -> String| -> String {
+            services.iter().enumerate().map(|(number, vip)| line(number % 2, vip)).collect()
+        };
+        let other = |at: usize| format!("via 192.168.78.{} dev vx{VNI}", at + 1);
+        for (at, (role, pod)) in
+            [("near", &self.pods[1]), ("far", &self.pods[2])].iter().enumerate()
+        {
+            pod.ip(&lines(&|of, vip| match of == at {
+                true => format!("address add {vip}/32 dev eth0\n"),
+                false => String::new(),
+            }))?;
+            self.hosts[at].ip(&lines(&|of, vip| match of == at {
+                true => format!("route add {vip}/32 via {} dev {role}\n", servers[at]),
+                false => format!("route add {vip}/32 {}\n", other(of)),
+            }))?;
+        }
+        Ok(())
     }
 }
 

@@ -285,6 +285,16 @@ pub(crate) fn node_prefixes(global: Option<&wire::Global>) -> BTreeSet<IpNet> {
     texts.filter_map(|text| text.parse::<IpAddr>().ok()).map(IpNet::from).collect()
 }
 
+/// Which connections last otherwise: seconds by protocol and port.
+pub(crate) fn ages(global: Option<&wire::Global>) -> BTreeMap<(u8, u16), u32> {
+    let listed = global.map(|global| global.flow_ages.as_slice()).unwrap_or_default();
+    let one = |age: &wire::FlowAge| {
+        let key = (u8::try_from(age.protocol).ok()?, u16::try_from(age.port).ok()?);
+        Some((key, age.seconds))
+    };
+    listed.iter().filter_map(one).collect()
+}
+
 /// The preference list of the configuration, or the default.
 pub(crate) fn encapsulations(global: Option<&wire::Global>) -> Vec<Encapsulation> {
     let wanted =

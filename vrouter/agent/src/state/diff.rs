@@ -44,6 +44,8 @@ pub enum Operation {
     SetNode(NodeEntry),
     /// Say at which addresses node ports answer.
     SetNodeAddresses(BTreeMap<IpAddr, bool>),
+    /// Say which connections last otherwise than the node's settings say.
+    SetAges(BTreeMap<(u8, u16), u32>),
     /// Write a service.
     PutService(ServiceKey, ServiceEntry),
     /// Write a route.

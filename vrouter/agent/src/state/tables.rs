@@ -237,4 +237,6 @@ pub struct Tables {
     pub natives: BTreeMap<IpAddr, u32>,
     /// Addresses of nodes, and whether they are this one's.
     pub node_addresses: BTreeMap<IpAddr, bool>,
+    /// Seconds for which connections of a protocol and port last without a packet; 0: for ever. Port 0: all of the protocol.
+    pub ages: BTreeMap<(u8, u16), u32>,
 }

@@ -11,6 +11,8 @@ pub struct Whole {
     pub ports: (u16, u16),
     /// TCP flags; ICMP: the type.
     pub kind: u8,
+    /// TCP: sequence and acknowledgement.
+    pub numbers: (u32, u32),
     pub ttl: u8,
     /// UDP: the checksum is left out.
     pub unchecked: bool,
@@ -28,6 +30,7 @@ pub fn whole(
         protocol,
         ports: (source.1, destination.1),
         kind: super::ACK,
+        numbers: (0, 0),
         ttl: 64,
         unchecked: false,
         size: 20,
@@ -84,6 +87,10 @@ impl Whole {
         Self { kind, ..self }
     }
 
+    pub fn numbers(self, sequence: u32, acknowledged: u32) -> Self {
+        Self { numbers: (sequence, acknowledged), ..self }
+    }
+
     pub fn hops_less(self, hops: u8) -> Self {
         Self { ttl: self.ttl - hops, ..self }
     }
@@ -101,6 +108,8 @@ impl Whole {
         match self.protocol {
             6 => {
                 let mut t = [super::tcp(source, destination, self.kind), data].concat();
+                t[4..8].copy_from_slice(&self.numbers.0.to_be_bytes());
+                t[8..12].copy_from_slice(&self.numbers.1.to_be_bytes());
                 let sum = super::checksum(&[&self.pseudo(t.len()), &t]);
                 t[16..18].copy_from_slice(&sum.to_be_bytes());
                 t

@@ -11,8 +11,51 @@ const RANGES: usize = 4;
 /// Protocols that have ports to translate.
 const PROTOCOLS: [&str; 6] = ["tcp", "6", "udp", "17", "sctp", "132"];
 
-/// Every pool says of which protocol it is, and either which ports or how many.
+const AGES: &str = "flow_aging_timeout_list";
+/// Entries that a node has room for.
+const MOST_AGES: usize = 1024;
+/// Protocols that go by a name here; others by their number.
+const NAMES: [&str; 11] =
+    ["tcp", "udp", "sctp", "icmp", "icmpv6", "icmp6", "ipv6-icmp", "gre", "esp", "ah", "udplite"];
+
+/// What can be said about the forwarding plane can be done.
 pub(super) fn check(config: &Object) -> ApiResult<()> {
+    check_pools(config)?;
+    check_ages(config)
+}
+
+/// Every entry names its protocol, a port there is, and a time.
+fn check_ages(config: &Object) -> ApiResult<()> {
+    let ages = config.properties.get(AGES).and_then(|ages| ages.get("flow_aging_timeout"));
+    let ages = ages.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if ages.len() > MOST_AGES {
+        let count = ages.len();
+        return Err(ApiError::bad(format!("{AGES}: {count} entries; a node takes {MOST_AGES}")));
+    }
+    for (at, age) in ages.iter().enumerate() {
+        let bad = |why: String| Err(ApiError::bad(format!("{AGES}[{at}].{why}")));
+        let protocol = age.get("protocol").and_then(Value::as_str).unwrap_or_default();
+        let name = protocol.to_ascii_lowercase();
+        if !NAMES.contains(&name.as_str()) && !name.parse::<u8>().is_ok_and(|number| number > 0) {
+            return bad(format!(
+                "protocol: {protocol:?} is neither tcp, udp, sctp, icmp nor a number"
+            ));
+        }
+        let number = |field| age.get(field).and_then(Value::as_i64);
+        let port = number("port").unwrap_or(0);
+        if !(0..=65_535).contains(&port) {
+            return bad(format!("port: {port} is none; 0 stands for the whole protocol"));
+        }
+        match number("timeout_in_seconds") {
+            Some(seconds) if u32::try_from(seconds).is_ok() => {}
+            _ => return bad("timeout_in_seconds: give a number; 0 is for ever".into()),
+        }
+    }
+    Ok(())
+}
+
+/// Every pool says of which protocol it is, and either which ports or how many.
+fn check_pools(config: &Object) -> ApiResult<()> {
     let pools = config.properties.get(POOLS).and_then(|pools| pools.get("port_translation_pool"));
     let pools = pools.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     for (at, pool) in pools.iter().enumerate() {

@@ -57,6 +57,7 @@ impl Core {
             self.problems.insert(port_pools::SUBJECT.into(), reason);
             PortPools::default()
         });
+        self.wanted.ages = compile::ages(leader.global());
         for vrf in leader.vrfs() {
             if let Some(number) = self.numbers.vrfs.take(&vrf.name, VRFS) {
                 context.vrfs.insert(vrf.name.clone(), number);

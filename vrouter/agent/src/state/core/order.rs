@@ -58,6 +58,9 @@ impl Core {
         if self.wanted.node_addresses != self.applied.node_addresses {
             all.push(Operation::SetNodeAddresses(self.wanted.node_addresses.clone()));
         }
+        if self.wanted.ages != self.applied.ages {
+            all.push(Operation::SetAges(self.wanted.ages.clone()));
+        }
         let leads_to_service = |number: &u32| {
             matches!(self.wanted.next_hops.get(number), Some(NextHop::Service { .. }))
         };
@@ -151,6 +154,7 @@ impl Core {
             Operation::SetNodeAddresses(addresses) => {
                 self.applied.node_addresses.clone_from(addresses);
             }
+            Operation::SetAges(ages) => self.applied.ages.clone_from(ages),
             Operation::PutService(key, service) => {
                 self.applied.services.insert(*key, service.clone());
                 self.settle_service(key);

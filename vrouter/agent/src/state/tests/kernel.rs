@@ -50,6 +50,7 @@ impl Kernel {
                 self.tables.node = Some(node);
             }
             Operation::SetNodeAddresses(addresses) => self.tables.node_addresses = addresses,
+            Operation::SetAges(ages) => self.tables.ages = ages,
             Operation::PutService(key, service) => {
                 assert!(service.members.is_empty() || service.members.iter().any(|m| !m.2));
                 self.tables.services.insert(key, service);

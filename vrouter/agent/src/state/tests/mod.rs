@@ -1,5 +1,6 @@
 //! The core by itself: by random events (`properties`), and by example.
 
+mod ages;
 mod dns;
 mod events;
 mod kernel;
