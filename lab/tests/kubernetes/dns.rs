@@ -71,7 +71,7 @@ fn resolve(pod: &KubePod, arguments: &[&str]) -> Ran {
     pod.run("/bin/nslookup", arguments).unwrap()
 }
 
-fn wait_answer(pod: &KubePod, arguments: &[&str]) -> String {
+pub(crate) fn wait_answer(pod: &KubePod, arguments: &[&str]) -> String {
     wait_for("a name to be answered", PATIENCE, || {
         let ran = resolve(pod, arguments);
         // Server and its address come first; a name that exists and has none of the type is no failure to busybox.
