@@ -56,11 +56,14 @@ impl Watch {
         Watch { who: pod.name.clone(), stop, rounds, answers, thread: Some(thread) }
     }
 
+    fn rounds(&self) -> usize {
+        self.rounds.load(Ordering::Relaxed)
+    }
+
     /// It has asked twice more, and was never answered.
-    fn check(&self) {
-        let before = self.rounds.load(Ordering::Relaxed);
+    fn check(&self, before: usize) {
         wait_for(&format!("{} to ask", self.who), PATIENCE, || {
-            let now = self.rounds.load(Ordering::Relaxed);
+            let now = self.rounds();
             // The first one may have begun before.
             if now > before + 2 { Ok(()) } else { Err(format!("{now} rounds, {before} before")) }
         })
@@ -161,6 +164,7 @@ impl Held {
     /// pods go out by their nodes' addresses and those in the underlay are reached.
     pub(crate) fn check(&self, cluster: &Cluster, what: &str) {
         let count = cluster.nodes().len();
+        let before: Vec<usize> = self.watches.iter().map(Watch::rounds).collect();
         let friend = Self::running(cluster, NAMESPACE, "friend", 1).remove(0);
         let targets = Self::running(cluster, NAMESPACE, "target", count);
         let asked: Vec<String> =
@@ -171,7 +175,6 @@ impl Held {
             })
             .unwrap_or_else(|error| panic!("{error}"));
         }
-        self.watches.iter().for_each(Watch::check);
         let doors: Vec<String> = cluster
             .nodes()
             .iter()
@@ -186,6 +189,9 @@ impl Held {
             forwarded: Self::running(cluster, "edge", "web", count),
         };
         self.beyond.world(cluster).ways_are_open(&ways);
+        for (watch, before) in self.watches.iter().zip(before) {
+            watch.check(before);
+        }
     }
 
     /// Which member the service gives to a client, always the same one.
@@ -205,8 +211,8 @@ impl Held {
     /// Nobody who was kept out was answered to the end; takes all away.
     pub(crate) fn end(self, cluster: &Cluster, steps: &mut Steps) {
         for watch in &self.watches {
-            watch.check();
-            println!("{} asked {} times in vain", watch.who, watch.rounds.load(Ordering::Relaxed));
+            watch.check(watch.rounds());
+            println!("{} asked {} times in vain", watch.who, watch.rounds());
         }
         cluster.api().delete(SERVICE).unwrap();
         for namespace in [NAMESPACE, "out", "edge"] {

@@ -65,7 +65,7 @@ impl World<'_> {
         self.reaches(&ways.forwarded);
     }
 
-    fn ask(&self, targets: &[String], timeout: Duration) -> Vec<ProbeOutcome> {
+    pub(crate) fn ask(&self, targets: &[String], timeout: Duration) -> Vec<ProbeOutcome> {
         let mut command = Command::new(self.cluster.options().programs.join("skein-probe"));
         command.args(["ask", "--timeout", &timeout.as_millis().to_string()]).args(targets);
         let ran = self.outside.world().run(&mut command).unwrap();

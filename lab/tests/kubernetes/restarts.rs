@@ -196,6 +196,7 @@ fn take_over(
     let service = json!({"metadata": {"name": "taken"}, "spec": {"ports": [{"port": 80}]}});
     let services = "/api/v1/namespaces/default/services";
     cluster.api().create(services, &service).unwrap();
+    cluster.apply(dns::FRONT).unwrap();
     for name in ["taken.default", "kept.default", "kubernetes.default"] {
         dns::wait_answer(old, &["-type=a", &format!("{name}.svc.cluster.local")]);
     }

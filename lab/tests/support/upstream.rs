@@ -25,6 +25,12 @@ impl Upstream {
     pub fn start(host: &Host, port: u16, known: Ipv4Addr) -> Upstream {
         let address = SocketAddr::new(host.ipv4().into(), port);
         let socket = host.inside(|| UdpSocket::bind(address)).unwrap().unwrap();
+        Upstream::on(socket, known)
+    }
+
+    /// The same on a socket, wherever it is.
+    pub fn on(socket: UdpSocket, known: Ipv4Addr) -> Upstream {
+        let address = socket.local_addr().unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopping, count) = (stop.clone(), asked.clone());
