@@ -231,7 +231,8 @@ fn served_by_a_pod(cluster: &Cluster, pods: &[KubePod]) {
         "selector": {"app": "name-server"}, "ports": [{"name": "dns", "protocol": "UDP", "port": 53}],
     }});
     let made = cluster.api().create(SERVICES, &service).unwrap();
-    let config = json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": [made["spec"]["clusterIP"]]}});
+    let config =
+        json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": [made["spec"]["clusterIP"]]}});
     create_pod(cluster, "default", &pod("name-server", 1, &json!({})));
     for node in 0..NODES {
         create_pod(cluster, "default", &pod("name-client", node, &config));
@@ -270,7 +271,10 @@ fn served_by_a_pod(cluster: &Cluster, pods: &[KubePod]) {
         assert!(ran.ok() && ran.stdout.contains(&address), "{}: {ran:?}", client.name);
     }
     // Without its only rule there are no names either: an unanswered query takes the client ten seconds.
-    cluster.api().merge(&format!("{POLICIES}/only-names"), &json!({"spec": {"egress": []}})).unwrap();
+    cluster
+        .api()
+        .merge(&format!("{POLICIES}/only-names"), &json!({"spec": {"egress": []}}))
+        .unwrap();
     wait_for("no names any more", PATIENCE, || {
         let before = upstream.asked();
         let mut command = clients[0].command("/bin/nslookup").unwrap();

@@ -6,7 +6,7 @@
 use crate::outside::{Beyond, Ways};
 use crate::{ANSWER, PATIENCE, PODS_READY, Steps, ask_from_host, create_namespace, create_pod};
 use serde_json::{Value, json};
-use skein_lab::kubernetes::{Asker, Cluster, KubePod, PROBE_IMAGE};
+use skein_lab::kubernetes::{Asker, Cluster, KubeNode, KubePod, PROBE_IMAGE};
 use skein_lab::wait_for;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -111,7 +111,7 @@ impl Held {
             }),
         );
         make("mute", json!({"podSelector": is("mute"), "policyTypes": ["Egress"]}));
-        let nodes: Vec<&str> = cluster.nodes().iter().map(|node| node.name()).collect();
+        let nodes: Vec<&str> = cluster.nodes().iter().map(KubeNode::name).collect();
         // Who asks is on nodes that are not switched off.
         let wanted = [
             ("target", &nodes[..]),

@@ -501,7 +501,10 @@ fn isolated(front: &Front<'_>) {
     Asker::Pod(&reader).served("http://any/", &inner, None, "page");
     front.beyond().served("http://any/", &external, None, "page");
     let kept_out = front.clients[0].ask(&[format!("tcp:{inner}:80")], SILENCE).unwrap();
-    assert!(!kept_out[0].answered() && kept_out[0].error.as_deref() != Some("refused"), "{kept_out:?}");
+    assert!(
+        !kept_out[0].answered() && kept_out[0].error.as_deref() != Some("refused"),
+        "{kept_out:?}"
+    );
     api.delete(&format!("/api/v1/namespaces/{SPACE}")).unwrap();
 }
 

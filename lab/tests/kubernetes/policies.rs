@@ -11,9 +11,7 @@ use crate::{
 use oracle::{End, World};
 use random_policies::Random;
 use serde_json::{Value, json};
-use skein_lab::kubernetes::{
-    Asker, Cluster, KubePod, PROBE_IMAGE, ProbeOutcome, read_outcomes,
-};
+use skein_lab::kubernetes::{Asker, Cluster, KubePod, PROBE_IMAGE, ProbeOutcome, read_outcomes};
 use skein_lab::wait_for;
 use std::net::IpAddr;
 use std::process::Command;
@@ -424,7 +422,12 @@ impl<'c> Tables<'c> {
                         let own = &self.world.pods[from];
                         let ends = (End::Pod(own, own.addresses[0]), End::Node(labels, *address));
                         let door = (protocol.to_uppercase(), 7090);
-                        wanted.push(oracle::allowed(&self.world, ends.0, ends.1, (&door.0, door.1)));
+                        wanted.push(oracle::allowed(
+                            &self.world,
+                            ends.0,
+                            ends.1,
+                            (&door.0, door.1),
+                        ));
                         targets.push(format!("{protocol}:{address}:7090"));
                     }
                 }
@@ -444,7 +447,8 @@ impl<'c> Tables<'c> {
         let (space, count) = ("x", 10);
         let api = self.cluster.api();
         let path = format!("/apis/networking.k8s.io/v1/namespaces/{space}/networkpolicies/quiet");
-        let spec = json!({"podSelector": {"matchLabels": {"quiet": "yes"}}, "policyTypes": ["Egress"]});
+        let spec =
+            json!({"podSelector": {"matchLabels": {"quiet": "yes"}}, "policyTypes": ["Egress"]});
         let policy = json!({"metadata": {"name": "quiet"}, "spec": spec});
         api.create(path.trim_end_matches("/quiet"), &policy).unwrap();
         let own = &self.pods[0];

@@ -465,10 +465,12 @@ pub(crate) fn admin_cases() -> Vec<AdminCase> {
 
 /// What administrators say about nodes, by their labels. Only ways out may name them.
 pub(crate) fn node_cases() -> Vec<(&'static str, Vec<Value>)> {
-    let host = |names: &[&str]| json!([{"nodes": expression("kubernetes.io/hostname", "In", names)}]);
+    let host =
+        |names: &[&str]| json!([{"nodes": expression("kubernetes.io/hostname", "In", names)}]);
     let everyone = || json!({"namespaces": {}});
     let named = |name: &str, tier: &str, priority: u32, subject: Value, egress: Value| {
-        let spec = json!({"tier": tier, "priority": priority, "subject": subject, "egress": egress});
+        let spec =
+            json!({"tier": tier, "priority": priority, "subject": subject, "egress": egress});
         admin("ClusterNetworkPolicy", name, spec)
     };
     let subject = || json!({"namespaces": is("ns", "x")});

@@ -1,9 +1,9 @@
 //! A node loses power and boots: its pods come back where they were, and nothing of what was before stands in their way.
 
+use crate::held::Held;
 use crate::{
     NODES, PATIENCE, PER_NODE, PODS_READY, Steps, assert_all_pairs, assert_hosts_reach, quickly,
 };
-use crate::held::Held;
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, SkeinNetwork};
 use skein_lab::wait_for;

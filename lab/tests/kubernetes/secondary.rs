@@ -168,8 +168,11 @@ fn three_networks(cluster: &Cluster, others: &[KubePod]) {
     let address = |pod: &KubePod, device: &str| -> String {
         let shown = pod.run("/bin/ip", &["-4", "addr", "show", device]).unwrap().success().unwrap();
         let mut words = shown.split_whitespace();
-        let found = words.find(|word| *word == "inet").and_then(|_| words.next()?.split('/').next());
-        found.unwrap_or_else(|| panic!("{} has no address on {device}: {shown}", pod.name)).to_owned()
+        let found =
+            words.find(|word| *word == "inet").and_then(|_| words.next()?.split('/').next());
+        found
+            .unwrap_or_else(|| panic!("{} has no address on {device}: {shown}", pod.name))
+            .to_owned()
     };
     for pod in &own {
         assert_eq!(address(pod, "eth0"), pod.address);

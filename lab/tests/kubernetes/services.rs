@@ -1,7 +1,8 @@
 //! Services: cluster addresses, the API server's own, and ports of the nodes.
 
 use crate::{
-    ANSWER, NODES, PATIENCE, PODS_READY, Steps, ask_from_host, ask_from_node, create_pod, other_node,
+    ANSWER, NODES, PATIENCE, PODS_READY, Steps, ask_from_host, ask_from_node, create_pod,
+    other_node,
 };
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, ProbeOutcome, SkeinNetwork};
@@ -204,7 +205,7 @@ fn others_stacks_and_names(cluster: &Cluster, network: &SkeinNetwork, pods: &[Ku
     // It has its node's address, and nothing of it is in the configuration.
     let on_host = cluster.wait_pods("default", "app=on-host", 1, PODS_READY).unwrap().remove(0);
     let node = cluster.nodes()[1].host().ipv4().to_string();
-    assert_eq!(on_host.addresses, [node.clone()]);
+    assert_eq!(on_host.addresses, std::slice::from_ref(&node));
     for kind in ["virtual-machine", "virtual-machine-interface", "instance-ip"] {
         let list = network.skein(&["get", kind]).unwrap().success().unwrap();
         assert!(!list.contains("on-host"), "{kind}: {list}");
@@ -264,7 +265,9 @@ fn others_stacks_and_names(cluster: &Cluster, network: &SkeinNetwork, pods: &[Ku
         }
         let targets = vec![format!("tcp:{named}:8080"); OFTEN];
         let both = ["door-80", "door-81"].map(str::to_owned).into();
-        for answer in answered_by(&both, who, || ask(&targets)).iter().filter_map(|o| o.answer.as_ref()) {
+        for answer in
+            answered_by(&both, who, || ask(&targets)).iter().filter_map(|o| o.answer.as_ref())
+        {
             let port = answer.pod.trim_start_matches("door-");
             let server = answer.server.as_deref().unwrap_or_default();
             assert!(server.ends_with(&format!(":{port}")), "{who}: {answer:?}");
