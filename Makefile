@@ -13,9 +13,9 @@ LAB := ip=iproute2 ping=iputils-ping iperf3=iperf3 ethtool=ethtool haproxy=hapro
 	/usr/lib/cni/bridge=containernetworking-plugins
 # For a real Kubernetes; its own programs come by scripts/kubernetes.
 KUBERNETES := etcd=etcd-server containerd=containerd runc=runc iptables=iptables busybox=busybox-static \
-	strip=binutils tar=tar unshare=util-linux nft=nftables
+	strip=binutils tar=tar unshare=util-linux nft=nftables curl=curl openssl=openssl
 TESTS := bpftool=bpftool curl=curl python3=python3 python:ensurepip=python3-venv qemu-system-x86_64=qemu-system-x86 \
-	/usr/share/doc/linux-image-cloud-amd64=linux-image-cloud-amd64 busybox=busybox-static ldd=libc-bin
+	busybox=busybox-static ldd=libc-bin
 
 # Tests and lab programs run as root; building does not. Cargo starts what it has built through this.
 HOST = $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
@@ -43,6 +43,7 @@ setup-kubernetes: setup-build setup-lab
 
 setup-tests:
 	@scripts/need $(TESTS)
+	@scripts/guest-kernel
 
 # The original's Python client, unmodified, as its users install it; a test drives the API with it.
 setup-python: setup-tests

@@ -25,6 +25,7 @@ mod process;
 mod super_packet;
 mod topology;
 mod transfer;
+mod upstream;
 mod wait;
 
 pub mod chart;
@@ -44,4 +45,5 @@ pub use probe::TcpService;
 pub use process::Process;
 pub use topology::{Lab, LabOptions};
 pub use transfer::{Transfer, TransferReport};
+pub use upstream::Upstream;
 pub use wait::{wait_for, wait_until};

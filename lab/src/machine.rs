@@ -65,18 +65,18 @@ impl MachineImage {
     /// Puts the image together in a folder. Guests have each program as `/programs/NAME`, with the libraries it needs.
     ///
     /// # Errors
-    /// A Debian kernel for clouds, busybox or QEMU is missing: the error says which package to install.
+    /// A Debian kernel for clouds, busybox or QEMU is missing: the error says what to do.
     pub fn make(folder: &Path, programs: &[(&str, &Path)]) -> Result<Self, LabError> {
-        let missing = |what: &str, package: &str| LabError::Start {
+        let missing = |what: &str, remedy: &str| LabError::Start {
             program: what.to_owned(),
-            source: std::io::Error::other(format!("`apt install {package}`")),
+            source: std::io::Error::other(format!("`{remedy}`")),
         };
         crate::require("qemu-system-x86_64", "qemu-system-x86")?;
         let (kernel, modules) =
-            kernel().ok_or_else(|| missing("a kernel for guests", "linux-image-cloud-amd64"))?;
+            kernel().ok_or_else(|| missing("a kernel for guests", "scripts/guest-kernel"))?;
         let busybox = ["/usr/bin/busybox", "/bin/busybox"].map(Path::new);
         let busybox = busybox.into_iter().find(|path| path.is_file());
-        let busybox = busybox.ok_or_else(|| missing("busybox", "busybox-static"))?;
+        let busybox = busybox.ok_or_else(|| missing("busybox", "apt install busybox-static"))?;
         let mut archive = Archive::default();
         for folder in ["bin", "modules", "programs"] {
             archive.folder(folder);
@@ -106,19 +106,14 @@ impl MachineImage {
     }
 }
 
-/// The newest kernel for clouds, and the folder of its modules.
+/// The kernel that `scripts/guest-kernel` unpacks, and the folder of its modules.
 fn kernel() -> Option<(PathBuf, PathBuf)> {
-    let all = fs::read_dir("/boot").ok()?.flatten();
-    let mut found: Vec<(String, PathBuf)> = all
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let version = name.strip_prefix("vmlinuz-")?.to_owned();
-            version.contains("cloud").then_some((version, entry.path()))
-        })
-        .collect();
-    found.sort();
-    let (version, path) = found.pop()?;
-    let modules = Path::new("/lib/modules").join(version).join("kernel");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guest-kernel");
+    let (version, path) = fs::read_dir(root.join("boot")).ok()?.flatten().find_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        Some((name.strip_prefix("vmlinuz-")?.to_owned(), entry.path()))
+    })?;
+    let modules = root.join("lib/modules").join(version).join("kernel");
     modules.is_dir().then_some((path, modules))
 }
 

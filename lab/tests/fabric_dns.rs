@@ -11,17 +11,16 @@
 mod support;
 
 use serde_json::{Value, json};
-use skein_lab::{Workload, wait_for};
+use skein_lab::{Upstream, Workload, wait_for};
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::Instant;
-use support::upstream::{OUTSIDE, Upstream};
 use support::{Bed, PATIENCE};
 
 const DOMAIN: &str = "corp.test";
 /// The DNS address of both tenants' subnets.
 const SERVER: &str = "10.1.0.2";
-/// What [`OUTSIDE`] means to the nodes' resolver, and to that of one tenant.
+/// What [`Upstream::NAME`] means to the nodes' resolver, and to that of one tenant.
 const FOR_ALL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 const FOR_BLUE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 81);
 
@@ -163,8 +162,8 @@ fn ask(from: &Workload, kind: &str, name: &str) -> Option<String> {
 fn two_tenants_of_equal_names_and_addresses_see_their_own_names_only() {
     let mut bed = Bed::start("tdns");
     let outside = bed.fabric.control_host().clone();
-    let for_all = Upstream::start(&outside, 5353, FOR_ALL);
-    let for_blue = Upstream::start(&outside, 53, FOR_BLUE);
+    let for_all = Upstream::start(&outside, 5353, FOR_ALL).unwrap();
+    let for_blue = Upstream::start(&outside, 53, FOR_BLUE).unwrap();
     for number in 0..2 {
         let settings = bed.fabric.node(number).host().directory().join("agent.toml");
         let text = std::fs::read_to_string(&settings).unwrap();
@@ -209,10 +208,10 @@ fn two_tenants_of_equal_names_and_addresses_see_their_own_names_only() {
 
     // Outside: the node's resolver, or the tenant's.
     let before = (for_all.asked(), for_blue.asked());
-    red.learns("a", OUTSIDE, Some(&FOR_ALL.to_string()));
+    red.learns("a", Upstream::NAME, Some(&FOR_ALL.to_string()));
     assert_eq!(for_blue.asked(), before.1, "another tenant's resolver is asked");
     let before = for_all.asked();
-    blue.learns("a", OUTSIDE, Some(&FOR_BLUE.to_string()));
+    blue.learns("a", Upstream::NAME, Some(&FOR_BLUE.to_string()));
     assert_eq!(for_all.asked(), before, "a tenant's question leaks to the nodes' resolver");
     // What is below a tenant's own domain is nobody else's to know.
     let before = (for_all.asked(), for_blue.asked());

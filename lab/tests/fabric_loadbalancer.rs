@@ -15,7 +15,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use skein_lab::{Process, Workload, wait_until};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -219,6 +221,17 @@ fn member(bed: &Bed, shop: &Shop, pool: &str, server: usize) -> String {
     )
 }
 
+/// Pools that the active HAProxy serves, as it says itself.
+fn pools(bed: &Bed, active: &Role, shop: &Shop) -> String {
+    let socket = active.folder(bed).join("lb").join(&shop.balancer).join("haproxy.sock");
+    let mut said = String::new();
+    if let Ok(mut stream) = UnixStream::connect(socket) {
+        stream.write_all(b"show stat\n").unwrap();
+        stream.read_to_string(&mut said).unwrap();
+    }
+    said
+}
+
 fn signal(pid: &Value, signal: Signal) {
     let pid = i32::try_from(pid.as_i64().unwrap()).unwrap();
     kill(Pid::from_raw(pid), signal).unwrap();
@@ -248,12 +261,11 @@ fn requests_go_through_reloads_restarts_and_deaths() {
     // Reloads under load, from the node where the standby is, too: no request fails.
     let started = Instant::now();
     let loads = [0, 1].map(|nth: usize| Load::start(&shop.clients[nth].pod, VIP, HOST, 3, 2));
-    let before = active.state(&bed, "reloads").as_u64().unwrap();
+    let reloads = || active.state(&bed, "reloads").as_u64().unwrap();
+    let before = reloads();
     for round in 0..8 {
         let made = route(&bed, &shop, &format!("more{round}"), "/more", 1);
-        let reloaded = before + 2 * round + 1;
-        let count = || active.state(&bed, "reloads").as_u64().unwrap();
-        soon("a reload", || count() >= reloaded);
+        soon("it to be served", || pools(&bed, &active, &shop).contains(&made[1]));
         let (status, answer) =
             bed.api("GET", &format!("/loadbalancer-pool/{}", made[1]), &Value::Null);
         assert_eq!(status, 200);
@@ -267,10 +279,15 @@ fn requests_go_through_reloads_restarts_and_deaths() {
         for (kind, uuid) in [("loadbalancer-pool", &made[1]), ("loadbalancer-listener", &made[0])] {
             assert_eq!(bed.api("DELETE", &format!("/{kind}/{uuid}"), &Value::Null).0, 200);
         }
-        soon("another reload", || count() > reloaded);
+        soon("it to be gone", || !pools(&bed, &active, &shop).contains(&made[1]));
     }
-    let reloads = active.state(&bed, "reloads").as_u64().unwrap() - before;
+    // One for what was made and one for its end, at least.
+    soon("every reload to be counted", || reloads() >= before + 16);
+    let reloads = reloads() - before;
     println!("reloads were done after {:?}", started.elapsed());
+    for role in [&active, &standby] {
+        assert_eq!(role.state(&bed, "deaths"), json!(0), "a reload is no death");
+    }
     // The daemon is killed; HAProxy goes on, and the next one finds it.
     let pid = active.state(&bed, "pid");
     active.kill();

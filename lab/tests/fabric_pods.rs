@@ -17,6 +17,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use support::{Bed, api, soon};
 
+/// An orchestrator makes a port's second address so long after the first.
+const BETWEEN: Duration = Duration::from_millis(300);
 const UID: &str = "5d1a2b3c-0000-4000-8000-000000000001";
 
 /// A container runtime whose configuration names no network.
@@ -75,6 +77,18 @@ fn announce(bed: &Bed, uid: &str, name: &str, ports: &[(&str, &[(&str, &str)])])
                 "virtual_machine_interface_refs": [{"uuid": port}],
             }),
         );
+        if wanted.iter().any(|(key, value)| *key == "families" && value.contains("v6")) {
+            std::thread::sleep(BETWEEN);
+            make(
+                bed,
+                "instance-ip",
+                json!({
+                    "fq_name": [format!("{name}__{nth}-v6")], "instance_ip_family": "v6",
+                    "virtual_network_refs": [{"to": network}],
+                    "virtual_machine_interface_refs": [{"uuid": port}],
+                }),
+            );
+        }
     }
 }
 
@@ -102,8 +116,8 @@ fn one_add_makes_every_interface_of_a_pod_once_it_is_announced() {
     let pod = host.pod("web").unwrap();
     let attachment = sandbox("c1", &pod, "web", UID);
     let runtime_ = runtime(&bed, "1.1.0");
-    let ports: [(&str, &[(&str, &str)]); 2] =
-        [("front", &[]), ("back", &[("interface", "net1"), ("network", "back")])];
+    let back = [("interface", "net1"), ("network", "back"), ("families", "v4,v6")];
+    let ports: [(&str, &[(&str, &str)]); 2] = [("front", &[]), ("back", &back)];
     // The container comes first, its announcement later.
     let (result, took) = std::thread::scope(|scope| {
         let adding = scope.spawn(|| {
@@ -125,6 +139,8 @@ fn one_add_makes_every_interface_of_a_pod_once_it_is_announced() {
         own.map(|ip| ip["address"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert!(of(1)[0].starts_with("10.1.0.") && of(3)[0].starts_with("10.2.0."), "{result}");
+    // It waited for what was announced to come.
+    assert!(of(3).len() == 2 && of(3)[1].starts_with("fd00:2::"), "{result}");
     assert_eq!(result["routes"], json!([{"dst": "0.0.0.0/0", "gw": "10.1.0.254"}]));
     let routes = pod.run(Command::new("ip").args(["route", "show", "default"])).unwrap().stdout;
     assert!(routes.lines().count() == 1 && routes.contains("dev eth0"), "{routes}");

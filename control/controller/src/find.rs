@@ -78,6 +78,12 @@ fn find(core: &Core, node: &str, request: &FindRequest) -> Result<FindReply, Str
         if port.addresses.is_empty() {
             return Err(format!("interface {} has no instance-ip yet", object.fq_name));
         }
+        if let Some(family) = missing_family(object, port) {
+            return Err(format!(
+                "interface {} has no {family} instance-ip yet: its orchestrator is still making them",
+                object.fq_name
+            ));
+        }
         if !may_have(node, port) {
             let host = port.host.as_deref().unwrap_or_default();
             return Err(format!(
@@ -96,6 +102,17 @@ fn find(core: &Core, node: &str, request: &FindRequest) -> Result<FindReply, Str
         first.default_route = true;
     }
     Ok(FindReply { machine: machine.uuid.to_string(), ports: found })
+}
+
+/// Annotation `families`, "v4,v6": of which families the orchestrator makes addresses, one after the other. Whoever was told in
+/// between would be without the second one for all its life. Gives one that is missing.
+fn missing_family(object: &Object, port: &Interface) -> Option<&'static str> {
+    let families = annotation(object, "families")?;
+    let named = |name: &str| families.split(',').any(|family| family == name);
+    let has = |v4: bool| port.addresses.iter().any(|a| a.prefix.addr().is_ipv4() == v4);
+    [("v4", true), ("v6", false)]
+        .into_iter()
+        .find_map(|(name, v4)| (named(name) && !has(v4)).then_some(name))
 }
 
 fn describe(core: &Core, object: &Object, port: &Interface, index: u32) -> FoundPort {

@@ -85,6 +85,11 @@ impl Balancer {
         self.wait_ready()
     }
 
+    /// Lets it live on after this value is dropped.
+    pub fn detach(self) {
+        self.daemon.detach();
+    }
+
     /// Its file of words.
     #[must_use]
     pub fn log_path(&self) -> &std::path::Path {

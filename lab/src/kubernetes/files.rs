@@ -4,7 +4,7 @@ use super::ClusterError;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(crate) fn folder(path: &Path) -> Result<(), ClusterError> {
     fs::create_dir_all(path).map_err(|source| ClusterError::file("create", path, source))
@@ -46,4 +46,17 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), ClusterError> {
 
 pub(crate) fn read(path: &Path) -> Result<String, ClusterError> {
     fs::read_to_string(path).map_err(|source| ClusterError::file("read", path, source))
+}
+
+/// The folder of this repository, with its manifests.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_owned()
+}
+
+/// A manifest of `examples/kubernetes`.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    repository().join("examples/kubernetes").join(name)
 }

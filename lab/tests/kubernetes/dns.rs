@@ -1,10 +1,9 @@
 //! Names: answered by every node itself, in a cluster without a DNS pod.
 
-use crate::support::upstream::{OUTSIDE, Upstream};
 use crate::{ANSWER, NODES, PATIENCE, PODS_READY, Steps, create_pod};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, SkeinNetwork};
-use skein_lab::{Host, Ran, wait_for};
+use skein_lab::{Host, Ran, Upstream, wait_for};
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +22,7 @@ const DEAD: Duration = Duration::from_secs(1);
 
 /// Starts the server that every node asks for names outside of the cluster.
 pub(crate) fn upstream(host: &Host) -> Upstream {
-    Upstream::start(host, UPSTREAM_PORT, OUTSIDE_ADDRESS)
+    Upstream::start(host, UPSTREAM_PORT, OUTSIDE_ADDRESS).unwrap()
 }
 
 pub(crate) fn check(
@@ -158,15 +157,15 @@ fn services(cluster: &Cluster, pods: &[KubePod]) {
 fn outside(cluster: &Cluster, upstream: &Upstream, pods: &[KubePod]) {
     let address = OUTSIDE_ADDRESS.to_string();
     let before = upstream.asked();
-    let found = wait_answer(&pods[0], &["-type=a", OUTSIDE]);
+    let found = wait_answer(&pods[0], &["-type=a", Upstream::NAME]);
     assert!(found.contains(&address), "{found}");
     assert!(upstream.asked() > before);
     let alias = json!({
-        "metadata": {"name": "alias"}, "spec": {"type": "ExternalName", "externalName": OUTSIDE},
+        "metadata": {"name": "alias"}, "spec": {"type": "ExternalName", "externalName": Upstream::NAME},
     });
     cluster.api().create(SERVICES, &alias).unwrap();
     let found = wait_answer(&pods[0], &["-type=a", "alias.default.svc.cluster.local"]);
-    assert!(found.contains(OUTSIDE) && found.contains(&address), "{found}");
+    assert!(found.contains(Upstream::NAME) && found.contains(&address), "{found}");
 }
 
 /// Programs of the node itself, which pods on its network are, too.
@@ -240,11 +239,11 @@ fn served_by_a_pod(cluster: &Cluster, pods: &[KubePod]) {
     let server = cluster.wait_pods("default", "app=name-server", 1, PODS_READY).unwrap().remove(0);
     let clients = cluster.wait_pods("default", "app=name-client", NODES, PODS_READY).unwrap();
     let socket = server.inside(|| std::net::UdpSocket::bind("0.0.0.0:53")).unwrap().unwrap();
-    let upstream = Upstream::on(socket, OUTSIDE_ADDRESS);
+    let upstream = Upstream::on(socket, OUTSIDE_ADDRESS).unwrap();
     let address = OUTSIDE_ADDRESS.to_string();
     for client in &clients {
         let before = upstream.asked();
-        let found = wait_answer(client, &["-type=a", OUTSIDE]);
+        let found = wait_answer(client, &["-type=a", Upstream::NAME]);
         assert!(found.contains(&address), "{}: {found}", client.name);
         assert!(upstream.asked() > before, "{}: who answered? {found}", client.name);
     }
@@ -267,7 +266,7 @@ fn served_by_a_pod(cluster: &Cluster, pods: &[KubePod]) {
             if outcomes[0].answered() { Err("connected") } else { Ok(()) }
         })
         .unwrap();
-        let ran = resolve(client, &["-type=a", OUTSIDE]);
+        let ran = resolve(client, &["-type=a", Upstream::NAME]);
         assert!(ran.ok() && ran.stdout.contains(&address), "{}: {ran:?}", client.name);
     }
     // Without its only rule there are no names either: an unanswered query takes the client ten seconds.
@@ -278,7 +277,7 @@ fn served_by_a_pod(cluster: &Cluster, pods: &[KubePod]) {
     wait_for("no names any more", PATIENCE, || {
         let before = upstream.asked();
         let mut command = clients[0].command("/bin/nslookup").unwrap();
-        command.args(["-type=a", OUTSIDE]);
+        command.args(["-type=a", Upstream::NAME]);
         let mut limited = Command::new("timeout");
         limited.args(["-s", "KILL", "0.5"]).arg(command.get_program()).args(command.get_args());
         let answered = limited.output().unwrap().status.success();

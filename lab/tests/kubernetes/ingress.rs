@@ -7,11 +7,10 @@ use crate::{
 };
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{
-    Balancer, Cluster, KubePod, PROBE_IMAGE, ProbeOutcome, SkeinNetwork, WebAnswer,
+    Balancer, Cluster, KubePod, PROBE_IMAGE, Page, ProbeOutcome, Site, SkeinNetwork, WebAnswer,
 };
-use skein_lab::{Host, LabError, Ran, wait_for};
+use skein_lab::{Host, wait_for};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub(crate) const NAMESPACE: &str = "front";
@@ -78,9 +77,6 @@ pub(crate) enum Asker<'a> {
     Node(&'a Host),
 }
 
-/// A page: its code, and what the pod that served it said.
-pub(crate) type Page = (u16, String);
-
 impl Asker<'_> {
     /// Fetches a page from an address, whatever its name would lead to. TLS only with this certificate.
     pub(crate) fn fetch(
@@ -89,52 +85,20 @@ impl Asker<'_> {
         to: &str,
         certificate: Option<&Path>,
     ) -> Result<Page, String> {
-        let mut line: Vec<String> = ["curl", "--silent", "--show-error", "--max-time", "15"]
-            .map(str::to_owned)
-            .into_iter()
-            .chain(["--write-out".into(), "\n%{http_code}".into()])
-            .chain([
-                "--connect-to".into(),
-                format!("::{to}{}", if to.contains(':') { "" } else { ":" }),
-            ])
-            .chain([url.into()])
-            .collect();
-        if let Some(file) = certificate {
-            line.extend(["--cacert".into(), file.display().to_string()]);
-        }
-        let of = |ran: Result<Ran, LabError>| {
-            ran.map(|ran| (ran.ok(), ran.stdout, ran.stderr)).map_err(|error| error.to_string())
+        let site: &dyn Site = match self {
+            Asker::World(world) => world.outside.world(),
+            Asker::Node(host) => host,
+            Asker::Pod(pod) => pod,
         };
-        let mut command = Command::new(&line[0]);
-        command.args(&line[1..]);
-        let (good, out, err) = match self {
-            Asker::World(world) => of(world.outside.world().run(&mut command))?,
-            Asker::Node(host) => of(host.run(&mut command))?,
-            Asker::Pod(pod) => {
-                let pid = pod.pid().map_err(|error| error.to_string())?.to_string();
-                command = Command::new("nsenter");
-                let output = command.args(["--target", &pid, "--net", "--"]).args(&line).output();
-                let output = output.map_err(|error| error.to_string())?;
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                (output.status.success(), text(&output.stdout), text(&output.stderr))
-            }
-        };
-        if !good {
-            return Err(err.trim().to_owned());
-        }
-        let (body, code) = out.rsplit_once('\n').ok_or("no code")?;
-        Ok((code.parse().map_err(|_| out.clone())?, body.to_owned()))
+        Page::fetch(site, url, to, certificate).map_err(|error| error.to_string())
     }
 
     /// Waits for a page that is served by a pod whose name begins so.
     pub(crate) fn served(self, url: &str, to: &str, file: Option<&Path>, by: &str) -> WebAnswer {
         let waited = wait_for(&format!("{url} at {to} by {by}"), PAGE, || {
             let page = self.fetch(url, to, file)?;
-            let said: Result<WebAnswer, _> = serde_json::from_str(page.1.trim());
-            match said {
-                Ok(said) if page.0 == 200 && said.pod.starts_with(by) => Ok(said),
-                _ => Err(format!("{page:?}")),
-            }
+            let said = page.said().filter(|said| said.pod.starts_with(by));
+            said.ok_or_else(|| format!("{page:?}"))
         });
         waited.unwrap_or_else(|error| panic!("{error}"))
     }
@@ -142,7 +106,7 @@ impl Asker<'_> {
     fn refused(self, url: &str, to: &str, code: u16) {
         let waited = wait_for(&format!("{url} at {to} to be {code}"), PAGE, || {
             let page = self.fetch(url, to, None)?;
-            if page.0 == code { Ok(()) } else { Err(format!("{page:?}")) }
+            if page.code == code { Ok(()) } else { Err(format!("{page:?}")) }
         });
         waited.unwrap_or_else(|error| panic!("{error}"));
     }
@@ -532,8 +496,8 @@ fn renewed(front: &Front<'_>, shop: &[String; 2]) {
         front.beyond().served(&url(HOST, "/"), to, Some(&later), "red-");
         println!("the new certificate is served after {:.2} s", since.elapsed().as_secs_f64());
         assert!(!long.is_finished(), "the long answer was no longer under way");
-        let (code, _) = long.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(code, 200);
+        let page = long.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(page.code, 200);
         let account = load.stop();
         assert!(account.bad.is_empty() && account.good > 20, "{account:?}");
     });

@@ -40,11 +40,10 @@ mod support;
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{
     Cluster, ClusterOptions, KubePod, NetworkOptions, PROBE_IMAGE, ProbeAnswer, ProbeOutcome,
-    SkeinNetwork, read_outcomes,
+    SkeinNetwork, ask_from, read_outcomes,
 };
 use skein_lab::wait_for;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 use support::{programs, steps::Steps};
 
@@ -316,9 +315,7 @@ fn ask_from_host(
     targets: &[String],
     timeout: Duration,
 ) -> Vec<ProbeOutcome> {
-    let mut command = Command::new(cluster.options().programs.join("skein-probe"));
-    command.args(["ask", "--timeout", &timeout.as_millis().to_string()]).args(targets);
-    read_outcomes(&host.run(&mut command).unwrap().success().unwrap()).unwrap()
+    ask_from(host, &cluster.options().programs, targets, timeout).unwrap()
 }
 
 fn assert_nothing_is_left(name: &str, folders: &[&Path]) {

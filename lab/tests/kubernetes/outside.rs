@@ -2,16 +2,14 @@
 //! and a host behind it, which knows nothing of fabrics.
 
 use crate::networks::{assert_answers, assert_reach, on_every_node};
-use crate::support::api;
 use crate::{ANSWER, PATIENCE, PODS_READY, Steps, create_namespace};
 use serde_json::{Value, json};
-use skein_lab::kubernetes::{Cluster, KubePod, ProbeOutcome, SkeinNetwork, read_outcomes};
+use skein_lab::kubernetes::{Cluster, KubePod, ProbeOutcome, SkeinNetwork, ask_from, example};
 use skein_lab::{Outside, Process, wait_for};
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
-const FABRIC: [&str; 3] = ["default-domain", "default-project", "ip-fabric"];
 /// How long an answer that must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(900);
 
@@ -66,10 +64,7 @@ impl World<'_> {
     }
 
     pub(crate) fn ask(&self, targets: &[String], timeout: Duration) -> Vec<ProbeOutcome> {
-        let mut command = Command::new(self.cluster.options().programs.join("skein-probe"));
-        command.args(["ask", "--timeout", &timeout.as_millis().to_string()]).args(targets);
-        let ran = self.outside.world().run(&mut command).unwrap();
-        read_outcomes(&ran.success().unwrap()).unwrap()
+        ask_from(self.outside.world(), &self.cluster.options().programs, targets, timeout).unwrap()
     }
 
     /// Each pod is answered by the world, which sees it by this address.
@@ -261,21 +256,8 @@ fn forwarded(
 
 /// A public network in the underlay, with addresses for services and Ingresses.
 pub(crate) fn public_pool(world: &World<'_>, network: &SkeinNetwork) {
-    let host = world.cluster.control_host();
-    let skein = |arguments: &[&str]| network.skein(arguments).unwrap().success().unwrap();
-    skein(&["create", "project", "edge"]);
-    skein(&["create", "network", "public", "--project", "edge", "--subnet", "10.63.0.0/24"]);
-    let name = json!({"type": "virtual-network", "fq_name": ["default-domain", "edge", "public"]});
-    let (_, found) = api(host, "POST", "/fqname-to-id", &name).unwrap();
-    let path = format!("/virtual-network/{}", found["uuid"].as_str().unwrap());
-    let provider = json!({"virtual-network": {"virtual_network_refs": [{"to": FABRIC}]}});
-    let (status, answer) = api(host, "PUT", &path, &provider).unwrap();
-    assert_eq!(status, 200, "{answer}");
-    let pool = json!({"floating-ip-pool": {
-        "fq_name": ["default-domain", "edge", "public", "pool"], "parent_type": "virtual-network",
-    }});
-    let (status, answer) = api(host, "POST", "/floating-ip-pools", &pool).unwrap();
-    assert_eq!(status, 200, "{answer}");
+    let file = example("public-network.skein.yaml");
+    network.skein(&["apply", "-f", &file.display().to_string()]).unwrap().success().unwrap();
     world.outside.expects("10.63.0.0/24").unwrap();
 }
 

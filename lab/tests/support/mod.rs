@@ -15,7 +15,6 @@ pub mod named;
 pub mod programs;
 pub mod steps;
 pub mod traffic;
-pub mod upstream;
 pub mod web;
 
 use serde_json::{Value, json};

@@ -104,6 +104,7 @@ async fn a_cluster_a_namespace_and_a_pod_have_the_originals_objects() {
     assert_eq!(port.name(), format!("web__{}", port.uuid));
     for (key, value) in [
         ("index", "0/1"),
+        ("families", "v4"),
         ("network", "default"),
         ("kind", "Pod"),
         ("owner", "k8s"),

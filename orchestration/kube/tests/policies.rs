@@ -70,40 +70,15 @@ async fn policy_rules(bench: &Bench, name: &str) -> Vec<(String, String)> {
     rules(bench, &policy)
 }
 
-const EXAMPLES: &str = r#"kind: NetworkPolicy
-metadata: {name: test-network-policy, namespace: default}
-spec:
-  podSelector: {matchLabels: {role: db}}
-  policyTypes: [Ingress, Egress]
-  ingress:
-  - from:
-    - ipBlock: {cidr: 172.17.0.0/16, except: [172.17.1.0/24]}
-    - namespaceSelector: {matchLabels: {project: myproject}}
-    - podSelector: {matchLabels: {role: frontend}}
-    ports: [{protocol: TCP, port: 6379}]
-  egress:
-  - to: [{ipBlock: {cidr: 10.0.0.0/24}}]
-    ports: [{protocol: TCP, port: 5978}]
----
-kind: NetworkPolicy
-metadata: {name: allow-all-ingress, namespace: default}
-spec: {podSelector: {}, policyTypes: [Ingress], ingress: [{}]}
----
-kind: NetworkPolicy
-metadata: {name: deny-ingress, namespace: default}
-spec: {podSelector: {}, policyTypes: [Ingress]}
----
-kind: NetworkPolicy
-metadata: {name: allow-all-egress, namespace: default}
-spec: {podSelector: {}, policyTypes: [Egress], egress: [{}]}
----
-kind: NetworkPolicy
-metadata: {name: deny-all-egress, namespace: default}
-spec: {podSelector: {}, policyTypes: [Egress]}
----
-kind: NetworkPolicy
-metadata: {name: deny-all-ingress-egress, namespace: default}
-spec: {podSelector: {}, policyTypes: [Ingress, Egress]}"#;
+/// The guide's examples, as users apply them.
+const EXAMPLES: [&str; 6] = [
+    include_str!("../../../examples/kubernetes/network-policy-1-conditional.yaml"),
+    include_str!("../../../examples/kubernetes/network-policy-2-allow-all-ingress.yaml"),
+    include_str!("../../../examples/kubernetes/network-policy-3-deny-all-ingress.yaml"),
+    include_str!("../../../examples/kubernetes/network-policy-4-allow-all-egress.yaml"),
+    include_str!("../../../examples/kubernetes/network-policy-5-deny-all-egress.yaml"),
+    include_str!("../../../examples/kubernetes/network-policy-6-deny-all.yaml"),
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_guides_six_examples_have_exactly_the_objects_of_the_guide() {
@@ -112,7 +87,9 @@ async fn the_guides_six_examples_have_exactly_the_objects_of_the_guide() {
     bench.put(namespace("mine", "project: myproject", ""));
     bench.put(pod("default", "db", "role: db, pod-template-hash: abc", ""));
     bench.put(pod("mine", "web", "role: frontend", ""));
-    bench.yaml(EXAMPLES);
+    for example in EXAMPLES {
+        bench.yaml(example);
+    }
     bench.settle().await;
     assert_eq!(bench.log, Vec::<String>::new());
     let s = "namespace=default&role=db";
@@ -217,8 +194,8 @@ async fn the_guides_six_examples_have_exactly_the_objects_of_the_guide() {
     bench.put(pod("default", "db", "role: frontend", ""));
     bench.settle().await;
     assert_eq!(tags(&bench, "db"), ["namespace=default", "role=frontend"]);
-    for part in EXAMPLES.split("\n---\n") {
-        bench.core.kube_delete(&object(part));
+    for example in EXAMPLES {
+        bench.core.kube_delete(&object(example));
     }
     bench.settle().await;
     assert_eq!(bench.names(Kind::ADDRESS_GROUP), Vec::<String>::new());

@@ -1,7 +1,7 @@
 //! `make demo`: a working two-node fabric, step by step, on this machine.
 //!
 //! `skein-demo up` builds it, shows what it does and leaves it running; `skein-demo down` removes
-//! every trace. `k8s-up` and `k8s-down` do the same with a three-node Kubernetes. Nothing is asked; the exit code
+//! every trace; a name after either is for another demo beside it. `k8s-up` and `k8s-down` do the same with a three-node Kubernetes. Nothing is asked; the exit code
 //! is 0 only if every step held.
 
 mod kubernetes;
@@ -13,7 +13,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Name of the demo's lab: its namespaces start with it.
+/// Name of the demo's lab, unless another is given: its namespaces start with it.
 const LAB: &str = "skdemo";
 
 /// The folder with Skein's programs: this one's own.
@@ -26,9 +26,10 @@ fn programs() -> PathBuf {
 
 fn main() -> ExitCode {
     let mut screen = Screen::new();
+    let lab = std::env::args().nth(2).unwrap_or_else(|| LAB.to_owned());
     let result: Result<bool, Box<dyn Error>> = match std::env::args().nth(1).as_deref() {
-        Some("up") | None => steps::up(&mut screen).map_err(Into::into),
-        Some("down") => steps::down(&mut screen).map_err(Into::into),
+        Some("up") | None => steps::up(&mut screen, &lab).map_err(Into::into),
+        Some("down") => steps::down(&mut screen, &lab).map_err(Into::into),
         Some("k8s-up") => kubernetes::up(&mut screen).map_err(Into::into),
         Some("k8s-down") => kubernetes::down(&mut screen).map_err(Into::into),
         Some(other) => {

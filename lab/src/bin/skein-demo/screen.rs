@@ -74,10 +74,13 @@ impl Screen {
         }
     }
 
-    /// Something ended the demo early.
+    /// Something ended a part of the demo early.
     pub(crate) fn fail(&mut self, error: &str) {
-        self.end(false, "");
-        self.broken += 1;
+        if self.open.is_some() {
+            self.end(false, "");
+        } else {
+            self.broken += 1;
+        }
         self.say(&format!("\n{error}"));
     }
 

@@ -1,6 +1,5 @@
 //! The steps of the demo.
 
-use crate::LAB;
 use crate::screen::Screen;
 use skein_lab::{
     BridgeOverVxlan, Fabric, FabricError, FabricOptions, Iperf, Lab, LabError, LabOptions, Pod,
@@ -26,7 +25,7 @@ struct Workloads {
 }
 
 /// Builds the fabric, shows it, leaves it running. True when every step held.
-pub(crate) fn up(screen: &mut Screen) -> Result<bool, FabricError> {
+pub(crate) fn up(screen: &mut Screen, lab: &str) -> Result<bool, FabricError> {
     screen.head("1. A fabric: one controller, two nodes, an underlay between them");
     screen.begin("controller with the embedded store, two vRouter nodes joined over mutual TLS");
     let options = FabricOptions {
@@ -34,7 +33,7 @@ pub(crate) fn up(screen: &mut Screen) -> Result<bool, FabricError> {
         nodes: 2,
         lab: LabOptions { keep: true, ..LabOptions::default() },
     };
-    let fabric = Fabric::start(LAB, options)?;
+    let fabric = Fabric::start(lab, options)?;
     screen.end(true, "");
     let mut fabric = Some(fabric);
     let hosts = fabric.as_ref().map(|fabric| {
@@ -63,9 +62,9 @@ pub(crate) fn up(screen: &mut Screen) -> Result<bool, FabricError> {
 }
 
 /// Removes every trace.
-pub(crate) fn down(screen: &mut Screen) -> Result<bool, FabricError> {
+pub(crate) fn down(screen: &mut Screen, lab: &str) -> Result<bool, FabricError> {
     screen.begin("removing processes, namespaces, maps and files of the demo");
-    Lab::remove(LAB)?;
+    Lab::remove(lab)?;
     screen.end(true, "");
     Ok(true)
 }

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
+/// Of addresses: whether it is the sixth version's, and what the configuration calls it.
+const FAMILIES: [(bool, &str); 2] = [(false, "v4"), (true, "v6")];
 const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 
 /// One interface of a pod.
@@ -212,6 +214,15 @@ fn attach(
     if default_route {
         more.push(("default-route", "True"));
     }
+    let prefixes = networks::prefixes(cx.graph, &interface.network);
+    let families: Vec<&str> = FAMILIES
+        .into_iter()
+        .filter(|(v6, _)| prefixes.iter().any(|net| net.addr().is_ipv6() == *v6))
+        .map(|(_, family)| family)
+        .collect();
+    // The controller tells no node of the port before it has an address of each.
+    let families = families.join(",");
+    more.push(("families", &families));
     let tags = tags(cx, pod, at, interface, out);
     let mut port = cx
         .owned(key, Kind::VIRTUAL_MACHINE_INTERFACE, Some(Kind::PROJECT), name.clone(), &more)
@@ -233,11 +244,10 @@ fn attach(
         port = port.set("virtual_machine_interface_mac_addresses", json!({"mac_address": [mac]}));
     }
     out.objects.push(port);
-    let prefixes = networks::prefixes(cx.graph, &interface.network);
     let mut actual = Vec::new();
     let mut complete = true;
-    for v6 in [false, true] {
-        if !prefixes.iter().any(|net| net.addr().is_ipv6() == v6) {
+    for (v6, family) in FAMILIES {
+        if !families.contains(family) {
             continue;
         }
         let address_name = address_name(&base, v6);
@@ -245,7 +255,7 @@ fn attach(
         let mut address = cx
             .owned(key, Kind::INSTANCE_IP, None, address_name.clone(), &[])
             .uuid(Uuid::new_v5(&uuid, if v6 { b"v6" } else { b"v4" }))
-            .set("instance_ip_family", if v6 { "v6" } else { "v4" })
+            .set("instance_ip_family", family)
             .refer(Kind::VIRTUAL_NETWORK, [interface.network.clone()])
             .refer(Kind::VIRTUAL_MACHINE_INTERFACE, [name.clone()]);
         if let Some(asked) = asked {

@@ -53,6 +53,32 @@ impl Files {
         self.folder.join("haproxy.pid")
     }
 
+    /// Where HAProxy's pid is kept: its own file is gone or empty for a moment at each reload.
+    fn noted_master(&self) -> PathBuf {
+        self.folder.join("master")
+    }
+
+    /// Process id of HAProxy's master, as it was when it was started.
+    pub(super) fn master(&self) -> Option<i32> {
+        let read = |path: PathBuf| std::fs::read_to_string(path).ok()?.lines().next()?.parse().ok();
+        // Without a note this daemon ended before it could make one.
+        read(self.noted_master()).or_else(|| read(self.pid()))
+    }
+
+    /// Notes the master's process id.
+    pub(super) fn note_master(&self) -> Result<(), String> {
+        let pid = self.pid();
+        let text = std::fs::read(&pid).map_err(failed("cannot read", &pid))?;
+        self.write(&self.noted_master(), &text)
+    }
+
+    /// Forgets the master, before another one is started.
+    pub(super) fn forget_master(&self) {
+        for path in [self.noted_master(), self.pid()] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
     pub(super) fn socket(&self) -> PathBuf {
         self.folder.join("haproxy.sock")
     }

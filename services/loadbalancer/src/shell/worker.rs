@@ -225,6 +225,11 @@ impl Worker {
         }
         self.state.pid = proxy::master(&self.files);
         self.state.ready = self.state.pid.is_some();
+        if !self.state.ready {
+            return Err(
+                "HAProxy ended with the configuration it had taken; starting it again".into()
+            );
+        }
         if refused.is_ok() {
             self.files.forget_certificates(&place.certificates);
         }

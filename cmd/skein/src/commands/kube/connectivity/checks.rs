@@ -182,8 +182,12 @@ impl<'a> Bed<'a> {
     }
 
     fn servers(&self) -> Vec<String> {
+        self.servers_for(|_| true)
+    }
+
+    fn servers_for(&self, wanted: impl Fn(&IpAddr) -> bool) -> Vec<String> {
         let all = self.of("server").flat_map(|pod| &pod.addresses);
-        all.map(|address| place(*address, PORT)).collect()
+        all.filter(|address| wanted(address)).map(|address| place(*address, PORT)).collect()
     }
 
     pub(super) async fn pod_to_pod(&self) -> Result<Vec<Outcome>, Error> {
@@ -230,8 +234,14 @@ impl<'a> Bed<'a> {
         self.all_ask("client", &targets).await
     }
 
+    /// A node of one family has no way to addresses of the other one.
     pub(super) async fn host_to_pod(&self) -> Result<Vec<Outcome>, Error> {
-        self.all_ask("host", &self.servers()).await
+        let all = self.of("host").map(|host| {
+            let family = |to: &IpAddr| host.addresses.iter().any(|a| a.is_ipv4() == to.is_ipv4());
+            let targets = self.servers_for(family);
+            async move { self.ask(host, &targets, true).await }
+        });
+        Ok(try_join_all(all).await?.into_iter().flatten().collect())
     }
 
     /// Asks until exactly these pods reach the servers, or time is up.
