@@ -25,11 +25,13 @@ pub struct LabOptions {
     pub mtu: u16,
     /// Leave everything in place when the value is dropped: the demo's fabric stays up.
     pub keep: bool,
+    /// Number of the first host: labs that are joined have hosts of different numbers.
+    pub first: u8,
 }
 
 impl Default for LabOptions {
     fn default() -> Self {
-        Self { mtu: 1500, keep: false }
+        Self { mtu: 1500, keep: false, first: 1 }
     }
 }
 
@@ -106,13 +108,13 @@ impl Lab {
         format!("{}-underlay", prefix(&self.name))
     }
 
-    /// Adds a host. Hosts get 172.31.0.N and fd00:172:31::N, counted from 1.
+    /// Adds a host. Hosts get 172.31.0.N and fd00:172:31::N, counted from [`LabOptions::first`].
     ///
     /// # Errors
     /// A name that is too long, or a command that failed.
     pub fn host(&mut self, name: &str) -> Result<Host, LabError> {
         check_name(name)?;
-        let number = u8::try_from(self.hosts.len() + 1)
+        let number = u8::try_from(self.hosts.len() + usize::from(self.options.first))
             .ok()
             .filter(|number| *number < 255)
             .ok_or(LabError::Name { name: name.into(), reason: "a lab has at most 254 hosts" })?;
@@ -158,6 +160,30 @@ impl Lab {
         })??;
         self.hosts.push(host.clone());
         Ok(host)
+    }
+
+    /// Joins the underlay of another lab to this one's: their hosts are neighbours until one of the labs goes.
+    ///
+    /// # Errors
+    /// [`LabError::Command`]; their MTUs or their hosts' numbers may not fit.
+    pub fn join(&self, other: &Lab) -> Result<(), LabError> {
+        let (here, there) = (self.underlay(), other.underlay());
+        let (port, peer) = (format!("l-{}", other.name), format!("l-{}", self.name));
+        let mtu = self.options.mtu;
+        ip_batch(
+            &here,
+            &format!(
+                "link add {port} mtu {mtu} type veth peer name {peer} mtu {mtu} netns {there}\n\
+                 link set {port} master br0 up\n"
+            ),
+        )?;
+        ip_batch(&there, &format!("link set {peer} master br0 up\n"))?;
+        for (namespace, device) in [(here, port), (there, peer)] {
+            let path = Path::new("/run/netns").join(namespace);
+            inside(Some(&path), || super_packet::widen(&device))?
+                .map_err(|source| LabError::Device { device, source })?;
+        }
+        Ok(())
     }
 
     /// Cuts or restores a host's link to the underlay.

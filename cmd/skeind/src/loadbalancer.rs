@@ -6,8 +6,8 @@ use crate::settings::{self, SettingsError};
 use crate::{notify, shutdown};
 use clap::Args;
 use skein_kube::Kubernetes;
-use skein_kube::secrets::{self, FoundSecrets, SecretName};
-use skein_loadbalancer::{Certificates, Found, LoadbalancerConfig, Pem};
+use skein_kube::secrets::{self, Complaint, FoundSecrets, SecretName};
+use skein_loadbalancer::{Certificates, Complaints, Found, LoadbalancerConfig, Pem};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -104,7 +104,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
         .map_err(RoleError::Runtime)?;
     runtime.block_on(async {
         let certificates = match &kubernetes {
-            Some(kubernetes) => Some(of_kubernetes(kubernetes).await?),
+            Some(kubernetes) => Some(of_kubernetes(kubernetes, &config.node).await?),
             None => None,
         };
         let ready = || notify::notify("READY=1");
@@ -114,7 +114,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
 }
 
 /// Certificates called `NAMESPACE__SECRET`, as the Kubernetes manager calls them.
-async fn of_kubernetes(settings: &Kubernetes) -> Result<Certificates, RoleError> {
+async fn of_kubernetes(settings: &Kubernetes, node: &str) -> Result<Certificates, RoleError> {
     let (wanted, mut names) = watch::channel(BTreeSet::<String>::new());
     let (sender, found) = watch::channel(Found::new());
     let (ask, asked) = watch::channel(BTreeSet::<SecretName>::new());
@@ -157,5 +157,36 @@ async fn of_kubernetes(settings: &Kubernetes) -> Result<Certificates, RoleError>
             }
         }
     });
-    Ok(Certificates { wanted, found })
+    let (complaints, mut complained) = watch::channel(Complaints::new());
+    let (told, tellings) = watch::channel(BTreeSet::new());
+    secrets::tell(settings, node, tellings).await?;
+    tokio::spawn(async move {
+        while complained.changed().await.is_ok() {
+            let now = about_ingresses(&complained.borrow_and_update());
+            let _ = told.send(now);
+        }
+    });
+    Ok(Certificates { wanted, found, complaints })
+}
+
+/// Whom to tell: the load balancer of an Ingress has its uid, and is called `INGRESS__UID`.
+fn about_ingresses(all: &Complaints) -> BTreeSet<Complaint> {
+    let mut out = BTreeSet::new();
+    for (uid, (balancer, bad)) in all {
+        let last = balancer.rsplit(':').next().unwrap_or_default();
+        let Some((ingress, end)) = last.rsplit_once("__") else { continue };
+        if end != uid.to_string() {
+            continue;
+        }
+        for (certificate, why) in bad {
+            let Some((namespace, secret)) = certificate.split_once("__") else { continue };
+            out.insert(Complaint {
+                namespace: namespace.to_owned(),
+                ingress: ingress.to_owned(),
+                uid: end.to_owned(),
+                text: format!("spec.tls: secret {secret} is left out: {why}"),
+            });
+        }
+    }
+    out
 }

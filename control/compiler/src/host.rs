@@ -1,5 +1,6 @@
 //! The port of a node's own stack: `vhost0` of a virtual-router, in the ip-fabric network.
 
+use crate::cluster;
 use crate::engine::Engine;
 use crate::intent::{Address, Interface};
 use crate::query::{Answer, Query, content_id};
@@ -27,6 +28,7 @@ pub(crate) fn complete(engine: &mut Engine, object: &Object, mut port: Interface
         .map(|address| Address { prefix: IpNet::from(address), gateway: None })
         .into_iter()
         .collect();
+    let own = cluster::of(&router);
     let pass = engine.shared_policy(content_id(b"host"), Policy::default);
     port.policy = Some(pass.clone());
     for context in &mut port.contexts {
@@ -35,6 +37,9 @@ pub(crate) fn complete(engine: &mut Engine, object: &Object, mut port: Interface
     if let Answer::Peers(peers) = engine.ask(Query::Peers(port.network)) {
         for peer in peers.iter() {
             if let Answer::Network(facts) = engine.ask(Query::Network(*peer)) {
+                if !cluster::meet(&own, &facts.cluster) {
+                    port.others_services.insert(*peer);
+                }
                 let prefixes = facts.subnets.iter().map(|subnet| subnet.prefix);
                 if facts.underlay {
                     port.underlay_prefixes.extend(prefixes);

@@ -1,5 +1,6 @@
 //! What the compiler says: what the network must do, in terms of VRFs, policies and interfaces.
 
+use crate::cluster;
 use crate::context::Context;
 use crate::node::NodeFacts;
 use crate::port_pools::PortPool;
@@ -94,6 +95,8 @@ pub struct Interface {
     pub sub_interfaces: Vec<Uuid>,
     /// What the node's own stack reaches by its uplink, without a router.
     pub underlay_prefixes: Vec<IpNet>,
+    /// Networks whose services are not for the node's own stack, though it reaches them: other clusters'.
+    pub others_services: BTreeSet<Uuid>,
 }
 
 impl Interface {
@@ -133,4 +136,20 @@ pub struct Global {
     pub nodes: Arc<Vec<Arc<NodeFacts>>>,
     /// Ports that nodes lend to their workloads; of a protocol without any, the nodes' own.
     pub port_pools: Vec<PortPool>,
+}
+
+impl Global {
+    /// What a node is told: of the nodes, those that have to do with it.
+    #[must_use]
+    pub fn seen_from(&self, node: &str) -> Global {
+        let own = self.nodes.iter().find(|facts| facts.name == node);
+        let own = own.map_or("", |facts| facts.cluster.as_str());
+        let nodes = if self.nodes.iter().all(|facts| cluster::meet(own, &facts.cluster)) {
+            self.nodes.clone()
+        } else {
+            let like = self.nodes.iter().filter(|facts| cluster::meet(own, &facts.cluster));
+            Arc::new(like.cloned().collect())
+        };
+        Global { nodes, ..self.clone() }
+    }
 }

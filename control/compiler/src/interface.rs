@@ -15,7 +15,7 @@ use skein_model::values::{KeyValuePairs, MacAddressesType, VirtualMachineInterfa
 use skein_model::views::{InstanceIp, Tag, VirtualMachineInterface};
 use skein_model::{Kind, Object};
 use skein_policy::{Attributes, Layer, Policy};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -75,6 +75,7 @@ pub(crate) fn interface(engine: &mut Engine, uuid: Uuid) -> Answer {
         parent: sub_interface::parent(engine, &object),
         sub_interfaces: sub_interface::children(engine, &object),
         underlay_prefixes: Vec::new(),
+        others_services: BTreeSet::new(),
     };
     Answer::Interface(Arc::new(host::complete(engine, &object, port)))
 }

@@ -7,6 +7,7 @@
 //! stays the same. Compiling from nothing is the same code with nothing remembered, so both forms
 //! agree; `tests/incremental.rs` holds that for random histories.
 
+mod cluster;
 mod context;
 mod dns;
 mod engine;

@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::intent::{Global, Subnet, Vrf};
 use crate::query::{Answer, Query};
 use crate::underlay::{self, IP_FABRIC};
-use crate::{link_local, port_pools, rule, service};
+use crate::{cluster, link_local, port_pools, rule, service};
 use ipnet::IpNet;
 use skein_bgp::{RouteTarget, TunnelType};
 use skein_model::values::{InstanceTargetType, IpamSubnetType, RouteTargetList, VnSubnetsType};
@@ -37,6 +37,8 @@ pub(crate) struct NetworkFacts {
     pub(crate) underlay: bool,
     /// What it then closes to others there.
     pub(crate) closes: Vec<IpNet>,
+    /// The cluster that it belongs to; empty: to all.
+    pub(crate) cluster: String,
 }
 
 /// Route targets that a network has of its own, not through policies.
@@ -86,6 +88,7 @@ pub(crate) fn facts(engine: &mut Engine, uuid: Uuid) -> Answer {
         fabric_snat: view.fabric_snat() == Some(true) && !underlay,
         underlay,
         closes,
+        cluster: cluster::of(&object),
     }))
 }
 

@@ -1,9 +1,9 @@
 //! The fabric's nodes: where node ports answer, and where they stand.
 
+use crate::cluster::{self, annotation};
 use crate::engine::Engine;
 use crate::query::{Answer, Query};
-use skein_model::values::KeyValuePairs;
-use skein_model::{Kind, Object};
+use skein_model::Kind;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub struct NodeFacts {
     pub addresses: BTreeSet<IpAddr>,
     /// Where it stands; empty: not known.
     pub zone: String,
+    /// The orchestrator's cluster that it is a node of; empty: of none.
+    pub cluster: String,
 }
 
 pub(crate) fn facts(engine: &mut Engine, uuid: Uuid) -> Answer {
@@ -34,6 +36,7 @@ pub(crate) fn facts(engine: &mut Engine, uuid: Uuid) -> Answer {
         name: object.name().to_owned(),
         addresses: addresses.filter(is_usable).collect(),
         zone: annotation(&object, ZONE).unwrap_or_default(),
+        cluster: cluster::of(&object),
     }))
 }
 
@@ -44,11 +47,6 @@ fn is_usable(address: &IpAddr) -> bool {
         IpAddr::V6(address) => address.is_unicast_link_local(),
     };
     !(local || address.is_loopback() || address.is_unspecified() || address.is_multicast())
-}
-
-fn annotation(object: &Object, key: &str) -> Option<String> {
-    let pairs: KeyValuePairs = object.property("annotations")?;
-    pairs.key_value_pair.into_iter().find(|pair| pair.key.as_deref() == Some(key))?.value
 }
 
 /// All nodes, in order of their names.

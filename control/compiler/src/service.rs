@@ -3,13 +3,14 @@
 //! A listener is asked for its [`Frontend`] - where it answers and how - and for the members behind it. An output is
 //! one listener's services, one for each of its addresses, so that a member costs its own listener and no other.
 
+use crate::cluster::annotation;
 use crate::engine::Engine;
 use crate::query::{Answer, Query};
 use crate::{link_local, rule};
 use ipnet::IpNet;
 use serde::Deserialize;
 use skein_model::values::{
-    KeyValuePairs, LoadbalancerListenerType, LoadbalancerMemberType, LoadbalancerType, SubnetType,
+    LoadbalancerListenerType, LoadbalancerMemberType, LoadbalancerType, SubnetType,
 };
 use skein_model::{Kind, Object};
 use std::collections::{BTreeMap, BTreeSet};
@@ -342,11 +343,6 @@ fn places(
     add(guarded, false, &sources);
     add(open, false, &[]);
     out.into_values().collect()
-}
-
-fn annotation(object: &Object, key: &str) -> Option<String> {
-    let pairs: KeyValuePairs = object.property("annotations")?;
-    pairs.key_value_pair.into_iter().find(|pair| pair.key.as_deref() == Some(key))?.value
 }
 
 fn display_name(balancer: &Object, listener: &Object, port: u16) -> String {

@@ -252,7 +252,7 @@ impl Node {
         }
         let mut out = IntentDelta { revision, end_of_snapshot: snapshot, ..IntentDelta::default() };
         if global {
-            out.global = engine.global().cloned();
+            out.global = engine.global().map(|global| Arc::new(global.seen_from(name)));
         }
         let policies_before = self.policies();
         for uuid in touched {
@@ -300,13 +300,20 @@ impl Node {
     fn needs(&self, engine: &Engine) -> (BTreeSet<Uuid>, BTreeSet<Uuid>) {
         let mut needed = BTreeSet::new();
         let mut clients = BTreeSet::new();
+        // A network's ports use the same services, but for the nodes' own stacks, of which a node has one.
+        let mut others = BTreeMap::new();
         for port in self.sent_interfaces.values() {
             clients.insert(port.network);
+            if port.is_host {
+                others.insert(port.network, &port.others_services);
+            }
             needed.extend(port.contexts.iter().map(|context| context.network));
         }
         let mut served = BTreeSet::new();
         for vrf in clients.iter().filter_map(|network| engine.vrf(*network)) {
+            let others = others.get(&vrf.network_uuid);
             let usable = vrf.service_vrfs.iter().map(|(_, network)| *network);
+            let usable = usable.filter(|used| others.is_none_or(|others| !others.contains(used)));
             served.extend(usable.filter(|network| engine.vrf(*network).is_some()));
         }
         needed.extend(&clients);

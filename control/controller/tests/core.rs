@@ -11,7 +11,7 @@ use skein_proto::session::{self, to_agent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use world::dns::{ipam, record, server};
-use world::services::{balancer, floating_ip, member, node};
+use world::services::{balancer, floating_ip, member, node, of_cluster};
 use world::{Build, group, id, network, policy, port};
 
 const START: Duration = Duration::ZERO;
@@ -26,6 +26,8 @@ struct Follower {
     dns_zones: BTreeMap<String, session::DnsZone>,
     dns_records: BTreeMap<String, session::DnsRecordSet>,
     routes: BTreeMap<(String, String), session::Route>,
+    /// Nodes that it knows of.
+    nodes: Vec<String>,
     complete: BTreeSet<String>,
     snapshots: usize,
 }
@@ -42,6 +44,9 @@ impl Follower {
     }
 
     fn intent(&mut self, intent: session::Intent) {
+        if let Some(global) = intent.global {
+            self.nodes = global.nodes.into_iter().map(|node| node.name).collect();
+        }
         self.policies.extend(intent.policies.into_iter().map(|p| (p.id.clone(), p)));
         self.vrfs.extend(intent.vrfs.into_iter().map(|v| (v.name.clone(), v)));
         self.interfaces.extend(intent.interfaces.into_iter().map(|i| (i.uuid.clone(), i)));
@@ -457,6 +462,56 @@ fn a_node_has_the_port_of_its_own_stack_without_asking() {
     again.publish(&mut core, route);
     again.poll(&mut core);
     assert_eq!(again.paths("front", "192.168.0.1"), ["192.168.0.1"]);
+}
+
+#[test]
+fn a_nodes_own_stack_uses_its_clusters_services_and_no_others() {
+    let (mut core, mut one, mut two) = two_nodes(&[]);
+    // The nodes' network is joined to both clusters' services, which have the same address and node port.
+    let joined =
+        [("fabric", "east", "<>", "any", -1, "pass"), ("fabric", "west", "<>", "any", -1, "pass")];
+    let mut changes = vec![policy("np", &joined)];
+    changes.extend(network("fabric", 4, &["np"]));
+    changes.extend(of_cluster("east", network("east", 7, &["np"])));
+    changes.extend(of_cluster("west", network("west", 8, &["np"])));
+    for name in ["east", "west"] {
+        changes.extend(balancer(
+            &format!("web-{name}"),
+            name,
+            "10.96.0.10",
+            80,
+            serde_json::json!({}),
+        ));
+    }
+    changes.extend(node("node-1", "192.168.0.1", "fabric"));
+    changes.extend(node("node-2", "192.168.0.2", "fabric"));
+    core.configure(&changes, 8, false);
+    one.poll(&mut core);
+    two.poll(&mut core);
+    let vrfs = |agent: &Agent| -> Vec<String> {
+        let mut all: Vec<_> = agent.view.services.values().map(|s| s.vrf.clone()).collect();
+        all.sort();
+        all.iter().map(|vrf| vrf.rsplit(':').next().unwrap().to_owned()).collect()
+    };
+    // Nodes of no cluster have to do with all.
+    assert_eq!((vrfs(&one), one.view.nodes.len()), (vec!["east".into(), "west".into()], 2));
+    core.configure(&of_cluster("east", node("node-1", "192.168.0.1", "fabric")), 9, false);
+    one.poll(&mut core);
+    two.poll(&mut core);
+    assert_eq!((vrfs(&one), one.view.nodes.len()), (vec!["east".into()], 2));
+    assert_eq!((vrfs(&two), two.view.nodes.len()), (vec!["east".into(), "west".into()], 2));
+    core.configure(&of_cluster("west", node("node-2", "192.168.0.2", "fabric")), 10, false);
+    one.poll(&mut core);
+    two.poll(&mut core);
+    assert_eq!((vrfs(&one), one.view.nodes.clone()), (vec!["east".into()], vec!["node-1".into()]));
+    assert_eq!((vrfs(&two), two.view.nodes.clone()), (vec!["west".into()], vec!["node-2".into()]));
+    // The way to pods is there as before.
+    let host = &one.view.interfaces[&uuid("node-1:vhost0")];
+    assert_eq!(host.host_prefixes, ["10.7.0.0/24", "10.8.0.0/24"]);
+    // A node changes sides.
+    core.configure(&of_cluster("west", node("node-1", "192.168.0.1", "fabric")), 11, false);
+    one.poll(&mut core);
+    assert_eq!((vrfs(&one), one.view.nodes.len()), (vec!["west".into()], 2));
 }
 
 #[test]

@@ -265,6 +265,14 @@ impl Cluster {
         &self.lab
     }
 
+    /// Joins the underlay of another cluster to this one's; their hosts' numbers differ ([`LabOptions::first`]).
+    ///
+    /// # Errors
+    /// A command that failed.
+    pub fn join(&self, other: &Cluster) -> Result<(), ClusterError> {
+        Ok(self.lab.join(&other.lab)?)
+    }
+
     /// Adds a host to the underlay that is no node.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! Skein as the network of a cluster: controller, Kubernetes manager, an agent on every node, the CNI plugin.
+//! Skein as the network of a cluster: controller, Kubernetes manager, an agent on every node, the CNI plugin. Clusters may
+//! share a controller.
 
 use super::control_plane::SERVICE_RANGE;
 use super::daemon::{Daemon, Line, Place};
@@ -11,6 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 const API_PORT: u16 = 8082;
+const TLS_PORT: u16 = 8182;
 const AGENT_PORT: u16 = 8084;
 /// Release builds need well under a second.
 const READY: Duration = Duration::from_secs(30);
@@ -18,6 +20,9 @@ const READY: Duration = Duration::from_secs(30);
 const CONFIGURATION: &str = "10-skein.conflist";
 /// The manager's account and what it may do.
 const RIGHTS: &str = include_str!("../../../deploy/kubernetes/rbac.yaml");
+/// The Lease in it, with the name of a cluster.
+const LEASE: &str = "skein-kube-manager-k8s";
+const LEASE_BEFORE: &str = "skein-kube-manager-";
 /// The user that a token of that account would be.
 const ACCOUNT: &str = "system:serviceaccount:skein-system:skein-kube-manager";
 
@@ -34,6 +39,8 @@ pub struct NetworkOptions {
     pub manager_arguments: Vec<String>,
     /// More arguments of every agent.
     pub agent_arguments: Vec<String>,
+    /// Put before nodes' names for what the fabric calls them: those of clusters that share a controller differ there.
+    pub node_prefix: String,
 }
 
 impl Default for NetworkOptions {
@@ -44,6 +51,7 @@ impl Default for NetworkOptions {
             service_subnets: vec![SERVICE_RANGE.into()],
             manager_arguments: Vec::new(),
             agent_arguments: Vec::new(),
+            node_prefix: String::new(),
         }
     }
 }
@@ -55,10 +63,20 @@ pub struct SkeinNetwork {
     agents: Vec<Agent>,
     /// What makes configuration objects from Kubernetes' objects.
     pub manager: Daemon,
-    /// The controller with the configuration API.
-    pub controller: Daemon,
+    /// The controller with the configuration API; none: it is another cluster's.
+    own_controller: Option<Daemon>,
+    controller: Controller,
+    /// Where the manager is.
     control_host: Host,
     skein: PathBuf,
+}
+
+/// Where a controller is, and what its clients need.
+#[derive(Clone, Debug)]
+struct Controller {
+    host: Host,
+    /// Its certificates and keys.
+    pki: PathBuf,
 }
 
 #[derive(Debug)]
@@ -86,8 +104,6 @@ impl SkeinNetwork {
     ) -> Result<SkeinNetwork, ClusterError> {
         let programs = &cluster.options().programs;
         let skeind = program(programs, "skeind")?;
-        let plugin = program(programs, "skein-cni")?;
-        let skein = program(programs, "skein")?;
         let control_host = cluster.control_host().clone();
         let data = cluster.state().join("controller");
         let line = Line::new(&skeind)
@@ -96,16 +112,44 @@ impl SkeinNetwork {
             .flag("api", format!("0.0.0.0:{API_PORT}"))
             .flag("listen", format!("0.0.0.0:{AGENT_PORT}"));
         let log = cluster.logs().join("ctl/skein-controller.log");
-        let mut controller =
+        let mut daemon =
             Daemon::start("skein-controller", log, Place::Host(control_host.clone()), line)?;
-        controller.wait_ready(READY, || answers(&control_host, 8083))?;
-        let manager = start_manager(cluster, &skeind, options, None)?;
+        daemon.wait_ready(READY, || answers(&control_host, 8083))?;
+        let controller = Controller { host: control_host, pki: data.join("pki") };
+        Self::with(cluster, options, controller, Some(daemon))
+    }
+
+    /// The same for a cluster that shares the controller of another one, `first`, whose underlay it is joined to.
+    ///
+    /// # Errors
+    /// As [`SkeinNetwork::install`].
+    pub fn join(
+        cluster: &Cluster,
+        options: &NetworkOptions,
+        first: &SkeinNetwork,
+    ) -> Result<SkeinNetwork, ClusterError> {
+        Self::with(cluster, options, first.controller.clone(), None)
+    }
+
+    fn with(
+        cluster: &Cluster,
+        options: &NetworkOptions,
+        controller: Controller,
+        own_controller: Option<Daemon>,
+    ) -> Result<SkeinNetwork, ClusterError> {
+        let programs = &cluster.options().programs;
+        let skeind = program(programs, "skeind")?;
+        let plugin = program(programs, "skein-cni")?;
+        let skein = program(programs, "skein")?;
+        let manager = start_manager(cluster, &skeind, options, &controller, None)?;
+        let control_host = cluster.control_host().clone();
+        let agents = Vec::new();
         let mut network =
-            SkeinNetwork { agents: Vec::new(), manager, controller, control_host, skein };
+            SkeinNetwork { agents, manager, own_controller, controller, control_host, skein };
         network.wait_manager()?;
-        let join = files::read(&data.join("pki/join-token"))?;
+        let join = files::read(&network.controller.pki.join("join-token"))?;
         for node in cluster.nodes() {
-            let agent = network.start_agent(node, &skeind, &join, &options.agent_arguments)?;
+            let agent = network.start_agent(node, &skeind, &join, options)?;
             network.agents.push(agent);
         }
         for (agent, node) in network.agents.iter_mut().zip(cluster.nodes()) {
@@ -123,12 +167,13 @@ impl SkeinNetwork {
     /// # Errors
     /// It did not start; the error quotes its log.
     pub fn standby_manager(
+        &self,
         cluster: &Cluster,
         options: &NetworkOptions,
         port: u16,
     ) -> Result<Daemon, ClusterError> {
         let skeind = program(&cluster.options().programs, "skeind")?;
-        let mut manager = start_manager(cluster, &skeind, options, Some(port))?;
+        let mut manager = start_manager(cluster, &skeind, options, &self.controller, Some(port))?;
         let host = cluster.control_host().clone();
         manager.wait_ready(READY, || answers(&host, port))?;
         Ok(manager)
@@ -144,19 +189,19 @@ impl SkeinNetwork {
         node: &KubeNode,
         skeind: &Path,
         join: &str,
-        arguments: &[String],
+        options: &NetworkOptions,
     ) -> Result<Agent, ClusterError> {
         files::write_secret(&node.folder().join("skein/join"), join)?;
         let host = node.host();
         // Sockets, pins and state are where a package's unit has them: the node has these folders for itself.
         let line = Line::new(skeind)
             .arg("vrouter")
-            .flag("node", node.name())
-            .flag("controller", format!("{}:{AGENT_PORT}", self.control_host.ipv4()))
+            .flag("node", format!("{}{}", options.node_prefix, node.name()))
+            .flag("controller", format!("{}:{AGENT_PORT}", self.controller.host.ipv4()))
             .flag("tunnel-address", host.ipv4())
             .flag("uplink", host.uplink())
             .flag("join-file", "/var/lib/skein/join")
-            .args(arguments);
+            .args(&options.agent_arguments);
         Ok(Agent { daemon: node.start_daemon("skein-agent", line)?, host: host.clone() })
     }
 
@@ -183,14 +228,28 @@ impl SkeinNetwork {
         self.restart_agent(number)
     }
 
+    fn own_controller(&mut self) -> Result<&mut Daemon, ClusterError> {
+        let missing = || ClusterError::answer("the controller", "it is another cluster's");
+        self.own_controller.as_mut().ok_or_else(missing)
+    }
+
+    /// Kills the controller as a crash would.
+    ///
+    /// # Errors
+    /// It could not be reaped, or is another cluster's.
+    pub fn kill_controller(&mut self) -> Result<(), ClusterError> {
+        self.own_controller()?.kill()
+    }
+
     /// Starts the controller again after it was killed, and waits until it is ready.
     ///
     /// # Errors
-    /// The end of its log.
+    /// The end of its log; or it is another cluster's.
     pub fn restart_controller(&mut self) -> Result<(), ClusterError> {
-        self.controller.start_again()?;
-        let host = self.control_host.clone();
-        self.controller.wait_ready(READY, || answers(&host, 8083))
+        let host = self.controller.host.clone();
+        let controller = self.own_controller()?;
+        controller.start_again()?;
+        controller.wait_ready(READY, || answers(&host, 8083))
     }
 
     /// Starts the Kubernetes manager again after it was killed, and waits until it is ready.
@@ -207,7 +266,7 @@ impl SkeinNetwork {
     /// # Errors
     /// It could not be started; its own failure is in [`Ran`].
     pub fn skein(&self, arguments: &[&str]) -> Result<Ran, ClusterError> {
-        Ok(self.control_host.run(Command::new(&self.skein).args(arguments))?)
+        Ok(self.controller.host.run(Command::new(&self.skein).args(arguments))?)
     }
 
     /// Runs the CLI on a node, counted from 0: `skein vrouter ...` shows that node.
@@ -221,7 +280,9 @@ impl SkeinNetwork {
     /// Lets everything live on after this value is dropped.
     pub fn detach(self) {
         self.manager.detach();
-        self.controller.detach();
+        if let Some(controller) = self.own_controller {
+            controller.detach();
+        }
         for agent in self.agents {
             agent.daemon.detach();
         }
@@ -233,15 +294,15 @@ fn start_manager(
     cluster: &Cluster,
     skeind: &Path,
     options: &NetworkOptions,
+    controller: &Controller,
     standby: Option<u16>,
 ) -> Result<Daemon, ClusterError> {
-    cluster.apply(RIGHTS)?;
+    cluster.apply(&RIGHTS.replace(LEASE, &format!("{LEASE_BEFORE}{}", options.cluster)))?;
     let kubeconfig = cluster.state().join("kube-manager.kubeconfig");
     cluster.authority().kubeconfig(&kubeconfig, ACCOUNT, &[])?;
     let name = standby.map_or(String::new(), |port| format!("-{port}"));
     let line = Line::new(skeind)
         .arg("kube-manager")
-        .flag("api", format!("http://127.0.0.1:{API_PORT}"))
         .file("kubeconfig", &kubeconfig)
         .flag("cluster-name", &options.cluster)
         // As the name of a pod that is started again: it need not wait for its own lease to end.
@@ -250,6 +311,15 @@ fn start_manager(
         .flag("pod-subnets", options.pod_subnets.join(","))
         .flag("service-subnets", options.service_subnets.join(","))
         .args(&options.manager_arguments);
+    let line = if controller.host.namespace() == cluster.control_host().namespace() {
+        line.flag("api", format!("http://127.0.0.1:{API_PORT}"))
+    } else {
+        let Controller { host, pki } = controller;
+        line.flag("api", format!("https://{}:{TLS_PORT}", host.ipv4()))
+            .file("ca", &pki.join("ca.pem"))
+            .file("cert", &pki.join("client.pem"))
+            .file("key", &pki.join("client.key"))
+    };
     let log = cluster.logs().join(format!("ctl/skein-kube-manager{name}.log"));
     let place = Place::Host(cluster.control_host().clone());
     Daemon::start(&format!("skein-kube-manager{name}"), log, place, line)

@@ -3,7 +3,8 @@
 use crate::outside::{POOL, World};
 use crate::support::web::Load;
 use crate::{
-    PATIENCE, PODS_READY, Steps, create_namespace, create_pod, ingress_controller, networks,
+    PATIENCE, PODS_READY, Steps, create_namespace, create_pod, ingress_certificates,
+    ingress_controller, networks,
 };
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{
@@ -14,15 +15,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(crate) const NAMESPACE: &str = "front";
-const INGRESSES: &str = "/apis/networking.k8s.io/v1/namespaces/front/ingresses";
+pub(crate) const INGRESSES: &str = "/apis/networking.k8s.io/v1/namespaces/front/ingresses";
 const CLASSES: &str = "/apis/networking.k8s.io/v1/ingressclasses";
-const SECRETS: &str = "/api/v1/namespaces/front/secrets";
+pub(crate) const SECRETS: &str = "/api/v1/namespaces/front/secrets";
 const DEFINITION: &str =
     include_str!("../../../deploy/helm/skein/crds/virtualnetworks.skein.io.yaml");
 const HOST: &str = "one.example.com";
 const WILD: &str = "two.wild.example.com";
 /// From a change to a page by it: over HAProxy's reload, on a busy machine.
-const PAGE: Duration = Duration::from_secs(20);
+pub(crate) const PAGE: Duration = Duration::from_secs(20);
 /// How long an answer that must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(900);
 /// A node that is told to end gives everything away before.
@@ -51,6 +52,8 @@ pub(crate) fn check(world: &World<'_>, network: &SkeinNetwork, steps: &mut Steps
     steps.done("an Ingress in an isolated namespace");
     renewed(&front, &shop);
     steps.done("TLS: names, another certificate, off and on");
+    ingress_certificates::check(&front);
+    steps.done("secrets that cannot be used are told");
     scaled(&front, &shop);
     steps.done("backends scaled under load");
     taken_over(&front, &shop, &mut roles);
@@ -129,7 +132,7 @@ impl<'a> Front<'a> {
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
             "metadata": {"name": "certificates", "namespace": NAMESPACE},
             "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"],
-                       "resourceNames": ["one", "two"]}],
+                       "resourceNames": ["one", "two", "absent", "torn"]}],
         });
         let binding = json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
@@ -202,12 +205,12 @@ impl<'a> Front<'a> {
         self.cluster.api().create(&path, &service).unwrap();
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.pem"))
     }
 
     /// A secret with a certificate that vouches for itself; the file has what a client must trust.
-    fn certificate(&self, name: &str, host: &str) -> Value {
+    pub(crate) fn certificate(&self, name: &str, host: &str) -> Value {
         let made = rcgen::generate_simple_self_signed(vec![host.to_owned()]).unwrap();
         std::fs::write(self.file(name), made.cert.pem()).unwrap();
         json!({
@@ -216,14 +219,14 @@ impl<'a> Front<'a> {
         })
     }
 
-    fn create(&self, name: &str, annotations: &Value, spec: &Value) {
+    pub(crate) fn create(&self, name: &str, annotations: &Value, spec: &Value) {
         let metadata = json!({"name": name, "annotations": annotations});
         let object = json!({"metadata": metadata, "spec": spec});
         self.cluster.api().create(INGRESSES, &object).unwrap();
     }
 
     /// External address and the one in its network, from the status.
-    fn addresses(&self, name: &str) -> [String; 2] {
+    pub(crate) fn addresses(&self, name: &str) -> [String; 2] {
         self.addresses_of(&format!("{INGRESSES}/{name}"))
     }
 
@@ -608,7 +611,8 @@ fn removed(front: &Front<'_>, network: &SkeinNetwork, roles: &[Balancer; 2]) {
         api.delete(&format!("{INGRESSES}/{name}")).unwrap();
     }
     wait_for("every trace to go", PAGE, || {
-        let left = ["shop", "single", "inner", "others"].map(|name| made_of(network, name));
+        let left =
+            ["shop", "single", "inner", "sealed", "others"].map(|name| made_of(network, name));
         let left: Vec<String> = left.into_iter().flatten().collect();
         let carried = roles.each_ref().map(|role| role.status().unwrap_or_default());
         let idle = |status: &Value| {

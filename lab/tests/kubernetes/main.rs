@@ -14,6 +14,7 @@
 mod dns;
 mod held;
 mod ingress;
+mod ingress_certificates;
 mod ingress_controller;
 mod lifecycle;
 mod networks;

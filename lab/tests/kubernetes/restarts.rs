@@ -47,7 +47,7 @@ pub(crate) fn check(
     });
     ends.hold(cluster, "kube-manager killed and started again", steps);
     ends.under_traffic(&cluster.state(), || {
-        network.controller.kill().unwrap();
+        network.kill_controller().unwrap();
         std::thread::sleep(DEAD);
         let since = Instant::now();
         network.restart_controller().unwrap();
@@ -178,7 +178,7 @@ fn take_over(
     old: &KubePod,
 ) {
     let port = 8118;
-    let mut standby = SkeinNetwork::standby_manager(cluster, options, port).unwrap();
+    let mut standby = network.standby_manager(cluster, options, port).unwrap();
     let leads = || {
         let answer = cluster.control_host().http(port, "GET", "/v1/status", "").unwrap();
         let status: Value = serde_json::from_str(&answer.body).unwrap();

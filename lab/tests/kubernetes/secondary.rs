@@ -20,20 +20,9 @@ const STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 /// How long an answer that must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(900);
 
-/// The definition of policies for other networks, as its authors publish it but for its schema.
-const MULTI_DEFINITION: &str = "apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: multi-networkpolicies.k8s.cni.cncf.io}
-spec:
-  group: k8s.cni.cncf.io
-  scope: Namespaced
-  names: {plural: multi-networkpolicies, singular: multi-networkpolicy, kind: MultiNetworkPolicy, shortNames: [multi-policy]}
-  versions:
-  - name: v1beta1
-    served: true
-    storage: true
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-";
+/// The definition of policies for other networks.
+const MULTI_DEFINITION: &str =
+    include_str!("../../../deploy/kubernetes/multi-networkpolicies.yaml");
 
 pub(crate) fn check(cluster: &Cluster, others: &[KubePod], steps: &mut Steps) {
     // Early: the manager looks for new types now and then.

@@ -19,6 +19,7 @@ use crate::names::Names;
 use crate::objects::{KubeObject, Resource};
 use crate::plan::Write;
 use crate::settings::Settings;
+use crate::tellings::Told;
 use skein_model::{FqName, Graph, Kind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -52,8 +53,21 @@ pub struct Work {
 pub enum Outcome {
     /// All were made.
     Written,
-    /// One was refused, with the text for people; the second value: the API understood and said no.
-    Failed(String, bool),
+    /// One was not, with the text for people.
+    Failed(String, Reason),
+}
+
+/// Why a write was not made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It was not answered, or not yet.
+    Unavailable,
+    /// The API understood and said no.
+    Refused,
+    /// No address is left to give: where, in the API's words.
+    PoolEmpty(String),
+    /// Somebody else has the address that was asked for: which, in the API's words.
+    AddressTaken(String),
 }
 
 /// Figures for people and machines.
@@ -93,6 +107,9 @@ pub struct Core {
     waiting_gone: HashMap<Uuid, BTreeSet<Key>>,
     /// Owners that may be tried again, by when.
     later: BTreeMap<(Duration, Key), ()>,
+    /// Owners that wait for an address, those that wait longest first, and for what.
+    hungry: BTreeMap<u64, (Key, String)>,
+    queued: u64,
     kubernetes_ready: bool,
     configuration_ready: bool,
     /// Every owner was derived once, so that all demands are known.
@@ -124,6 +141,8 @@ impl Core {
             waiting: HashMap::new(),
             waiting_gone: HashMap::new(),
             later: BTreeMap::new(),
+            hungry: BTreeMap::new(),
+            queued: 0,
             kubernetes_ready: false,
             configuration_ready: false,
             complete: false,
@@ -272,6 +291,21 @@ impl Core {
             cache: &self.cache,
             graph: &self.graph,
             tags: &self.tags,
+        }
+    }
+
+    /// Whether something is still to be told: what was wrong may be put right by now.
+    #[must_use]
+    pub fn wants(&self, told: &Told) -> bool {
+        match told {
+            Told::Notice(notice, _) => {
+                let state = self.states.get(&notice.key);
+                state.is_some_and(|state| state.reported.contains(&notice.problem))
+            }
+            Told::Patches(key, patches) => {
+                let patched = self.states.get(key).and_then(|state| state.patched.as_ref());
+                patched.is_some_and(|(wanted, _)| wanted == patches)
+            }
         }
     }
 

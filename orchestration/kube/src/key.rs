@@ -58,6 +58,8 @@ impl fmt::Display for Key {
 
 /// The text that starts every key of annotations that say whose an object is.
 const KIND: &str = "kind";
+/// The annotation that says which cluster an object belongs to.
+pub(crate) const CLUSTER: &str = "cluster";
 
 impl Key {
     /// An owner that lives in a namespace.
@@ -150,7 +152,7 @@ impl Ownership {
         let mut pairs = vec![
             (KIND, key.kind()),
             ("owner", &self.owner),
-            ("cluster", &self.cluster),
+            (CLUSTER, &self.cluster),
             ("project", project),
         ];
         if !key.namespace.is_empty() && key.sort != Sort::Admin {
@@ -168,7 +170,7 @@ impl Ownership {
     pub fn owner_of(&self, object: &Object) -> Option<Key> {
         let properties = crate::packed::properties(object);
         let get = |key: &str| annotation_in(&properties, key);
-        if get("owner")? != self.owner || get("cluster")? != self.cluster {
+        if get("owner")? != self.owner || get(CLUSTER)? != self.cluster {
             return None;
         }
         Key::of_kind(get(KIND)?, get("namespace").unwrap_or_default(), get("name")?)
@@ -179,7 +181,7 @@ impl Ownership {
     pub fn is_foreign(&self, object: &Object) -> bool {
         let properties = crate::packed::properties(object);
         let get = |key: &str| annotation_in(&properties, key);
-        get("owner").is_some() && get("cluster").is_some_and(|cluster| cluster != self.cluster)
+        get("owner").is_some() && get(CLUSTER).is_some_and(|cluster| cluster != self.cluster)
     }
 }
 

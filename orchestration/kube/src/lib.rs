@@ -20,6 +20,7 @@ pub mod plan;
 pub mod secrets;
 pub mod settings;
 mod shell;
+pub mod tellings;
 pub mod writer;
 
 pub use config::{Election, Kubernetes, ManagerConfig, StatusTls};

@@ -1,16 +1,19 @@
 //! TLS secrets by name, for whoever serves with them: only those that are asked for are read, one watch each, so that a
-//! role bound to their names is enough. Their content is kept nowhere and shown to nobody.
+//! role bound to their names is enough. Their content is kept nowhere and shown to nobody. What cannot be used is told by
+//! Events on the Ingresses that name it.
 
 use crate::config::Kubernetes;
 use crate::shell;
-use crate::shell::ManagerError;
+use crate::shell::{ManagerError, cluster_event};
 use futures_util::StreamExt as _;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::events::{Event as Told, EventType, Reporter};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -111,7 +114,7 @@ async fn one(client: Client, name: SecretName, found: watch::Sender<FoundSecrets
                 failing = true;
                 // What was read stays in force while the API server is away.
                 if !matches!(found.borrow().get(&name), Some(Ok(_))) {
-                    say(Err("it cannot be read; see the log, and the role of this service".into()));
+                    say(Err(unreadable(&name, &error)));
                 }
                 continue;
             }
@@ -121,6 +124,100 @@ async fn one(client: Client, name: SecretName, found: watch::Sender<FoundSecrets
             failing = false;
         }
     }
+}
+
+fn unreadable((namespace, name): &SecretName, error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+            if matches!(status.code, 401 | 403) =>
+        {
+            format!(
+                "{namespace}/{name} may not be read; bind the ClusterRole skein-ingress-secrets in namespace \
+                 {namespace} to the load balancers' account"
+            )
+        }
+        _ => "it cannot be read; see the log of this service".into(),
+    }
+}
+
+/// What to tell the users of an Ingress.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Complaint {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub ingress: String,
+    /// Its uid.
+    pub uid: String,
+    /// What is wrong.
+    pub text: String,
+}
+
+/// How long until what could not be told is told again.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+
+/// Tells each complaint once, for as long as it is one, until nobody complains any more. Returns when the connection is set up.
+/// `node` says who tells.
+///
+/// # Errors
+/// It is not known how to reach Kubernetes.
+pub async fn tell(
+    settings: &Kubernetes,
+    node: &str,
+    mut complaints: watch::Receiver<BTreeSet<Complaint>>,
+) -> Result<(), ManagerError> {
+    let client = shell::kubernetes(settings).await?;
+    let reporter =
+        Reporter { controller: "skein-loadbalancer".into(), instance: Some(node.to_owned()) };
+    tokio::spawn(async move {
+        let mut told = BTreeSet::new();
+        loop {
+            let now = complaints.borrow_and_update().clone();
+            told.retain(|one| now.contains(one));
+            let mut all_told = true;
+            for one in now {
+                if told.contains(&one) {
+                    continue;
+                }
+                match publish(&client, &reporter, &one).await {
+                    Ok(()) => drop(told.insert(one)),
+                    Err(error) => {
+                        warn!(namespace = one.namespace, ingress = one.ingress, %error, "an Event was not written");
+                        all_told = false;
+                    }
+                }
+            }
+            let pause = if all_told { Duration::MAX } else { TELL_AGAIN };
+            if let Ok(Err(_)) = tokio::time::timeout(pause, complaints.changed()).await {
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn publish(
+    client: &Client,
+    reporter: &Reporter,
+    complaint: &Complaint,
+) -> Result<(), kube::Error> {
+    let event = Told {
+        type_: EventType::Warning,
+        reason: "BadCertificate".into(),
+        note: Some(complaint.text.chars().take(900).collect()),
+        action: "Serve".into(),
+        secondary: None,
+    };
+    let regarding = ObjectReference {
+        api_version: Some("networking.k8s.io/v1".into()),
+        kind: Some("Ingress".into()),
+        name: Some(complaint.ingress.clone()),
+        namespace: Some(complaint.namespace.clone()),
+        uid: Some(complaint.uid.clone()),
+        ..ObjectReference::default()
+    };
+    cluster_event::publish(client, reporter, &event, regarding, &[&complaint.namespace]).await
 }
 
 fn read(secret: &Secret) -> Result<TlsSecret, String> {

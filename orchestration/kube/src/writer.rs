@@ -1,16 +1,30 @@
 //! Writes, through the configuration API's client.
 
-use crate::core::Outcome;
+use crate::core::{Outcome, Reason};
 use crate::plan::Write;
 use serde_json::{Value, json};
 use skein_client::{Client, ClientError};
+
+/// How the API begins when it has no address left.
+const EXHAUSTED: &str = "no free address";
+/// How it begins when somebody else has the address.
+const TAKEN: &str = "the address ";
 
 /// Makes the writes in their order. What is done already counts as done: a write may be repeated after a lost answer.
 pub async fn execute(client: &Client, writes: &[Write]) -> Outcome {
     for write in writes {
         if let Err(error) = one(client, write).await {
-            let refused = matches!(error.status(), Some(400 | 403 | 409 | 412));
-            return Outcome::Failed(format!("{}: {error}", describe(write)), refused);
+            let reason = match &error {
+                ClientError::Refused { status: 400, text } if text.starts_with(EXHAUSTED) => {
+                    Reason::PoolEmpty(text.clone())
+                }
+                ClientError::Refused { status: 409, text } if text.starts_with(TAKEN) => {
+                    Reason::AddressTaken(text.clone())
+                }
+                ClientError::Refused { status: 400 | 403 | 409 | 412, .. } => Reason::Refused,
+                _ => Reason::Unavailable,
+            };
+            return Outcome::Failed(format!("{}: {error}", describe(write)), reason);
         }
     }
     Outcome::Written

@@ -5,189 +5,17 @@
 //! scripts/kubernetes built, else installed ones.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+#[path = "support/plane.rs"]
+mod plane;
+
+use plane::{MANAGER, Plane, eventually, free_port};
 use serde_json::json;
 use skein_api::{Config, Server};
 use skein_client::Client;
 use skein_kube::ManagerConfig;
 use skein_model::{FqName, Kind, Object};
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-const ADMIN: &str = "admin-token";
-const MANAGER: &str = "manager-token";
-
-fn program(name: &str) -> PathBuf {
-    let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/kubernetes/bin").into();
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let folders = assets.into_iter().chain([built]).chain(std::env::split_paths(&paths));
-    folders
-        .map(|folder| folder.join(name))
-        .find(|path| path.exists())
-        .unwrap_or_else(|| panic!("{name} is missing; `make setup-kubernetes` brings it"))
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// A control plane of etcd and an API server; ends with the test.
-struct Plane {
-    dir: tempfile::TempDir,
-    port: u16,
-    etcd_port: u16,
-    etcd: Child,
-    server: Option<Child>,
-}
-
-impl Plane {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (port, etcd_port, peer) = (free_port(), free_port(), free_port());
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let etcd = Command::new(program("etcd"))
-            .args(["--data-dir", dir.path().join("etcd").to_str().unwrap()])
-            .args([
-                "--listen-client-urls",
-                &url(etcd_port),
-                "--advertise-client-urls",
-                &url(etcd_port),
-            ])
-            .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)])
-            .args(["--initial-cluster", &format!("default={}", url(peer)), "--unsafe-no-fsync"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let key = rcgen::KeyPair::generate().unwrap();
-        std::fs::write(dir.path().join("sa.key"), key.serialize_pem()).unwrap();
-        std::fs::write(dir.path().join("sa.pub"), key.public_key_pem()).unwrap();
-        let account = "system:serviceaccount:skein-system:skein-kube-manager";
-        let tokens = format!(
-            "{ADMIN},admin,1,\"system:masters\"\n{MANAGER},{account},2,\"system:authenticated\"\n"
-        );
-        std::fs::write(dir.path().join("tokens.csv"), tokens).unwrap();
-        let mut plane = Self { dir, port, etcd_port, etcd, server: None };
-        plane.start_server();
-        plane
-    }
-
-    fn start_server(&mut self) {
-        let at = |name: &str| self.dir.path().join(name).to_str().unwrap().to_owned();
-        let log = std::fs::File::create(self.dir.path().join("apiserver.log")).unwrap();
-        let server = Command::new(program("kube-apiserver"))
-            .args(["--etcd-servers", &format!("http://127.0.0.1:{}", self.etcd_port)])
-            .args(["--cert-dir", &at("pki"), "--bind-address", "127.0.0.1"])
-            .args(["--secure-port", &self.port.to_string(), "--token-auth-file", &at("tokens.csv")])
-            .args([
-                "--service-account-key-file",
-                &at("sa.pub"),
-                "--service-account-signing-key-file",
-                &at("sa.key"),
-            ])
-            .args(["--service-account-issuer", "https://kubernetes.default.svc"])
-            .args(["--service-cluster-ip-range", "10.96.0.0/16", "--authorization-mode", "RBAC"])
-            .args([
-                "--disable-admission-plugins",
-                "ServiceAccount",
-                "--endpoint-reconciler-type",
-                "none",
-            ])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.server = Some(server);
-        let deadline = Instant::now() + Duration::from_secs(90);
-        while !self.kubectl(&["get", "--raw", "/readyz"], "").0 {
-            assert!(
-                Instant::now() < deadline,
-                "the API server does not start: {}",
-                std::fs::read_to_string(self.dir.path().join("apiserver.log")).unwrap()
-            );
-            std::thread::sleep(Duration::from_millis(300));
-        }
-    }
-
-    fn kill_server(&mut self) {
-        let mut server = self.server.take().unwrap();
-        server.kill().unwrap();
-        server.wait().unwrap();
-    }
-
-    fn kubeconfig(&self, token: &str) -> PathBuf {
-        let path = self.dir.path().join(format!("{token}.yaml"));
-        let text = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {
-                "server": format!("https://127.0.0.1:{}", self.port),
-                "certificate-authority": self.dir.path().join("pki/apiserver.crt"),
-            }}],
-            "users": [{"name": "u", "user": {"token": token}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        });
-        std::fs::write(&path, text.to_string()).unwrap();
-        path
-    }
-
-    fn kubectl(&self, arguments: &[&str], input: &str) -> (bool, String) {
-        let mut child = Command::new(program("kubectl"))
-            .arg("--kubeconfig")
-            .arg(self.kubeconfig(ADMIN))
-            .args(arguments)
-            .env("HOME", self.dir.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
-    }
-
-    fn apply(&self, yaml: &str) {
-        let (good, text) = self.kubectl(&["apply", "-f", "-"], yaml);
-        assert!(good, "{text}\n{yaml}");
-    }
-}
-
-impl Drop for Plane {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log =
-                std::fs::read_to_string(self.dir.path().join("apiserver.log")).unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            let from = lines
-                .iter()
-                .position(|line| line.starts_with("panic") || line.starts_with("fatal"));
-            let from = from.unwrap_or(lines.len().saturating_sub(30));
-            eprintln!(
-                "the API server's log:\n{}",
-                lines[from..].iter().take(30).copied().collect::<Vec<_>>().join("\n")
-            );
-        }
-        for child in self.server.iter_mut().chain([&mut self.etcd]) {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(40);
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} does not happen");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
 
 async fn object(client: &Client, kind: Kind, name: &str) -> Object {
     let name = FqName::parse(name);
@@ -204,7 +32,7 @@ fn pod(name: &str, annotations: &str) -> String {
 async fn a_real_cluster_is_translated_with_least_rights() {
     // What goes wrong should be read with the test's own output.
     let _ = tracing_subscriber::fmt().with_env_filter("warn,skein_kube=info").try_init();
-    let mut plane = Plane::start();
+    let mut plane = Plane::start(&[]);
     plane.apply(include_str!("../../../deploy/kubernetes/rbac.yaml"));
     let store = tempfile::tempdir().unwrap();
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -270,6 +98,13 @@ async fn a_real_cluster_is_translated_with_least_rights() {
         text.contains("BadAnnotation").then_some(())
     })
     .await;
+    // Another mistake of the same kind is told in its own words.
+    plane.apply(&pod("bad", "opencontrail.org/network: 'quite:other:non:sense'"));
+    eventually("the other Event", async || {
+        let (_, text) = plane.kubectl(&["get", "events", "-n", "shop", "-o", "json"], "");
+        (text.contains("quite:other:non:sense") && text.contains("\\\"non:sense")).then_some(())
+    })
+    .await;
 
     plane.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: apart, annotations: {opencontrail.org/isolation: 'true'}}");
     object(&client, Kind::VIRTUAL_NETWORK, "default-domain:k8s-apart:k8s-apart-pod-network").await;
@@ -298,7 +133,7 @@ async fn a_real_cluster_is_translated_with_least_rights() {
 
     // The API server goes and comes back; in between a policy vanished from the store behind the watch's back.
     plane.kill_server();
-    plane.start_server();
+    plane.start_server(&[]);
     let (good, text) = plane.kubectl(&["delete", "networkpolicy", "-n", "shop", "guard"], "");
     assert!(good, "{text}");
     plane.apply(&pod("later", ""));

@@ -101,6 +101,17 @@ async fn a_service_says_everything_that_a_node_must_know() {
     );
     assert_eq!(members(&bench, "-UDP-53-")[0][1], 5353);
 
+    // Both ways of saying that only members of the client's node are asked.
+    bench.yaml(&SERVICE.replace("internalTrafficPolicy: Cluster", "internalTrafficPolicy: Local"));
+    bench.settle().await;
+    let local = bench.must(Kind::LOADBALANCER, &format!("default-domain:k8s-shop:{base}")).await;
+    assert_eq!(local.properties["loadbalancer_service"]["internal_traffic_policy"], "Local");
+    assert_eq!(local.properties["loadbalancer_service"]["external_traffic_policy"], "Local");
+    bench.yaml(SERVICE);
+    bench.settle().await;
+    let balancer = bench.must(Kind::LOADBALANCER, &format!("default-domain:k8s-shop:{base}")).await;
+    assert_eq!(balancer.properties["loadbalancer_service"]["internal_traffic_policy"], "Cluster");
+
     // The pod goes away: one property of one object in each pool.
     let before = bench.writes;
     bench.yaml(&slice("", &format!(
@@ -164,6 +175,20 @@ async fn older_endpoints_and_slices_serve_as_well() {
         ]
     );
     assert_eq!(members(&bench, "-UDP-53-"), Vec::<Value>::new());
+    // A port's name may stand for other numbers elsewhere: each subset has ports of its own.
+    bench.yaml("kind: Endpoints\nmetadata: {name: web, namespace: shop}\nsubsets:\n- addresses: [{ip: 192.0.2.1, nodeName: n4}]\n  ports: [{name: http, port: 81}]\n- addresses: [{ip: 192.0.2.3, nodeName: n4}]\n  ports: [{name: http, port: 82}, {name: dns, port: 53, protocol: UDP}]");
+    bench.settle().await;
+    assert_eq!(
+        members(&bench, "-TCP-80-"),
+        [
+            json!(["192.0.2.1", 81, false, "n4", true, true, false]),
+            json!(["192.0.2.3", 82, false, "n4", true, true, false])
+        ]
+    );
+    assert_eq!(
+        members(&bench, "-UDP-53-"),
+        [json!(["192.0.2.3", 53, false, "n4", true, true, false])]
+    );
 }
 
 async fn pool(bench: &Bench) {
@@ -224,6 +249,204 @@ async fn a_load_balancer_gets_an_address_of_its_pool_and_kubernetes_is_told() {
     assert_eq!(bench.names(Kind::FLOATING_IP), Vec::<String>::new());
     assert_eq!(bench.patches.last().unwrap().body["status"]["loadBalancer"]["ingress"], json!([]));
     assert_eq!(bench.log, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_freed_goes_to_who_waits_for_one() {
+    let settings = Settings {
+        public_fip_pool: Some("default-domain:default-project:public:pool".into()),
+        // Addresses for four pods: beside network, broadcast, gateway and the nodes' own.
+        pod_subnets: vec!["10.32.0.0/29".parse().unwrap()],
+        ..Settings::default()
+    };
+    let mut bench = Bench::with(settings).await;
+    bench.put(namespace("default", "", ""));
+    bench.put(namespace("shop", "", ""));
+    let network = |extra: &[&str]| {
+        let all = ["198.51.100.0"].into_iter().chain(extra.iter().copied());
+        let subnets: Vec<Value> = all
+            .map(|prefix| json!({"subnet": {"ip_prefix": prefix, "ip_prefix_len": 29}}))
+            .collect();
+        json!({
+            "fq_name": ["default-domain", "default-project", "public"], "parent_type": "project",
+            "network_ipam_refs": [{
+                "to": ["default-domain", "default-project", "default-network-ipam"],
+                "attr": {"ipam_subnets": subnets},
+            }],
+        })
+    };
+    let public = bench.client.create(Kind::VIRTUAL_NETWORK, network(&[])).await.unwrap();
+    let pool = json!({"fq_name": ["default-domain", "default-project", "public", "pool"], "parent_type": "virtual-network"});
+    bench.client.create(Kind::FLOATING_IP_POOL, pool).await.unwrap();
+    bench.settle().await;
+    let service = |name: &str, at: usize| {
+        object(&format!(
+            "kind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{type: LoadBalancer, clusterIP: 10.96.1.{at}, ports: [{{port: 80}}]}}"
+        ))
+    };
+    let mut now = std::time::Duration::from_secs(1000);
+    // One after the other until there is nothing left: the last two of each kind wait.
+    let (mut services, mut pods) = (Vec::new(), Vec::new());
+    let waiting = |bench: &Bench, name: &str| {
+        let mut told = bench.notices.iter().filter(|one| *one.key.name == *name);
+        told.any(|one| one.problem.reason == "PoolEmpty")
+    };
+    for hungry in 1..=2 {
+        while services.iter().filter(|name: &&String| waiting(&bench, name)).count() < hungry {
+            let at = services.len() + 1;
+            assert!(at < 12, "{:?}", bench.notices);
+            services.push(format!("web-{at}"));
+            bench.put(service(services.last().unwrap(), at));
+            for _ in 0..8 {
+                now += std::time::Duration::from_secs(1);
+                bench.step(now).await;
+            }
+        }
+        while pods.iter().filter(|name: &&String| waiting(&bench, name)).count() < hungry {
+            assert!(pods.len() < 12, "{:?}", bench.notices);
+            pods.push(format!("pod-{}", pods.len() + 1));
+            bench.put(pod("shop", pods.last().unwrap(), "", ""));
+            for _ in 0..8 {
+                now += std::time::Duration::from_secs(1);
+                bench.step(now).await;
+            }
+        }
+    }
+    assert!(!bench.reasons().contains(&"Refused"), "{:?}", bench.notices);
+    let text = &bench.notices.iter().find(|one| one.problem.reason == "PoolEmpty").unwrap();
+    assert!(text.problem.message.contains("public"), "says which: {text:?}");
+    let floating = |bench: &Bench, name: &str| {
+        bench.names(Kind::FLOATING_IP).iter().any(|one| one.contains(&format!(":{name}__")))
+    };
+    let address = |bench: &Bench, name: &str| {
+        bench.names(Kind::INSTANCE_IP).iter().any(|one| one.starts_with(&format!("{name}__")))
+    };
+    let [.., first, second] = services.as_slice() else { panic!("{services:?}") };
+    let [.., one, two] = pods.as_slice() else { panic!("{pods:?}") };
+    for _ in 0..30 {
+        now += std::time::Duration::from_secs(10);
+        bench.step(now).await;
+    }
+    assert!(!floating(&bench, first) && !floating(&bench, second));
+    assert!(!address(&bench, one) && !address(&bench, two));
+    assert_eq!(bench.reasons().iter().filter(|reason| **reason == "PoolEmpty").count(), 4);
+
+    // From here on time stands still: nobody tries again just because it has waited for long.
+    let still = now;
+    bench.core.kube_delete(&service("web-1", 1));
+    bench.core.kube_delete(&pod("shop", "pod-1", "", ""));
+    for _ in 0..20 {
+        bench.step(still).await;
+    }
+    assert!(
+        floating(&bench, first),
+        "who waits longest gets it: {:?}",
+        bench.names(Kind::FLOATING_IP)
+    );
+    assert!(!floating(&bench, second));
+    assert!(address(&bench, one), "{:?}", bench.names(Kind::INSTANCE_IP));
+    assert!(!address(&bench, two));
+    let told = bench.patches.iter().rev().find(|patch| *patch.key.name == **first).unwrap();
+    let ip = told.body["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().unwrap();
+    assert!(ip.starts_with("198.51.100."), "{told:?}");
+    assert_eq!(bench.core.figures().failing, 2, "two wait, and nobody else has a problem");
+
+    // The operator gives the pool more.
+    let fields = json!({"network_ipam_refs": network(&["198.51.100.64"])["network_ipam_refs"]});
+    bench.client.update(Kind::VIRTUAL_NETWORK, public, fields).await.unwrap();
+    for _ in 0..20 {
+        bench.step(still).await;
+    }
+    assert!(floating(&bench, second));
+    assert_eq!(bench.core.figures().failing, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_taken_is_given_when_its_holder_goes() {
+    let public_fip_pool = Some("default-domain:default-project:public:pool".into());
+    let mut bench = Bench::with(Settings { public_fip_pool, ..Settings::default() }).await;
+    pool(&bench).await;
+    bench.put(namespace("default", "", ""));
+    bench.put(namespace("shop", "", ""));
+    bench.settle().await;
+    let service = |name: &str, at: usize| {
+        object(&format!(
+            "kind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{type: LoadBalancer, loadBalancerIP: 198.51.100.77, clusterIP: 10.96.1.{at}, ports: [{{port: 80}}]}}"
+        ))
+    };
+    // Somebody who is no Kubernetes object has the address.
+    let other = json!({
+        "fq_name": ["other"], "instance_ip_family": "v4", "instance_ip_address": "198.51.100.77",
+        "virtual_network_refs": [{"to": ["default-domain", "default-project", "public"]}],
+    });
+    let other = bench.client.create(Kind::INSTANCE_IP, other).await.unwrap();
+    bench.put(service("web", 1));
+    let mut now = std::time::Duration::from_secs(1000);
+    for _ in 0..20 {
+        now += std::time::Duration::from_secs(5);
+        bench.step(now).await;
+    }
+    assert_eq!(bench.reasons(), ["AddressTaken"], "{:?}", bench.notices);
+    assert!(bench.notices[0].problem.message.contains("198.51.100.77"));
+    assert_eq!(bench.names(Kind::FLOATING_IP), Vec::<String>::new());
+    // Time stands still.
+    bench.client.delete(Kind::INSTANCE_IP, other).await.unwrap();
+    for _ in 0..20 {
+        bench.step(now).await;
+    }
+    assert_eq!(bench.names(Kind::FLOATING_IP).len(), 1);
+    assert_eq!(bench.core.figures().failing, 0);
+    assert_eq!(bench.core.figures().problems, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_address_that_is_not_ours_to_serve_is_told() {
+    let service_subnets = vec!["10.96.0.0/16".parse().unwrap()];
+    let mut bench = Bench::with(Settings { service_subnets, ..Settings::default() }).await;
+    bench.put(namespace("default", "", ""));
+    bench.put(namespace("shop", "", ""));
+    let service = |name: &str, addresses: &str| {
+        let first = addresses.split(',').next().unwrap();
+        format!(
+            "kind: Service\nmetadata: {{name: {name}, namespace: shop}}\nspec: {{clusterIP: {first}, clusterIPs: [{addresses}], ports: [{{port: 80}}]}}"
+        )
+    };
+    // One of a second ServiceCIDR, one of which a family is served, and one as it should be.
+    bench.yaml(&service("beyond", "10.200.0.9"));
+    bench.yaml(&service("half", "10.96.0.9, 'fd00:96::9'"));
+    bench.yaml(&service("good", "10.96.0.10"));
+    bench.settle().await;
+    assert_eq!(bench.log, Vec::<String>::new(), "nothing is asked for in vain");
+    let told: Vec<String> = bench
+        .notices
+        .iter()
+        .map(|one| format!("{} {} {}", one.problem.reason, one.key.name, one.problem.message))
+        .collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    let told = told.join("\n");
+    for words in [
+        "OutsideServiceSubnets beyond the cluster address 10.200.0.9",
+        "OutsideServiceSubnets half the cluster address fd00:96::9",
+        "(10.96.0.0/16)",
+    ] {
+        assert!(told.contains(words), "{told}");
+    }
+    let balancers = bench.names(Kind::LOADBALANCER);
+    assert_eq!(balancers.len(), 2, "{balancers:?}");
+    let half = balancers.iter().find(|name| name.contains("half__")).unwrap();
+    let half = bench.must(Kind::LOADBALANCER, half).await;
+    assert_eq!(half.properties["loadbalancer_service"]["addresses"], json!(["10.96.0.9"]));
+    // A manager that is told less than before takes nothing away.
+    let keep = ["good", "half"].map(|name| object(&service(name, "10.96.0.10")));
+    let service_subnets = vec!["10.97.0.0/16".parse().unwrap()];
+    let fewer = Settings { service_subnets, ..Settings::default() };
+    let mut all = vec![namespace("default", "", ""), namespace("shop", "", "")];
+    all.extend(keep);
+    bench.restart(fewer, all);
+    for second in 1..5 {
+        bench.step(std::time::Duration::from_secs(second)).await;
+    }
+    assert!(bench.names(Kind::LOADBALANCER).len() == 2, "{:?}", bench.names(Kind::LOADBALANCER));
 }
 
 #[tokio::test(flavor = "multi_thread")]

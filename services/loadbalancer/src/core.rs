@@ -5,6 +5,7 @@
 //! it shares the address). So no node waits for another, and no two write the same thing (adr/0013). No I/O: time is an
 //! argument.
 
+use crate::cluster::Clusters;
 use crate::model::Balancer;
 use crate::placement;
 use crate::read;
@@ -291,9 +292,10 @@ impl Core {
         }
         let live: BTreeSet<String> = self.nodes(now).into_iter().map(str::to_owned).collect();
         let known: Vec<String> = self.beats.keys().cloned().collect();
+        let clusters = Clusters::read(&self.graph);
         let mut wanted = Vec::new();
         for (uuid, balancer) in balancers {
-            let all = placement::order(uuid, known.iter().map(String::as_str));
+            let all = placement::order(uuid, clusters.may_carry(&self.graph, uuid, &known));
             let order: Vec<&str> =
                 all.iter().copied().filter(|node| live.contains(*node)).collect();
             let ready = self.ready_nodes(&balancer);

@@ -8,6 +8,7 @@
 //! Objects of any provider in [`Settings::providers`](core::Settings) are served: those that the Kubernetes manager
 //! makes of Ingresses and those of LBaaS. Nothing here knows either.
 
+mod cluster;
 pub mod core;
 pub mod model;
 pub mod placement;
@@ -19,4 +20,4 @@ pub mod shell;
 
 pub use crate::core::{Assignment, Core, Settings, Write};
 pub use model::{Backend, Balancer, Frontend, FrontendKind, Member, Monitor, Persistence};
-pub use shell::{Certificates, Found, LoadbalancerConfig, LoadbalancerError, Pem, run};
+pub use shell::{Certificates, Complaints, Found, LoadbalancerConfig, LoadbalancerError, Pem, run};

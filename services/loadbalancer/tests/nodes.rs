@@ -425,3 +425,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_load_balancer_of_a_cluster_stays_on_its_nodes() {
+    let mut fabric = Fabric::new(&["a", "b", "c", "d"]);
+    let of = |cluster: &str| json!({"key_value_pair": [{"key": "cluster", "value": cluster}]});
+    for (name, cluster) in [("a", "east"), ("b", "west"), ("c", "east"), ("d", "west")] {
+        let fields =
+            json!({"virtual_router_ip_address": "192.168.0.1", "annotations": of(cluster)});
+        fabric.world.put(Kind::VIRTUAL_ROUTER, name, fields);
+    }
+    fabric.world.annotate(Kind::LOADBALANCER, "web", of("west"));
+    fabric.settle();
+    let carriers = |fabric: &Fabric| fabric.takers().into_keys().collect::<Vec<_>>();
+    assert_eq!(carriers(&fabric), ["b", "d"]);
+    // None of the others takes a place that becomes free.
+    fabric.node("b").running = false;
+    fabric.now += LIFETIME;
+    fabric.settle();
+    assert_eq!(carriers(&fabric), ["d"]);
+    // It changes sides: who has it gives it up when another one is ready.
+    fabric.world.annotate(Kind::LOADBALANCER, "web", of("east"));
+    fabric.tell();
+    fabric.settle();
+    assert_eq!(carriers(&fabric), ["a", "c"]);
+}

@@ -218,6 +218,9 @@ impl Kernel {
             | Operation::ExtendPolicy { number, entries } => {
                 self.datapath.load_policy(*number, entries)?;
             }
+            Operation::ShrinkPolicy { number, identities } => {
+                self.datapath.shrink_policy(*number, identities)?;
+            }
             Operation::PutInterface(ifindex, entry) => {
                 self.datapath.set_vif(&vif(*ifindex, entry))?;
                 self.datapath.set_label(entry.label, *ifindex, 0)?;

@@ -3,14 +3,17 @@
 //! Everything else sends it messages. It takes all that are waiting, applies the outcome to the kernel
 //! once, answers those who waited for it, and tells the controllers what changed.
 
+mod controllers;
+mod ports;
+
 use crate::kernel::Kernel;
-use crate::ports::{LinkLimits, NodeState, PendingRelease, PodPlace, PortRecord, Ports};
+use crate::ports::{NodeState, PendingRelease, PortRecord, Ports};
 use crate::saved::Saver;
-use crate::state::{Core, LocalPort, PortProblem};
+use crate::state::{Core, LocalPort};
 use crate::{AgentError, Underlay};
 use skein_cni::port_api::PortKey;
 use skein_datapath::{DropReason, Event, Timeouts};
-use skein_proto::session::{self as wire, FromAgent, ToAgent, from_agent, to_agent};
+use skein_proto::session::{self as wire, FromAgent, ToAgent};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -26,8 +29,6 @@ const SECOND: Duration = Duration::from_secs(1);
 const SAVE_DELAY: Duration = Duration::from_millis(300);
 /// Controllers hear from us at least this often.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
-/// Seconds for which a pod's port is unknown to everyone before it is forgotten: a pod that starts is known sooner.
-const UNCLAIMED: u32 = 10;
 /// Events a person can look back at.
 const EVENTS_KEPT: usize = 256;
 /// Messages taken before the kernel is brought up to date.
@@ -258,82 +259,6 @@ impl Node {
         true
     }
 
-    fn connected(&mut self, index: usize, queue: channel::UnboundedSender<FromAgent>) {
-        let send = |message| {
-            let _ = queue.send(FromAgent { message: Some(message) });
-        };
-        send(from_agent::Message::Hello(wire::Hello {
-            node: self.name.clone(),
-            tunnel_address: self.underlay.tunnel_address.to_string(),
-            encapsulations: [
-                wire::Encapsulation::Vxlan,
-                wire::Encapsulation::MplsOUdp,
-                wire::Encapsulation::MplsOGre,
-            ]
-            .map(i32::from)
-            .to_vec(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            revision: self.core.revision(),
-        }));
-        send(from_agent::Message::Interest(wire::Interest {
-            // The host's port too: a controller that has just started may not know it yet, and would refuse its route.
-            add: self
-                .ports
-                .values()
-                .map(|record| record.uuid)
-                .chain(self.host.as_ref().map(|host| host.uuid))
-                .chain(self.nested_interest.iter().copied())
-                .map(|uuid| uuid.to_string())
-                .collect(),
-            remove: Vec::new(),
-            replace: true,
-        }));
-        let reach = self.published.values().cloned().collect();
-        send(from_agent::Message::Publish(wire::Publish { reach, unreach: Vec::new() }));
-        send(from_agent::Message::EndOfPublish(wire::EndOfPublish {}));
-        self.core.connected(index);
-        if let Some(controller) = self.controllers.get_mut(index) {
-            controller.queue = Some(queue);
-        }
-    }
-
-    fn said(&mut self, index: usize, said: ToAgent) {
-        match said.message {
-            Some(to_agent::Message::HelloAck(ack)) => {
-                tracing::info!(controller = ack.controller, version = ack.version, "connected");
-                if let Some(controller) = self.controllers.get_mut(index) {
-                    controller.name = ack.controller;
-                    controller.version = ack.version;
-                }
-            }
-            Some(to_agent::Message::Intent(intent)) => {
-                self.unsaved_since.get_or_insert_with(Instant::now);
-                self.core.intent(index, intent);
-            }
-            Some(to_agent::Message::Routes(routes)) => {
-                self.unsaved_since.get_or_insert_with(Instant::now);
-                self.core.routes(index, &routes);
-            }
-            Some(to_agent::Message::PublishRejected(rejected)) => {
-                let route = rejected.route.unwrap_or_default();
-                tracing::warn!(
-                    prefix = route.prefix,
-                    vrf = route.vrf,
-                    reason = rejected.reason,
-                    "a controller refused a route of this node: other nodes cannot reach the port"
-                );
-            }
-            Some(to_agent::Message::Look(question)) => {
-                let looked = crate::look::look(self, &question);
-                let message = Some(from_agent::Message::Looked(looked));
-                if let Some(queue) = self.controllers.get(index).and_then(|c| c.queue.as_ref()) {
-                    let _ = queue.send(FromAgent { message });
-                }
-            }
-            None => {}
-        }
-    }
-
     /// Brings the kernel, the disk and the controllers up to date with the core.
     fn settle(&mut self) {
         self.keep_host();
@@ -391,81 +316,6 @@ impl Node {
         }
     }
 
-    /// Asks the controllers for ports that share local ports' devices, as their configuration names them.
-    fn ask_for_nested(&mut self) {
-        let wanted = self.core.sub_interfaces();
-        if wanted == self.nested_interest {
-            return;
-        }
-        let names = |uuids: std::collections::btree_set::Difference<'_, Uuid>| {
-            uuids.map(ToString::to_string).collect()
-        };
-        let interest = wire::Interest {
-            add: names(wanted.difference(&self.nested_interest)),
-            remove: names(self.nested_interest.difference(&wanted)),
-            replace: false,
-        };
-        self.nested_interest = wanted;
-        self.tell(&from_agent::Message::Interest(interest));
-    }
-
-    fn publish(&mut self) {
-        let key = |route: &wire::LocalRoute| {
-            (route.vrf.clone(), route.prefix.clone(), route.interface.clone())
-        };
-        let now: BTreeMap<_, _> =
-            self.core.local_routes().into_iter().map(|route| (key(&route), route)).collect();
-        if now == self.published {
-            return;
-        }
-        let reach = now.iter().filter(|(key, route)| self.published.get(*key) != Some(*route));
-        let unreach = self.published.iter().filter(|(key, _)| !now.contains_key(*key));
-        let publish = wire::Publish {
-            reach: reach.map(|(_, route)| route.clone()).collect(),
-            unreach: unreach.map(|(_, route)| route.clone()).collect(),
-        };
-        self.published = now;
-        self.tell(&from_agent::Message::Publish(publish));
-    }
-
-    fn tell(&self, message: &from_agent::Message) {
-        for queue in self.controllers.iter().filter_map(|controller| controller.queue.as_ref()) {
-            let _ = queue.send(FromAgent { message: Some(message.clone()) });
-        }
-    }
-
-    fn send_status(&self) {
-        let mut problems: Vec<wire::Problem> = self
-            .core
-            .problems()
-            .iter()
-            .map(|(subject, reason)| wire::Problem {
-                subject: subject.clone(),
-                reason: reason.clone(),
-            })
-            .collect();
-        problems.extend(
-            self.apply_failure
-                .iter()
-                .map(|reason| wire::Problem { subject: self.name.clone(), reason: reason.clone() }),
-        );
-        problems.extend(self.host_failure.iter().map(|reason| wire::Problem {
-            subject: format!("{} (host)", self.name),
-            reason: reason.clone(),
-        }));
-        let exhausted = self.exhausted().into_iter();
-        problems.extend(exhausted.map(|(subject, reason)| wire::Problem { subject, reason }));
-        let revision = if self.apply_failure.is_none() { self.core.revision() } else { 0 };
-        self.tell(&from_agent::Message::Status(wire::Status {
-            applied_revision: revision,
-            interfaces_active: u32::try_from(self.core.in_force().interfaces.len())
-                .unwrap_or(u32::MAX),
-            flows: u32::try_from(self.flows_live).unwrap_or(u32::MAX),
-            problems,
-            staged: crate::staged::changes(&self.staged),
-        }));
-    }
-
     /// Whether workloads found no port of the node's of late: whom it is about, and what is wrong.
     pub(crate) fn exhausted(&self) -> Option<(String, String)> {
         let subject = format!("{} (port_translation_pools)", self.name);
@@ -496,34 +346,6 @@ impl Node {
         let moved = self.look_at_addresses();
         if moved || self.apply_failure.is_some() || self.host_failure.is_some() {
             self.settle();
-        }
-    }
-
-    /// Forgets ports of pods that have no interface here and that controllers, who have said everything, do not
-    /// know: they were deleted while the node had no power, and nobody is left to call the plugin for them.
-    fn forget_unclaimed(&mut self) {
-        let fresh = self.core.is_fresh();
-        let unclaimed = |record: &&PortRecord| {
-            fresh
-                && record.pod.is_some()
-                && record.ifindex.is_none()
-                && self.core.interface(record.uuid).is_none()
-        };
-        let seconds: BTreeMap<PortKey, u32> = self
-            .ports
-            .values()
-            .filter(unclaimed)
-            .map(|record| {
-                let before = self.unclaimed.get(&record.key).copied().unwrap_or(0);
-                (record.key.clone(), before + 1)
-            })
-            .collect();
-        self.unclaimed = seconds;
-        let over = self.unclaimed.iter().filter(|(_, seconds)| **seconds >= UNCLAIMED);
-        let over: Vec<PortKey> = over.map(|(key, _)| key.clone()).collect();
-        for key in over {
-            tracing::info!(container = key.container, "a port that nobody knows is forgotten");
-            self.release(&key);
         }
     }
 
@@ -591,137 +413,6 @@ impl Node {
             Ok(()) => self.saved_state = state,
             Err(error) => tracing::warn!(%error, "ports are not saved: free disk space"),
         }
-    }
-
-    // ------------------------------------------------------------------ for the port API
-
-    /// Notes, on disk, that a controller is asked to make a port.
-    pub(crate) fn begin(&mut self, key: &PortKey) {
-        self.making.insert(key.clone());
-        self.save_state();
-    }
-
-    /// Whatever a controller made for this port is to be released: the port never came to be.
-    pub(crate) fn abandon(&mut self, key: &PortKey) {
-        self.making.remove(key);
-        if !self.releases.iter().any(|pending| pending.key == *key) {
-            self.releases.push(PendingRelease { key: key.clone() });
-        }
-        self.save_state();
-    }
-
-    /// Adds ports that a controller has made or found. A port whose earlier sandbox is still here leaves that one:
-    /// it is the same workload, started anew.
-    pub(crate) fn register(&mut self, records: Vec<PortRecord>) {
-        let add = records.iter().map(|record| record.uuid.to_string()).collect();
-        for record in records {
-            self.making.remove(&record.key);
-            let earlier =
-                |key: &PortKey, other: &PortRecord| other.uuid == record.uuid && *key != record.key;
-            for (key, _) in self.ports.extract_if(.., |key, other| earlier(key, other)) {
-                tracing::info!(container = key.container, port = %record.uuid, "superseded");
-            }
-            self.core.unbind(record.uuid);
-            self.ports.insert(record.key.clone(), record);
-        }
-        self.save_state();
-        let interest = wire::Interest { add, ..wire::Interest::default() };
-        self.tell(&from_agent::Message::Interest(interest));
-    }
-
-    /// Binds a port's host end; the receiver fires once the port forwards with its policy in force.
-    pub(crate) fn bind(
-        &mut self,
-        key: &PortKey,
-        ifindex: u32,
-        mtu: u32,
-    ) -> Option<Result<(Uuid, oneshot::Receiver<()>), String>> {
-        let record = self.ports.get_mut(key)?;
-        record.ifindex = Some(ifindex);
-        record.mtu = mtu;
-        let uuid = record.uuid;
-        // Hooked up before anything else: until its entry is written, the workload reaches nothing.
-        if let Err(error) = self.kernel.attach(ifindex) {
-            return Some(Err(error.to_string()));
-        }
-        self.core.bind(LocalPort { uuid, ifindex, mtu, vlan: None });
-        let (reply, receiver) = oneshot::channel();
-        self.waiting.push((uuid, reply));
-        Some(Ok((uuid, receiver)))
-    }
-
-    /// The receiver fires once a port forwards with its policy in force.
-    pub(crate) fn in_force(&mut self, uuid: Uuid) -> oneshot::Receiver<()> {
-        let (reply, receiver) = oneshot::channel();
-        self.waiting.push((uuid, reply));
-        receiver
-    }
-
-    /// Forgets a port here and queues its release at a controller.
-    pub(crate) fn release(&mut self, key: &PortKey) -> Option<PortRecord> {
-        let Some(record) = self.ports.remove(key) else {
-            // The plugin was killed while its ADD waited for the controller.
-            if self.making.contains(key) {
-                self.abandon(key);
-            }
-            return None;
-        };
-        self.core.forget(record.uuid);
-        if record.pod.is_none() {
-            self.releases.push(PendingRelease { key: key.clone() });
-        }
-        let interest =
-            wire::Interest { remove: vec![record.uuid.to_string()], ..wire::Interest::default() };
-        self.settle();
-        self.tell(&from_agent::Message::Interest(interest));
-        Some(record)
-    }
-
-    /// Forgets all ports of a pod's sandbox.
-    pub(crate) fn release_pod(&mut self, container: &str) -> Vec<PortRecord> {
-        let of_pod = self.ports.values().filter(|record| record.pod.is_some());
-        let keys: Vec<PortKey> = of_pod
-            .filter(|record| record.key.container == container)
-            .map(|record| record.key.clone())
-            .collect();
-        keys.iter().filter_map(|key| self.release(key)).collect()
-    }
-
-    /// Ports of a pod's sandbox in order of their index.
-    pub(crate) fn pod(&self, container: &str) -> Vec<(PodPlace, PortRecord)> {
-        let of_pod = self.ports.values().filter(|record| record.key.container == container);
-        let mut all: Vec<_> = of_pod.filter_map(|r| Some((r.pod?, r.clone()))).collect();
-        all.sort_by_key(|(place, _)| place.index);
-        all
-    }
-
-    /// A controller has released the port.
-    pub(crate) fn released(&mut self, key: &PortKey) {
-        self.releases.retain(|pending| pending.key != *key);
-        self.save_state();
-    }
-
-    /// What workloads' interfaces are given.
-    pub(crate) fn link_limits(&self) -> LinkLimits {
-        let super_packet = self.kernel.super_packet;
-        LinkLimits {
-            mtu: self.underlay.workload_mtu(),
-            underlay_mtu: self.underlay.mtu(),
-            super_packet,
-        }
-    }
-
-    /// Why a port does not forward.
-    pub(crate) fn problem(&self, record: &PortRecord) -> Option<PortProblem> {
-        self.core.port_problem(record.uuid)
-    }
-
-    /// Address, name, version and connection state of each controller.
-    pub(crate) fn controllers(&self) -> impl Iterator<Item = (&str, &str, &str, bool)> {
-        self.controllers.iter().map(|controller| {
-            let Controller { address, name, version, queue } = controller;
-            (address.as_str(), name.as_str(), version.as_str(), queue.is_some())
-        })
     }
 }
 

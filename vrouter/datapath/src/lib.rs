@@ -25,6 +25,7 @@
 //! add_peer(addr)  remove_peer(addr)  peers()           tunnel sources that are accepted
 //! add_tunnel_address(addr)  remove_tunnel_address(addr)  tunnel_addresses()   our own tunnel end points
 //! load_policy(id, &Addition)                           also to extend it by one more identity
+//! shrink_policy(id, identities)                         entries of identities that no route carries any more
 //! unload_policy(id)  policies()
 //!
 //! drops() -> Vec<(DropReason, u64)>                    whole node

@@ -3,6 +3,7 @@
 use crate::abi::{POLICY_BY_SOURCE, POLICY_DROP, POLICY_PASS, types};
 use crate::{Datapath, PolicyId, Result, error::Error};
 use skein_policy::{Action, Addition, Direction, Entry, SourceEntry};
+use std::collections::BTreeSet;
 
 /// Keys of one policy.
 #[derive(Default)]
@@ -68,6 +69,22 @@ impl Datapath {
         loaded.entries.extend(entries.iter().map(|(key, _)| *key));
         self.policy_sources.set_many(&sources)?;
         self.policies.set_many(&entries)
+    }
+
+    /// Takes the entries of identities that no route carries any more out of a loaded policy.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`]; what is left goes the next time.
+    pub fn shrink_policy(&mut self, id: PolicyId, identities: &BTreeSet<u32>) -> Result<()> {
+        let Some(loaded) = self.loaded_policies.get_mut(&id) else { return Ok(()) };
+        // Those of identity 0 are everybody's.
+        let goes =
+            |key: &types::policy_key| key.identity != 0 && identities.contains(&key.identity);
+        for key in loaded.entries.iter().filter(|key| goes(key)) {
+            self.policies.remove(key)?;
+        }
+        loaded.entries.retain(|key| !goes(key));
+        Ok(())
     }
 
     /// Takes a policy out. No interface may have it any more. `false` if it was not loaded.

@@ -227,3 +227,59 @@ fn the_kernels_verdict_is_the_evaluators() {
         })
         .unwrap();
 }
+
+#[test]
+fn a_forgotten_identity_is_anyone_and_the_others_stay() {
+    let mut bed = Bed::new();
+    let rule = Rule {
+        id: uuid::Uuid::from_u128(1),
+        action: RuleAction::Pass,
+        tier: 0,
+        remotes: vec![Peer::Tags(vec![7])],
+        remote_tags: vec![],
+        local_prefixes: vec![],
+        family: None,
+        protocol: None,
+        source_ports: vec![],
+        destination_ports: vec![],
+    };
+    let layer =
+        Layer { name: "test".into(), egress: vec![], ingress: vec![rule], default_pass: false };
+    let policy = Policy { layers: vec![layer], staged: vec![] };
+    let mut identities = Identities::default();
+    let mut friend = |network| {
+        let attributes = Attributes { network, tags: vec![7], ..Attributes::default() };
+        let identity = Identity::new(attributes, []);
+        (identities.intern(&identity).0, identity)
+    };
+    let (first, second) = (friend(1), friend(2));
+    let local = Some(IpAddr::from(ALICE));
+    let mut program =
+        Program::new(&policy, skein_policy::Family::V4, local, &mut RuleBook::default());
+    let addition = program.flatten([(first.0, &first.1), (second.0, &second.1)]);
+    bed.datapath.load_policy(40, &addition).unwrap();
+    let mut vif = 1000;
+    let mut asked = |bed: &mut Bed, identity: u32| {
+        let route = Route { vrf: VRF, prefix: IpAddr::from(FAR).into(), next_hop: 3, identity };
+        bed.datapath.change_routes(&[RouteChange::Set(route)]).unwrap();
+        // A fresh vif: no flow of before decides.
+        vif += 1;
+        let policy = VifPolicy::Enforce { v4: Some(40), v6: None };
+        let record = Vif { id: vif, policy, ..bed.vif(bed.alice) };
+        bed.datapath.set_vif(&record).unwrap();
+        let frame = vxlan(PEER, ALICE_LABEL, &ip4(FAR, ALICE).with(17, &udp(1000, 53, b"x")));
+        bed.fabric(&frame).outcome
+    };
+    let pass = bed.delivered(bed.alice);
+    let deny = dropped(DropReason::PolicyDeny);
+    assert_eq!([asked(&mut bed, first.0), asked(&mut bed, second.0)], [pass, pass]);
+    assert_eq!(asked(&mut bed, 0), deny);
+    let gone = std::collections::BTreeSet::from([0, first.0]);
+    bed.datapath.shrink_policy(40, &gone).unwrap();
+    assert_eq!([asked(&mut bed, first.0), asked(&mut bed, second.0)], [deny, pass]);
+    assert_eq!(asked(&mut bed, 0), deny, "what is everybody's stays");
+    // It comes back, and another process may unload what this one has left.
+    bed.datapath.load_policy(40, &program.add(first.0, &first.1)).unwrap();
+    assert_eq!(asked(&mut bed, first.0), pass);
+    bed.datapath.shrink_policy(41, &gone).unwrap();
+}

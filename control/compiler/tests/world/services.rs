@@ -3,6 +3,7 @@
 use super::{Build, port};
 use serde_json::{Value, json};
 use skein_model::{Change, Kind};
+use std::sync::Arc;
 
 /// A member behind a balancer's listener: address, port, the port's name and what else its properties say.
 pub(crate) fn member(name: &str, of: &str, address: &str, behind: &str, more: Value) -> Change {
@@ -76,4 +77,17 @@ pub(crate) fn node(name: &str, address: &str, network: &str) -> Vec<Change> {
         )
         .refer(Kind::VIRTUAL_NETWORK, network);
     vec![router.put(), vhost.put()]
+}
+
+/// The networks and virtual-routers among some changes, as those of an orchestrator's cluster.
+pub(crate) fn of_cluster(cluster: &str, mut changes: Vec<Change>) -> Vec<Change> {
+    for change in &mut changes {
+        if let Change::Put(object) = change
+            && matches!(object.kind, Kind::VIRTUAL_NETWORK | Kind::VIRTUAL_ROUTER)
+        {
+            let pairs = json!({"key_value_pair": [{"key": "cluster", "value": cluster}]});
+            Arc::make_mut(object).properties.insert("annotations".into(), pairs);
+        }
+    }
+    changes
 }

@@ -197,7 +197,9 @@ impl<'a> Asker<'a> {
     }
 
     fn may_use(&self, service: &Service) -> bool {
-        self.vrf.service_vrfs.iter().any(|(name, _)| *name == service.vrf)
+        let others = &self.source.others_services;
+        let mut usable = self.vrf.service_vrfs.iter().filter(|(_, of)| !others.contains(of));
+        usable.any(|(name, _)| *name == service.vrf)
     }
 
     fn by_service(&self, service: &'a Service, why: &mut Why) {

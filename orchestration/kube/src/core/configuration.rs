@@ -60,7 +60,7 @@ impl Core {
         let owner = self.ownership.owner_of(&object);
         if owner.is_none() && !kept_anyway(object.kind) && !is_host_port(&object) {
             if !self.is_of_machines(&object) {
-                self.config_delete(object.uuid);
+                self.forget(object.uuid);
                 return;
             }
             nested::strip(&mut object);
@@ -101,6 +101,10 @@ impl Core {
             // A blocker may have let go.
             self.wake_gone(uuid);
         }
+        if matches!(kind, Kind::VIRTUAL_NETWORK | Kind::NETWORK_IPAM) {
+            // Perhaps with more subnets.
+            self.feed();
+        }
         if is_host_port(&object) {
             self.mark_dns();
         }
@@ -114,6 +118,15 @@ impl Core {
 
     /// A configuration object is gone.
     pub fn config_delete(&mut self, uuid: Uuid) {
+        // Addresses of others are not kept, so what is not known may have been one.
+        let known = self.graph.get(uuid).map(|object| object.kind);
+        self.forget(uuid);
+        if known.is_none_or(|kind| matches!(kind, Kind::INSTANCE_IP | Kind::FLOATING_IP)) {
+            self.feed();
+        }
+    }
+
+    fn forget(&mut self, uuid: Uuid) {
         let Some(object) = self.graph.apply(&Change::Delete(uuid)) else { return };
         if let Some(key) = self.owners.get(&uuid).cloned() {
             self.disown(uuid, &key);

@@ -1,7 +1,7 @@
 //! What is to be done for one owner, and when: after writes that are on their way have come back, after failures a
 //! while later.
 
-use super::{Core, Notice, Outcome, Work};
+use super::{Core, Notice, Outcome, Reason, Work};
 use crate::desired::{Demand, Derived, Patch, Problem};
 use crate::key::{Key, Sort};
 use crate::plan::{Plan, Planner, Write};
@@ -15,6 +15,8 @@ use uuid::Uuid;
 const SETTLE: Duration = Duration::from_secs(5);
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
+/// How many of those that wait for an address are tried when one is freed.
+const FED: usize = 4;
 /// How long before a Kubernetes object is told the same thing again.
 const REPATCH: Duration = Duration::from_secs(10);
 
@@ -37,7 +39,13 @@ pub(super) struct State {
     not_before: Duration,
     demands: Vec<Demand>,
     pub(super) reported: Vec<Problem>,
-    patched: Option<(Vec<Patch>, Duration)>,
+    /// Why its writes are not made, once that is told.
+    refused: Option<Problem>,
+    /// Its place among those for which no address is left.
+    hungry: Option<u64>,
+    /// An address was freed while it was on its way.
+    fed: bool,
+    pub(super) patched: Option<(Vec<Patch>, Duration)>,
     /// Addresses that must come back.
     addresses: HashMap<FqName, IpAddr>,
 }
@@ -144,10 +152,21 @@ impl Core {
                 "{kind} {name} belongs to something else; remove it, or choose another cluster_name"
             ),
         }));
-        problems.sort();
-        problems.dedup();
         let exists = self.owned.contains_key(&key);
         let state = self.states.entry(key.clone()).or_default();
+        if plan.writes.is_empty() {
+            // There is nothing left that could fail.
+            state.refused = None;
+            if plan.waits.is_empty() {
+                state.failures = 0;
+            }
+            if let Some(place) = state.hungry.take() {
+                self.hungry.remove(&place);
+            }
+        }
+        problems.extend(state.refused.clone());
+        problems.sort();
+        problems.dedup();
         state.addresses.extend(plan.keep);
         if plan.writes.is_empty() && plan.waits.is_empty() {
             state.addresses.clear();
@@ -162,6 +181,10 @@ impl Core {
             .patched
             .as_ref()
             .is_none_or(|(before, at)| *before != derived.patches || now >= *at + REPATCH);
+        if derived.patches.is_empty() {
+            // It was seen.
+            state.patched = None;
+        }
         let patches = if again { derived.patches } else { Vec::new() };
         if !patches.is_empty() {
             state.patched = Some((patches.clone(), now));
@@ -192,24 +215,78 @@ impl Core {
         let mut notices = Vec::new();
         match outcome {
             Outcome::Written => {
+                state.refused = None;
+                if let Some(place) = state.hungry.take() {
+                    self.hungry.remove(&place);
+                }
                 if let Some((_, until)) = &mut state.settling {
                     *until = now + SETTLE;
                 }
             }
-            Outcome::Failed(text, refused) => {
+            // Another cluster uses it still, which only the API knows. The next comparison of everything tries again.
+            Outcome::Failed(_, Reason::Refused)
+                if matches!(key.sort, Sort::Tag | Sort::AddressGroup)
+                    && !self.tags.is_used(key) =>
+            {
+                state.settling = None;
+                state.failures = 0;
+                return notices;
+            }
+            Outcome::Failed(text, reason) => {
                 state.settling = None;
                 state.failures += 1;
                 state.not_before = now + backoff(state.failures);
+                if std::mem::take(&mut state.fed) {
+                    state.not_before = now;
+                }
+                let (reason, waits_for) = match reason {
+                    Reason::Unavailable => (None, None),
+                    Reason::Refused => (Some("Refused"), None),
+                    Reason::PoolEmpty(place) => (Some("PoolEmpty"), Some(place)),
+                    Reason::AddressTaken(which) => (Some("AddressTaken"), Some(which)),
+                };
+                let mut message = text.clone();
+                if let Some(what) = waits_for {
+                    message.push_str("; it is given as soon as it is free");
+                    if state.hungry.is_none() {
+                        self.queued += 1;
+                        state.hungry = Some(self.queued);
+                        self.hungry.insert(self.queued, (key.clone(), what.clone()));
+                    }
+                }
+                let problem = reason.map(|reason| Problem { reason, message });
                 // The first refusals may be about what is on its way.
-                if *refused && state.failures == 3 {
-                    let problem = Problem { reason: "Refused", message: text.clone() };
-                    state.reported.push(problem.clone());
-                    notices.push(Notice { key: key.clone(), problem });
+                if state.failures >= 3 && problem.is_some() && state.refused != problem {
+                    state.refused.clone_from(&problem);
+                    if let Some(problem) = problem.filter(|new| !state.reported.contains(new)) {
+                        state.reported.push(problem.clone());
+                        notices.push(Notice { key: key.clone(), problem });
+                    }
                 }
             }
         }
         self.mark(key.clone());
         notices
+    }
+
+    /// There may be addresses again: those that wait longest for the same are tried at once, the others by and by.
+    pub(super) fn feed(&mut self) {
+        let mut first: Vec<Key> = Vec::new();
+        let mut tried: HashMap<&str, usize> = HashMap::new();
+        for (key, what) in self.hungry.values() {
+            let count = tried.entry(what).or_default();
+            if *count < FED {
+                *count += 1;
+                first.push(key.clone());
+            }
+        }
+        for key in first {
+            if let Some(state) = self.states.get_mut(&key) {
+                state.fed = state.busy;
+                state.not_before = Duration::ZERO;
+            }
+            self.mark(key);
+        }
     }
 }
 

@@ -17,14 +17,13 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     for problem in &policy.problems {
         out.problem("BadPolicy", problem.clone());
     }
-    let Some(subject) = &policy.subject else { return out };
     let short = match &*key.namespace {
         "AdminNetworkPolicy" => "anp",
         "BaselineAdminNetworkPolicy" => "banp",
         _ => "cnp",
     };
     let base = cx.names.of(&format!("{short}-{}", key.name));
-    let subject = tags(cx, subject, &mut out);
+    let subject = tags(cx, &policy.subject, &mut out);
     let mut references = Vec::new();
     for (way, rules) in [("ingress", &policy.ingress), ("egress", &policy.egress)] {
         for (at, rule) in rules.iter().enumerate() {

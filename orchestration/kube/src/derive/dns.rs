@@ -8,7 +8,7 @@ use crate::key::{Key, Sort};
 use crate::objects::{Service, ServicePort, ServiceType};
 use serde_json::{Value, json};
 use skein_model::{FqName, Kind};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use uuid::Uuid;
 
@@ -76,7 +76,7 @@ pub(super) fn members(
         return;
     }
     let number = cx.settings.dns.port;
-    for router in cx.graph.of_kind(Kind::VIRTUAL_ROUTER) {
+    for router in cx.graph.of_kind(Kind::VIRTUAL_ROUTER).filter(|router| !cx.is_others(router)) {
         let address = router.properties.get("virtual_router_ip_address").and_then(Value::as_str);
         let Some(address) = address.and_then(|text| text.parse::<IpAddr>().ok()) else { continue };
         let mut ports = cx.graph.children_of_kind(router.uuid, Kind::VIRTUAL_MACHINE_INTERFACE);
@@ -190,8 +190,6 @@ fn headless(
 ) {
     let network = cx.service_network_chosen(service, out);
     for slice in cx.cache.slices_of(&key.namespace, &key.name) {
-        let named = slice.ports.iter().filter(|port| !port.name.is_empty());
-        let ports: BTreeSet<_> = named.collect();
         for endpoint in &slice.endpoints {
             if !endpoint.ready && !service.publish_not_ready {
                 continue;
@@ -205,7 +203,7 @@ fn headless(
                 .map_or_else(|| address.to_string().replace(['.', ':'], "-"), str::to_owned);
             all.insert((base.to_owned(), kind(address), address.to_string()), false);
             all.insert((format!("{label}.{base}"), kind(address), address.to_string()), true);
-            for port in &ports {
+            for port in slice.ports_of(endpoint).iter().filter(|port| !port.name.is_empty()) {
                 let data = format!("{PRIORITY_AND_WEIGHT} {} {label}.{whole}", port.port);
                 all.insert((service_name(&port.name, &port.protocol, base), "SRV", data), false);
             }

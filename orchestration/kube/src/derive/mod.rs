@@ -97,19 +97,23 @@ impl<'a> Context<'a> {
 
     /// The name, unless another owner has it already: then one that nobody else makes.
     fn free_name(&self, key: &Key, kind: Kind, name: FqName) -> FqName {
-        let taken = self.graph.by_name(kind, &name).is_some_and(|object| {
-            self.ownership.is_foreign(object)
-                || self.ownership.owner_of(object).is_some_and(|owner| owner != *key)
-        });
-        if !taken {
-            return name;
-        }
+        let owner = |name: &FqName| {
+            let object = self.graph.by_name(kind, name)?;
+            Some((self.ownership.is_foreign(object), self.ownership.owner_of(object)))
+        };
         let own = format!("{}/{}/{}", self.names.cluster(), key.namespace, key.name);
         let last = format!("{}__{}", name.name(), crate::names::digest(&own));
-        name.parent().map_or_else(|| FqName::single(&last), |parent| parent.child(&last))
+        let longer =
+            name.parent().map_or_else(|| FqName::single(&last), |parent| parent.child(&last));
+        // What has the longer name keeps it: nobody's end is to move anything of others.
+        let has_longer = || owner(&longer).is_some_and(|(_, of)| of.as_ref() == Some(key));
+        let taken = owner(&name)
+            .is_some_and(|(foreign, of)| foreign || of.is_some_and(|owner| owner != *key));
+        if taken || has_longer() { longer } else { name }
     }
 
-    /// The vRouter of a node: by its address, else by its name.
+    /// The vRouter of a node: by its address, else by its name, as tunnels may have addresses of their own. Nodes of
+    /// other clusters may be called the same.
     fn router(&self, node: &str, address: Option<IpAddr>) -> Option<&'a Arc<Object>> {
         let text = address.map(|address| address.to_string());
         let of_address = |router: &&Arc<Object>| {
@@ -118,11 +122,23 @@ impl<'a> Context<'a> {
         };
         let root = FqName::single("default-global-system-config");
         // The usual name first: it costs one look-up.
-        if let Some(router) = self.graph.by_name(Kind::VIRTUAL_ROUTER, &root.child(node)) {
+        let named = self.graph.by_name(Kind::VIRTUAL_ROUTER, &root.child(node));
+        let ours = |router: &&Arc<Object>| !self.is_others(router);
+        let fits = |router: &&Arc<Object>| of_address(router) || text.is_none() && ours(router);
+        if let Some(router) = named.filter(fits) {
             return Some(router);
         }
         let all = || self.graph.of_kind(Kind::VIRTUAL_ROUTER);
-        all().find(of_address).or_else(|| all().find(|r| r.name().eq_ignore_ascii_case(node)))
+        all()
+            .find(of_address)
+            .or_else(|| named.filter(ours))
+            .or_else(|| all().filter(ours).find(|r| r.name().eq_ignore_ascii_case(node)))
+    }
+
+    /// Whether a vRouter is that of another cluster's node.
+    fn is_others(&self, router: &Object) -> bool {
+        let cluster = crate::key::annotation(router, crate::key::CLUSTER).unwrap_or_default();
+        !cluster.is_empty() && cluster != self.names.cluster()
     }
 
     /// What the fabric calls a node of Kubernetes.

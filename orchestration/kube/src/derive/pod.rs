@@ -79,7 +79,9 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let outer = parent.and_then(|parent| nested::node(parent));
     let node = outer.as_deref().or(pod.node.as_deref()).unwrap_or_default();
     // In an outer fabric the node's address is that of a machine, not of a vRouter.
-    let address = pod.host_address.filter(|_| parent.is_none());
+    // Before its kubelet has told of the pod, the node itself tells where it is.
+    let at = || cx.cache.nodes.get(node)?.addresses.first().copied();
+    let address = pod.host_address.or_else(at).filter(|_| parent.is_none());
     let host = cx.router(node, address).map_or(node, |router| router.name()).to_owned();
     let mut plugged = nested::Plug { parent, host: host.clone(), taken: BTreeSet::new() };
     let mut status = Vec::new();

@@ -53,6 +53,9 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     let name = if multi { format!("{}__multi", key.name) } else { key.name.to_string() };
     let (rules, out) = (Vec::new(), Derived::default());
     let mut making = Making { cx, key, networks, name, subject: Vec::new(), rules, out };
+    for problem in &policy.problems {
+        making.out.problem("BadPolicy", problem.clone());
+    }
     if let Some(networks) = &making.networks {
         cx.tell_of_networks(networks, &mut making.out);
     }

@@ -9,6 +9,7 @@ use crate::packed;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use skein_model::{FqName, Kind};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use uuid::Uuid;
@@ -27,6 +28,12 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     {
         return out;
     }
+    let Some(service) = within(cx, service, &mut out) else {
+        // Perhaps they were, and a setting is wrong now.
+        out.hold = true;
+        return out;
+    };
+    let service = service.as_ref();
     let project = cx.names.project(&key.namespace);
     let base = format!("{}__{}", key.name, service.meta.uid);
     let port = vip(cx, key, service, &mut out);
@@ -65,6 +72,32 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
         report(cx, key, service, &external.granted, &mut out);
     }
     out
+}
+
+/// The service as far as its addresses are in the service network; none if none is.
+fn within<'s>(
+    cx: &Context<'_>,
+    service: &'s Service,
+    out: &mut Derived,
+) -> Option<Cow<'s, Service>> {
+    let subnets = &cx.settings.service_subnets;
+    let is_in = |address: &IpAddr| subnets.iter().any(|net| net.contains(address));
+    let mut outside = service.addresses.iter().filter(|address| !is_in(address)).peekable();
+    if outside.peek().is_none() {
+        return Some(Cow::Borrowed(service));
+    }
+    let known: Vec<String> = subnets.iter().map(IpNet::to_string).collect();
+    for address in outside {
+        let text = format!(
+            "the cluster address {address} is not served: it is not in service_subnets ({}); set it in the manager's \
+             configuration to all that the API server gives addresses from (ServiceCIDR)",
+            known.join(", ")
+        );
+        out.problem("OutsideServiceSubnets", text);
+    }
+    let mut inside = service.clone();
+    inside.addresses.retain(is_in);
+    (!inside.addresses.is_empty()).then_some(Cow::Owned(inside))
 }
 
 /// The port that stands for the service, and its addresses.
@@ -203,10 +236,9 @@ fn members(
     let network = cx.service_network_chosen(service, out);
     let mut seen: BTreeMap<(IpAddr, u16), (&Endpoint, Option<Uuid>)> = BTreeMap::new();
     for slice in cx.cache.slices_of(&key.namespace, &key.name) {
-        let fits =
-            slice.ports.iter().filter(|p| *p.name == port.name && *p.protocol == port.protocol);
-        for target in fits {
-            for endpoint in &slice.endpoints {
+        for endpoint in &slice.endpoints {
+            let ports = slice.ports_of(endpoint).iter();
+            for target in ports.filter(|p| *p.name == port.name && *p.protocol == port.protocol) {
                 // An endpoint may move between slices and be in both for a moment: the readier one counts.
                 let Some((address, interface)) = cx.answers_at(endpoint, network.as_deref(), out)
                 else {

@@ -150,6 +150,16 @@ impl TagTable {
         self.demanded.contains_key(&Demand::AddressGroup(net.to_owned()))
     }
 
+    /// Whether anyone demands what a shared owner stands for.
+    #[must_use]
+    pub(crate) fn is_used(&self, key: &Key) -> bool {
+        match key.sort {
+            Sort::Tag => self.is_needed(&key.name),
+            Sort::AddressGroup => self.is_prefix_needed(&key.name),
+            _ => true,
+        }
+    }
+
     /// Owners that use a port name.
     pub fn users_of_port(&self, protocol: &str, name: &str) -> impl Iterator<Item = &Key> {
         let demand = Demand::PortName(protocol.to_owned(), name.to_owned());

@@ -1,5 +1,9 @@
 //! Policies of the cluster's administrators: ClusterNetworkPolicy, and its older forms AdminNetworkPolicy and
 //! BaselineAdminNetworkPolicy.
+//!
+//! They fail closed, as their API demands: what is not understood of a rule that accepts is accepted from nobody, and of one
+//! that denies or passes on it is denied. A subject that is not understood is every pod that it may mean; for these,
+//! nothing is accepted or passed on.
 
 use super::{Meta, Resource, Selector};
 use ipnet::IpNet;
@@ -16,8 +20,8 @@ pub struct AdminPolicy {
     pub tier: Tier,
     /// Lower comes first, 0 to 1000.
     pub priority: u16,
-    /// Who it is about; none if that is not understood.
-    pub subject: Option<Subject>,
+    /// Who it is about.
+    pub subject: Subject,
     /// Rules for what reaches them, in order.
     pub ingress: Vec<AdminRule>,
     /// Rules for what they reach, in order.
@@ -75,7 +79,7 @@ pub enum AdminPeer {
     Nodes(Selector),
     /// Addresses.
     Networks(Vec<IpNet>),
-    /// Everyone: what a deny becomes when its peers are not understood.
+    /// Everyone: whom peers that are not understood may mean.
     Everyone,
 }
 
@@ -94,19 +98,24 @@ impl AdminPolicy {
         let mut problems = Vec::new();
         let tier = match (resource, spec.get("tier").and_then(Value::as_str)) {
             (Resource::BaselineAdminNetworkPolicy, _) | (_, Some("Baseline")) => Tier::Baseline,
-            _ => Tier::Admin,
+            (Resource::AdminNetworkPolicy, _) | (_, Some("Admin") | None) => Tier::Admin,
+            (_, Some(other)) => {
+                problems.push(format!("spec.tier: {other:?} is not known, taken as Admin"));
+                Tier::Admin
+            }
         };
         let priority = spec.get("priority").and_then(Value::as_u64).unwrap_or(0).min(1000);
-        let subject = subject(spec.get("subject"));
-        if let Err(reason) = &subject {
-            problems.push(format!("spec.subject: {reason}"));
-        }
+        let mut of_subject = Vec::new();
+        let subject = subject(spec.get("subject"), "spec.subject", &mut of_subject);
+        let sure = of_subject.is_empty();
+        let wider = "taken as every pod that it may mean, for which Deny and Pass deny and Accept does nothing";
+        problems.extend(of_subject.into_iter().map(|reason| format!("{reason}; {wider}")));
         let mut rules = |field: &str, peers: &str| {
             let list = spec.get(field).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             list.iter()
                 .enumerate()
-                .filter_map(|(at, raw)| {
-                    rule(raw, peers, &format!("spec.{field}[{at}]"), &mut problems)
+                .flat_map(|(at, raw)| {
+                    rule(raw, peers, &format!("spec.{field}[{at}]"), sure, &mut problems)
                 })
                 .collect::<Vec<_>>()
         };
@@ -117,7 +126,7 @@ impl AdminPolicy {
             resource,
             tier,
             priority: u16::try_from(priority).unwrap_or(1000),
-            subject: subject.ok(),
+            subject,
             ingress,
             egress,
             problems,
@@ -125,43 +134,51 @@ impl AdminPolicy {
     }
 }
 
-fn selector(raw: &Value) -> Result<Selector, String> {
-    serde_json::from_value(raw.clone()).map_err(|error| error.to_string())
-}
-
-fn subject(raw: Option<&Value>) -> Result<Subject, String> {
-    let raw = raw.ok_or("is missing")?;
-    if let Some(namespaces) = raw.get("namespaces").filter(|v| !v.is_null()) {
-        // v1alpha1's early form wraps the selector once more.
-        let inner = namespaces.get("namespaceSelector").unwrap_or(namespaces);
-        return Ok(Subject { namespaces: selector(inner)?, pods: None });
+/// Pods that are meant; where that is not understood, more than these.
+fn subject(raw: Option<&Value>, place: &str, problems: &mut Vec<String>) -> Subject {
+    let part = |name: &str| raw.and_then(|raw| raw.get(name)).filter(|value| !value.is_null());
+    match (part("namespaces"), part("pods")) {
+        (Some(namespaces), None) => {
+            // v1alpha1's early form wraps the selector once more.
+            let inner = namespaces.get("namespaceSelector").unwrap_or(namespaces);
+            let place = format!("{place}.namespaces");
+            Subject { namespaces: Selector::understood(inner, &place, problems), pods: None }
+        }
+        (None, Some(pods)) => {
+            let mut selector = |name: &str| {
+                let raw = pods.get(name).unwrap_or(&Value::Null);
+                Selector::understood(raw, &format!("{place}.pods.{name}"), problems)
+            };
+            let namespaces = selector("namespaceSelector");
+            Subject { namespaces, pods: Some(selector("podSelector")) }
+        }
+        (both, _) => {
+            let what = if both.is_some() { "both" } else { "neither" };
+            problems.push(format!("{place} names {what} of namespaces and pods"));
+            Subject { namespaces: Selector::default(), pods: None }
+        }
     }
-    let pods =
-        raw.get("pods").filter(|v| !v.is_null()).ok_or("names neither namespaces nor pods")?;
-    let part = |name: &str| pods.get(name).filter(|v| !v.is_null());
-    Ok(Subject {
-        namespaces: part("namespaceSelector").map_or(Ok(Selector::default()), selector)?,
-        pods: Some(part("podSelector").map_or(Ok(Selector::default()), selector)?),
-    })
 }
 
 fn peer(raw: &Value) -> Result<AdminPeer, String> {
     if let Some(nodes) = raw.get("nodes").filter(|v| !v.is_null()) {
-        return selector(nodes).map(AdminPeer::Nodes);
+        return Selector::exactly(nodes, ".nodes").map(AdminPeer::Nodes);
     }
     if let Some(Value::Array(list)) = raw.get("networks") {
         let nets = list.iter().map(|text| {
             let text = text.as_str().unwrap_or_default();
             text.parse::<IpNet>()
                 .map(|n| n.trunc())
-                .map_err(|_| format!("{text:?} is not a prefix"))
+                .map_err(|_| format!(".networks: {text:?} is not a prefix"))
         });
         return nets.collect::<Result<_, _>>().map(AdminPeer::Networks);
     }
     if raw.get("domainNames").is_some() {
-        return Err("domainNames are not served; write networks".into());
+        return Err(".domainNames are not served; write networks".into());
     }
-    subject(Some(raw)).map(AdminPeer::Pods)
+    let mut problems = Vec::new();
+    let pods = subject(Some(raw), "", &mut problems);
+    if problems.is_empty() { Ok(AdminPeer::Pods(pods)) } else { Err(problems.join(", ")) }
 }
 
 fn transport(name: &str) -> Option<&'static str> {
@@ -176,7 +193,11 @@ fn transport(name: &str) -> Option<&'static str> {
 fn port(raw: &Value) -> Result<AdminPort, String> {
     let number = |value: Option<&Value>| {
         let number = value.and_then(Value::as_u64).and_then(|n| u16::try_from(n).ok());
-        number.ok_or_else(|| "names no port".to_owned())
+        number.filter(|n| *n > 0).ok_or_else(|| "names no port".to_owned())
+    };
+    let range = |range: &Value| {
+        let (start, end) = (number(range.get("start"))?, number(range.get("end"))?);
+        if start > end { Err(format!("ends before it starts, at {end}")) } else { Ok((start, end)) }
     };
     let protocol = |value: Option<&Value>| {
         let name = value.and_then(Value::as_str).unwrap_or("TCP");
@@ -190,9 +211,9 @@ fn port(raw: &Value) -> Result<AdminPort, String> {
         let port = number(one.get("port"))?;
         return Ok(AdminPort::Range(protocol(one.get("protocol"))?, port, port));
     }
-    if let Some(range) = raw.get("portRange") {
-        let (start, end) = (number(range.get("start"))?, number(range.get("end"))?);
-        return Ok(AdminPort::Range(protocol(range.get("protocol"))?, start, end));
+    if let Some(raw) = raw.get("portRange") {
+        let (start, end) = range(raw)?;
+        return Ok(AdminPort::Range(protocol(raw.get("protocol"))?, start, end));
     }
     for name in ["tcp", "udp", "sctp"] {
         let Some(one) = raw.get(name) else { continue };
@@ -200,11 +221,10 @@ fn port(raw: &Value) -> Result<AdminPort, String> {
         return match one.get("destinationPort") {
             None | Some(Value::Null) => Ok(AdminPort::Range(protocol, 0, u16::MAX)),
             Some(port) => match port.get("range") {
-                Some(range) => Ok(AdminPort::Range(
-                    protocol,
-                    number(range.get("start"))?,
-                    number(range.get("end"))?,
-                )),
+                Some(raw) => {
+                    let (start, end) = range(raw)?;
+                    Ok(AdminPort::Range(protocol, start, end))
+                }
                 None => {
                     let port = number(port.get("number"))?;
                     Ok(AdminPort::Range(protocol, port, port))
@@ -215,8 +235,15 @@ fn port(raw: &Value) -> Result<AdminPort, String> {
     Err("names no port".into())
 }
 
-/// Fails closed: what is not understood of a deny denies everyone, of anything else nobody.
-fn rule(raw: &Value, peers: &str, place: &str, problems: &mut Vec<String>) -> Option<AdminRule> {
+/// The rules that one becomes: what is understood of it, and the denial of what may be meant by the rest. `sure`: the
+/// subject is understood.
+fn rule(
+    raw: &Value,
+    peers: &str,
+    place: &str,
+    sure: bool,
+    problems: &mut Vec<String>,
+) -> Vec<AdminRule> {
     let action = match raw.get("action").and_then(Value::as_str) {
         Some("Accept" | "Allow") => AdminAction::Accept,
         Some("Pass") => AdminAction::Pass,
@@ -226,33 +253,48 @@ fn rule(raw: &Value, peers: &str, place: &str, problems: &mut Vec<String>) -> Op
             AdminAction::Deny
         }
     };
-    let deny = action == AdminAction::Deny;
+    let taken = match action {
+        AdminAction::Accept => "it accepts nothing",
+        AdminAction::Deny | AdminAction::Pass => "the rule denies all that it may mean",
+    };
     let list = |name: &str| raw.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let mut ends = Vec::new();
-    for one in list(peers) {
+    let (mut ends, mut other_ends) = (Vec::new(), false);
+    for (at, one) in list(peers).iter().enumerate() {
         match peer(one) {
             Ok(end) => ends.push(end),
             Err(reason) => {
-                problems.push(format!("{place}.{peers}: {reason}"));
-                if deny {
-                    ends.push(AdminPeer::Everyone);
+                problems.push(format!("{place}.{peers}[{at}]{reason}; {taken}"));
+                other_ends = true;
+            }
+        }
+    }
+    if list(peers).is_empty() {
+        problems.push(format!("{place}.{peers} names nobody; {taken}"));
+        other_ends = true;
+    }
+    let (mut ports, mut other_ports) = (Vec::new(), false);
+    for field in ["ports", "protocols"] {
+        for (at, one) in list(field).iter().enumerate() {
+            match port(one) {
+                Ok(port) => ports.push(port),
+                Err(reason) => {
+                    problems.push(format!("{place}.{field}[{at}] {reason}; {taken}"));
+                    other_ports = true;
                 }
             }
         }
     }
-    let mut ports = Vec::new();
-    let wanted = list("ports").iter().chain(list("protocols"));
-    let mut any = false;
-    for one in wanted {
-        any = true;
-        match port(one) {
-            Ok(port) => ports.push(port),
-            Err(reason) => problems.push(format!("{place}.ports: {reason}")),
-        }
+    let mut out = Vec::new();
+    // A denial of more covers it.
+    let readable = !(ends.is_empty() || other_ports && ports.is_empty());
+    if action != AdminAction::Deny && sure && readable {
+        out.push(AdminRule { action, peers: ends.clone(), ports: ports.clone() });
     }
-    // Ports were asked for and none is left: a deny is for all of them, another rule for none.
-    if any && ports.is_empty() && !deny {
-        return None;
+    let denies = action == AdminAction::Deny || !sure || other_ends || other_ports;
+    if action != AdminAction::Accept && denies {
+        let peers = if other_ends { vec![AdminPeer::Everyone] } else { ends };
+        let ports = if other_ports { Vec::new() } else { ports };
+        out.push(AdminRule { action: AdminAction::Deny, peers, ports });
     }
-    (!ends.is_empty()).then_some(AdminRule { action, peers: ends, ports })
+    out
 }

@@ -18,7 +18,7 @@ pub struct Slice {
     pub meta: Meta,
     /// The service; none for a slice that belongs to none.
     pub service: Option<Arc<str>>,
-    /// Ports of every endpoint in it.
+    /// Ports of every endpoint in it that has none of its own.
     pub ports: Vec<EndpointPort>,
     /// Addresses.
     pub endpoints: Vec<Endpoint>,
@@ -58,6 +58,8 @@ pub struct Endpoint {
     pub hint_nodes: Vec<Box<str>>,
     /// Its name below a headless service's.
     pub hostname: Option<Box<str>>,
+    /// Its own ports, where others of the same object have different ones.
+    pub ports: Option<Box<[EndpointPort]>>,
 }
 
 #[derive(Deserialize)]
@@ -201,23 +203,29 @@ impl Slice {
                     hint_zones: boxed(one.hints.for_zones),
                     hint_nodes: boxed(one.hints.for_nodes),
                     hostname: one.hostname.map(Into::into),
+                    ports: None,
                 })
             })
             .collect();
         Self { meta, service, ports: ports(raw.ports), endpoints }
     }
 
-    /// The older form. Its subsets differ in ports, so an address is repeated with each port set.
+    /// The ports of one of its endpoints.
+    #[must_use]
+    pub fn ports_of<'a>(&'a self, endpoint: &'a Endpoint) -> &'a [EndpointPort] {
+        endpoint.ports.as_deref().unwrap_or(&self.ports)
+    }
+
+    /// The older form. Its subsets differ in ports.
     pub(crate) fn of_endpoints(meta: Meta, raw: RawEndpoints) -> Self {
         let service = Some(meta.name.clone());
-        let mut all_ports: Vec<EndpointPort> = Vec::new();
+        let mut shared: Vec<EndpointPort> = Vec::new();
         let mut endpoints = Vec::new();
+        let several = raw.subsets.len() > 1;
         for subset in raw.subsets {
-            let own = ports(subset.ports);
-            for port in own {
-                if !all_ports.contains(&port) {
-                    all_ports.push(port);
-                }
+            let mut own = Some(ports(subset.ports));
+            if !several {
+                shared = own.take().unwrap_or_default();
             }
             let ready = subset.addresses.into_iter().map(|a| (a, true));
             let not = subset.not_ready_addresses.into_iter().map(|a| (a, false));
@@ -234,9 +242,10 @@ impl Slice {
                     hint_zones: Vec::new(),
                     hint_nodes: Vec::new(),
                     hostname: one.hostname.map(Into::into),
+                    ports: own.clone().map(Into::into),
                 });
             }
         }
-        Self { meta, service, ports: all_ports, endpoints }
+        Self { meta, service, ports: shared, endpoints }
     }
 }

@@ -167,7 +167,7 @@ impl KubeObject {
                 body(data).map(|raw| Self::IngressClass(IngressClass::new(meta.clone(), raw)))
             }
             Resource::NetworkPolicy | Resource::MultiNetworkPolicy => {
-                NetworkPolicy::new(resource, meta.clone(), data).map(Self::NetworkPolicy)
+                Ok(Self::NetworkPolicy(NetworkPolicy::new(resource, meta.clone(), data)))
             }
             Resource::Nad => body(data).map(|raw| Self::Nad(Nad::new(meta.clone(), &raw))),
             Resource::VirtualNetwork
@@ -210,12 +210,4 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
-}
-
-/// A number or a name, as Kubernetes writes ports.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum IntOrString {
-    Number(i64),
-    Name(String),
 }

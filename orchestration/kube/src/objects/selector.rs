@@ -1,6 +1,7 @@
 //! Label selectors.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Which labels are wanted. Empty selects everything.
@@ -38,6 +39,56 @@ pub enum Operator {
 }
 
 impl Selector {
+    /// What is understood of a selector. The rest is told, and leaves it wider than it was meant.
+    pub(crate) fn understood(raw: &Value, place: &str, problems: &mut Vec<String>) -> Self {
+        let mut out = Self::default();
+        let fields = match raw {
+            Value::Null => return out,
+            Value::Object(fields) => fields,
+            _ => {
+                problems.push(format!("{place} is not a selector"));
+                return out;
+            }
+        };
+        for (name, value) in fields {
+            match (name.as_str(), value) {
+                (_, Value::Null) => {}
+                ("matchLabels", Value::Object(labels)) => {
+                    for (key, value) in labels {
+                        match value.as_str() {
+                            Some(value) => drop(out.match_labels.insert(key.clone(), value.into())),
+                            None => {
+                                problems.push(format!("{place}.matchLabels: {value} is no text"));
+                            }
+                        }
+                    }
+                }
+                ("matchExpressions", Value::Array(list)) => {
+                    for (at, one) in list.iter().enumerate() {
+                        match requirement(one) {
+                            Ok(one) => out.match_expressions.push(one),
+                            Err(reason) => {
+                                problems.push(format!("{place}.matchExpressions[{at}]: {reason}"));
+                            }
+                        }
+                    }
+                }
+                _ => problems.push(format!("{place}.{name} is not known or has the wrong form")),
+            }
+        }
+        out
+    }
+
+    /// A selector that is understood in full.
+    ///
+    /// # Errors
+    /// What of it is not.
+    pub(crate) fn exactly(raw: &Value, place: &str) -> Result<Self, String> {
+        let mut problems = Vec::new();
+        let selector = Self::understood(raw, place, &mut problems);
+        if problems.is_empty() { Ok(selector) } else { Err(problems.join(", ")) }
+    }
+
     /// Whether it selects everything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -92,6 +143,15 @@ impl Selector {
         copy.match_expressions.sort();
         copy.match_expressions.dedup();
         serde_json::to_string(&copy).unwrap_or_default()
+    }
+}
+
+fn requirement(raw: &Value) -> Result<Requirement, String> {
+    let read = Requirement::deserialize(raw).map_err(|error| error.to_string())?;
+    match (matches!(read.operator, Operator::In | Operator::NotIn), read.values.is_empty()) {
+        (true, true) => Err("In and NotIn need values".into()),
+        (false, false) => Err("Exists and DoesNotExist take no values".into()),
+        _ => Ok(read),
     }
 }
 

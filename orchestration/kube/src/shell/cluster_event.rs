@@ -1,5 +1,5 @@
-//! Events about objects that are in no namespace: they belong into `default`; older API servers take them in `kube-system`
-//! only.
+//! Events that are written one by one, each with words of its own. Those about objects that are in no namespace belong into
+//! `default`; older API servers take them in `kube-system` only.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -9,20 +9,27 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 use kube::runtime::events::{Event as Told, EventType, Reporter};
 
-const NAMESPACES: [&str; 2] = ["default", "kube-system"];
+/// Where Events about objects without a namespace may be.
+pub(crate) const OF_CLUSTER: [&str; 2] = ["default", "kube-system"];
 
-/// Writes one.
+/// How much of its object's name an Event's name has, in letters: names have at most 253.
+const NAME: usize = 220;
+
+/// Writes one, to the first of these namespaces that takes it.
 ///
 /// # Errors
 /// The API server refuses.
-pub(super) async fn publish(
+pub(crate) async fn publish(
     client: &Client,
     reporter: &Reporter,
     told: &Told,
     regarding: ObjectReference,
+    namespaces: &[&str],
 ) -> Result<(), kube::Error> {
     let now = Timestamp::now();
-    let name = regarding.name.clone().unwrap_or_default();
+    // Names of pods may be as long as an Event's own.
+    let name: String = regarding.name.iter().flat_map(|name| name.chars()).take(NAME).collect();
+    let name = name.trim_end_matches(['.', '-']);
     let kind = match told.type_ {
         EventType::Normal => "Normal",
         EventType::Warning => "Warning",
@@ -43,7 +50,7 @@ pub(super) async fn publish(
         ..Event::default()
     };
     let mut last = Ok(());
-    for namespace in NAMESPACES {
+    for namespace in namespaces {
         let api: Api<Event> = Api::namespaced(client.clone(), namespace);
         last = api.create(&PostParams::default(), &event).await.map(drop);
         match &last {

@@ -1,6 +1,6 @@
 //! The shell: everything with a socket or a clock.
 
-mod cluster_event;
+pub(crate) mod cluster_event;
 mod discovery;
 mod election;
 mod informers;
@@ -9,6 +9,7 @@ mod report;
 mod run;
 mod status;
 mod tls;
+mod watches;
 
 pub use publish::{Publication, publish};
 pub(crate) use run::kubernetes;

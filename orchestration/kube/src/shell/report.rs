@@ -1,104 +1,254 @@
-//! What Kubernetes is told: Events and status.
+//! What Kubernetes is told: Events and status. Nothing of it is lost while the API server is away.
 
-use super::{cluster_event, discovery};
+use super::cluster_event::{self, OF_CLUSTER};
+use super::discovery;
+use super::run::Shared;
 use crate::core::Notice;
 use crate::derive::STAGED;
 use crate::desired::Patch;
 use crate::key::Key;
 use crate::objects::Resource;
+use crate::tellings::{Telling, Tellings, Told};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::api::{Api, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::events::{Event, EventType, Reporter};
+use parking_lot::Mutex;
 use std::collections::HashMap;
-use tokio::sync::mpsc::Receiver;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 /// Longest note that an Event may carry, in bytes.
 const NOTE: usize = 1000;
+/// How long the API server may take for one thing.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Something to tell.
+/// Where the loop leaves what is to be told.
 #[derive(Debug)]
-pub(super) enum Told {
-    /// An Event on an object with this uid.
-    Notice(Notice, Option<Uuid>),
-    /// A change of an object.
-    Patch(Patch),
+pub(super) struct Outbox {
+    tellings: Mutex<Tellings>,
+    news: Notify,
+    start: Instant,
 }
 
-/// Tells Kubernetes, one thing after the other. What fails is told again by the next look at its owner.
-pub(super) async fn tell(client: Client, identity: String, mut queue: Receiver<Told>) {
-    let reporter = Reporter { controller: "skein-kube-manager".into(), instance: Some(identity) };
-    let recorder = Recorder::new(client.clone(), reporter.clone());
-    let mut types: HashMap<Resource, ApiResource> = HashMap::new();
-    while let Some(told) = queue.recv().await {
-        let key = match &told {
-            Told::Notice(notice, _) => &notice.key,
-            Told::Patch(patch) => &patch.key,
-        };
-        let Some(served) = served(&client, &mut types, key).await else { continue };
-        match told {
-            Told::Notice(notice, uid) => {
-                let is_staged = notice.problem.reason == STAGED;
-                if is_staged {
-                    info!(object = %notice.key, "{}", notice.problem.message);
-                } else {
-                    warn!(object = %notice.key, reason = notice.problem.reason, "{}", notice.problem.message);
-                }
-                let event = Event {
-                    // What a staged policy would do is what its writer waits for, and no fault.
-                    type_: if is_staged { EventType::Normal } else { EventType::Warning },
-                    reason: notice.problem.reason.to_owned(),
-                    note: Some(shortened(&notice.problem.message)),
-                    action: "Translate".into(),
-                    secondary: None,
-                };
-                let regarding = reference(&served, &notice.key, uid);
-                // Those about objects without a namespace the recorder would put where they are refused.
-                let written = if regarding.namespace.is_some() {
-                    recorder.publish(&event, &regarding).await
-                } else {
-                    cluster_event::publish(&client, &reporter, &event, regarding).await
-                };
-                if let Err(error) = written {
-                    warn!(%error, object = %notice.key, "an Event was not written");
-                }
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { tellings: Mutex::default(), news: Notify::new(), start: Instant::now() }
+    }
+}
+
+impl Outbox {
+    pub(super) fn put(&self, told: Told) {
+        self.tellings.lock().put(told, self.start.elapsed());
+        self.news.notify_one();
+    }
+
+    /// How many things were not told yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.tellings.lock().len()
+    }
+
+    /// The next thing to tell, once there is one.
+    async fn next(&self) -> Telling {
+        loop {
+            let now = self.start.elapsed();
+            let (telling, next) = {
+                let mut tellings = self.tellings.lock();
+                (tellings.take(now), tellings.next())
+            };
+            if let Some(telling) = telling {
+                return telling;
             }
-            Told::Patch(patch) => {
-                if let Err(error) = apply(&client, &served, &patch).await {
-                    // It may be gone by now, which the informer will say.
-                    debug!(%error, object = %patch.key, "not written");
-                }
+            let pause = next.map_or(Duration::from_secs(3600), |at| at.saturating_sub(now));
+            tokio::select! {
+                () = self.news.notified() => {}
+                () = tokio::time::sleep(pause) => {}
             }
+        }
+    }
+
+    fn again(&self, telling: Telling) -> bool {
+        self.tellings.lock().again(telling, self.start.elapsed())
+    }
+}
+
+/// Why something was not told.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Kubernetes(#[from] kube::Error),
+    #[error("its type is not served")]
+    NotServed,
+    #[error("the API server takes too long")]
+    Slow,
+}
+
+impl Failure {
+    fn code(&self) -> Option<u16> {
+        match self {
+            Failure::Kubernetes(kube::Error::Api(status)) => Some(status.code),
+            _ => None,
+        }
+    }
+
+    /// Whether it may go well later.
+    fn passes(&self) -> bool {
+        match self {
+            // 401: a token that is renewed. 403: an API server that starts does not know rights at first.
+            Failure::Kubernetes(kube::Error::Api(status)) => {
+                status.code >= 500 || matches!(status.code, 401 | 403 | 408 | 429)
+            }
+            Failure::Kubernetes(kube::Error::SerdeError(_) | kube::Error::BuildRequest(_)) => false,
+            _ => true,
         }
     }
 }
 
-async fn served(
-    client: &Client,
-    types: &mut HashMap<Resource, ApiResource>,
-    key: &Key,
-) -> Option<ApiResource> {
-    let resource = key.resource()?;
-    if let Some(known) = types.get(&resource) {
-        return Some(known.clone());
+/// Tells Kubernetes, one thing after the other, for as long as it is so.
+pub(super) async fn tell(client: Client, identity: String, shared: Arc<Shared>) {
+    let reporter = Reporter { controller: "skein-kube-manager".into(), instance: Some(identity) };
+    let mut teller = Teller { client, reporter, types: HashMap::new() };
+    let mut leading = shared.leading.clone();
+    loop {
+        // Another one tells meanwhile. Without an API server nobody leads, and what was found stays to be told.
+        if leading.wait_for(|leads| *leads).await.is_err() {
+            return;
+        }
+        let telling = tokio::select! {
+            telling = shared.outbox.next() => telling,
+            Ok(_) = leading.wait_for(|leads| !*leads) => continue,
+        };
+        if !shared.core.lock().wants(&telling.told) {
+            continue;
+        }
+        let (key, what) = match &telling.told {
+            Told::Notice(notice, _) => (notice.key.clone(), "an Event"),
+            Told::Patches(key, _) => (key.clone(), "its status"),
+        };
+        let sent = tokio::time::timeout(PATIENCE, teller.send(&telling)).await;
+        let Err(error) = sent.unwrap_or(Err(Failure::Slow)) else { continue };
+        let first = telling.failures == 0;
+        // The object may be gone, or its type is served in another version now.
+        let moved = error.code() == Some(404) && first;
+        if (error.passes() || moved) && shared.outbox.again(telling) {
+            if first && !moved {
+                warn!(%error, object = %key, "{what} was not written; trying again");
+            }
+        } else if error.code() == Some(404) {
+            debug!(%error, object = %key, "{what} was not written");
+        } else {
+            warn!(%error, object = %key, "{what} was not written");
+        }
     }
-    let found = discovery::find(client, resource).await.ok().flatten()?;
-    types.insert(resource, found.clone());
-    Some(found)
 }
 
-fn reference(served: &ApiResource, key: &Key, uid: Option<Uuid>) -> ObjectReference {
-    let namespaced = !key.namespace.is_empty() && key.resource().is_some_and(is_namespaced);
+struct Teller {
+    client: Client,
+    reporter: Reporter,
+    types: HashMap<Resource, ApiResource>,
+}
+
+impl Teller {
+    async fn send(&mut self, telling: &Telling) -> Result<(), Failure> {
+        match &telling.told {
+            Told::Notice(notice, uid) => {
+                let is_staged = notice.problem.reason == STAGED;
+                if telling.failures > 0 {
+                } else if is_staged {
+                    info!(object = %notice.key, "{}", notice.problem.message);
+                } else {
+                    warn!(object = %notice.key, reason = notice.problem.reason, "{}", notice.problem.message);
+                }
+                self.event(notice, *uid, is_staged).await
+            }
+            Told::Patches(_, patches) => {
+                for patch in patches {
+                    self.apply(patch).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn event(
+        &mut self,
+        notice: &Notice,
+        uid: Option<Uuid>,
+        is_staged: bool,
+    ) -> Result<(), Failure> {
+        // The cluster itself is no object of Kubernetes.
+        let Some(resource) = notice.key.resource() else { return Ok(()) };
+        let served = self.served(resource).await?;
+        let event = Event {
+            // What a staged policy would do is what its writer waits for, and no fault.
+            type_: if is_staged { EventType::Normal } else { EventType::Warning },
+            reason: notice.problem.reason.to_owned(),
+            note: Some(shortened(&notice.problem.message)),
+            action: "Translate".into(),
+            secondary: None,
+        };
+        let regarding = reference(&served, resource, &notice.key, uid);
+        let namespace = [notice.key.namespace.as_ref()];
+        let places: &[&str] = if is_namespaced(resource) { &namespace } else { &OF_CLUSTER };
+        // One Event for each message: a recorder of client libraries would count a second problem with the same reason as a
+        // repetition of the first, and never show its words.
+        cluster_event::publish(&self.client, &self.reporter, &event, regarding, places).await?;
+        Ok(())
+    }
+
+    async fn served(&mut self, resource: Resource) -> Result<ApiResource, Failure> {
+        if let Some(known) = self.types.get(&resource) {
+            return Ok(known.clone());
+        }
+        let found = discovery::find(&self.client, resource).await?.ok_or(Failure::NotServed)?;
+        self.types.insert(resource, found.clone());
+        Ok(found)
+    }
+
+    async fn apply(&mut self, patch: &Patch) -> Result<(), Failure> {
+        let Some(resource) = patch.key.resource() else { return Ok(()) };
+        let served = self.served(resource).await?;
+        let api: Api<DynamicObject> = if is_namespaced(resource) {
+            Api::namespaced_with(self.client.clone(), &patch.key.namespace, &served)
+        } else {
+            Api::all_with(self.client.clone(), &served)
+        };
+        let (name, body) = (&patch.key.name, kube::api::Patch::Merge(&patch.body));
+        let parameters = PatchParams::default();
+        let written = if patch.status {
+            api.patch_status(name, &parameters, &body).await.map(drop)
+        } else {
+            api.patch(name, &parameters, &body).await.map(drop)
+        };
+        let written = written.map_err(Failure::from);
+        if written.as_ref().is_err_and(|error| error.code() == Some(404)) {
+            self.types.remove(&resource);
+        }
+        written
+    }
+}
+
+fn reference(
+    served: &ApiResource,
+    resource: Resource,
+    key: &Key,
+    uid: Option<Uuid>,
+) -> ObjectReference {
     ObjectReference {
         api_version: Some(served.api_version.clone()),
         kind: Some(served.kind.clone()),
         name: Some(key.name.to_string()),
         // Events about objects without a namespace belong into `default`. It is said here, too: API servers of 1.20
         // refuse one that is said in one place only.
-        namespace: Some(if namespaced { key.namespace.to_string() } else { "default".into() }),
+        namespace: Some(if is_namespaced(resource) {
+            key.namespace.to_string()
+        } else {
+            "default".into()
+        }),
         uid: uid.map(|uid| uid.to_string()),
         ..ObjectReference::default()
     }
@@ -121,19 +271,4 @@ fn shortened(text: &str) -> String {
     let end =
         text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= NOTE).last();
     text[..end.unwrap_or(0)].to_owned()
-}
-
-async fn apply(client: &Client, served: &ApiResource, patch: &Patch) -> Result<(), kube::Error> {
-    let api: Api<DynamicObject> = if patch.key.resource().is_some_and(is_namespaced) {
-        Api::namespaced_with(client.clone(), &patch.key.namespace, served)
-    } else {
-        Api::all_with(client.clone(), served)
-    };
-    let (name, body) = (&patch.key.name, kube::api::Patch::Merge(&patch.body));
-    let parameters = PatchParams::default();
-    if patch.status {
-        api.patch_status(name, &parameters, &body).await.map(drop)
-    } else {
-        api.patch(name, &parameters, &body).await.map(drop)
-    }
 }

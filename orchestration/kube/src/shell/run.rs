@@ -1,14 +1,16 @@
 //! The loop: news in, writes out.
 
 use super::informers::{self, News};
-use super::report::{self, Told};
+use super::report::{self, Outbox};
 use super::tls::{Peer, TlsError, TlsListener};
+use super::watches::Watches;
 use super::{discovery, election, status};
 use crate::config::{Kubernetes, ManagerConfig};
-use crate::core::{Core, FOLLOWED, Notice, Outcome, Work};
-use crate::key::Key;
+use crate::core::{Core, FOLLOWED, Notice, Outcome, Reason, Work};
+use crate::key::{Key, Sort};
 use crate::objects::Resource;
 use crate::settings::BadSetting;
+use crate::tellings::Told;
 use crate::{packed, writer};
 use futures_util::FutureExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -18,7 +20,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// News that wait at most.
 const QUEUE: usize = 1024;
@@ -53,11 +55,13 @@ pub enum ManagerError {
     },
 }
 
-/// What the loop and the status page share.
+/// What the loop, the status page and whoever tells Kubernetes share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) core: Mutex<Core>,
     pub(super) leading: watch::Receiver<bool>,
+    pub(super) outbox: Outbox,
+    pub(super) watches: Watches,
 }
 
 /// A client, as the settings say.
@@ -103,6 +107,8 @@ pub async fn run(
     let shared = Arc::new(Shared {
         core: Mutex::new(Core::new(config.cluster.clone())),
         leading: is_leading.clone(),
+        outbox: Outbox::default(),
+        watches: Watches::default(),
     });
     let page = status::router(shared.clone());
     let served = match TlsListener::new(listener, &config.tls)? {
@@ -119,10 +125,9 @@ pub async fn run(
         }
     });
     let (news, inbox) = mpsc::channel(QUEUE);
-    informers::start(&cluster, &news);
-    let (told, tellings) = mpsc::channel(QUEUE);
+    informers::start(&cluster, &news, &shared);
     let identity = config.election.identity.clone();
-    let teller = tokio::spawn(report::tell(cluster.clone(), identity, tellings));
+    let teller = tokio::spawn(report::tell(cluster.clone(), identity, shared.clone()));
     let (end, ended) = oneshot::channel::<()>();
     let candidate = config.election.enabled.then(|| {
         let name = format!("skein-kube-manager-{}", config.cluster.cluster_name);
@@ -137,7 +142,6 @@ pub async fn run(
     let manager = Loop {
         shared,
         client,
-        told,
         start: Instant::now(),
         listed: HashSet::new(),
         concurrency: config.concurrency.max(1),
@@ -175,7 +179,6 @@ async fn definitions(cluster: kube::Client, mut leading: watch::Receiver<bool>) 
 struct Loop {
     shared: Arc<Shared>,
     client: Client,
-    told: mpsc::Sender<Told>,
     start: Instant,
     /// Types that were listed.
     listed: HashSet<Resource>,
@@ -212,8 +215,9 @@ impl Loop {
                 }
                 event = watcher.next() => self.configured(event),
                 Some((key, outcome)) = finished.recv() => self.done(&key, &outcome),
-                changed = leading.changed() => {
-                    if changed.is_ok() && *leading.borrow_and_update() {
+                // Without an election nobody ever says another thing.
+                Ok(()) = leading.changed() => {
+                    if *leading.borrow_and_update() {
                         // What the one before did is seen by the watch; the rest is found by comparing.
                         self.shared.core.lock().mark_all();
                     }
@@ -262,8 +266,8 @@ impl Loop {
 
     fn begin(&self, work: Work, done: &mpsc::Sender<(Key, Outcome)>) {
         let Work { key, writes, patches, notices } = work;
-        for patch in patches {
-            self.tell(Told::Patch(patch));
+        if !patches.is_empty() {
+            self.shared.outbox.put(Told::Patches(key.clone(), patches));
         }
         self.notify(notices);
         if writes.is_empty() {
@@ -273,8 +277,15 @@ impl Loop {
         let writing = self.writing.clone();
         tokio::spawn(async move {
             let outcome = writer::execute(&client, &writes).await;
-            if let Outcome::Failed(text, _) = &outcome {
-                warn!(owner = %key, "{text}");
+            match &outcome {
+                Outcome::Written => {}
+                // Most are tags that another cluster uses still.
+                Outcome::Failed(text, Reason::Refused)
+                    if matches!(key.sort, Sort::Tag | Sort::AddressGroup) =>
+                {
+                    debug!(owner = %key, "{text}");
+                }
+                Outcome::Failed(text, _) => warn!(owner = %key, "{text}"),
             }
             drop(writing);
             let _ = done.send((key, outcome)).await;
@@ -289,14 +300,7 @@ impl Loop {
     fn notify(&self, notices: Vec<Notice>) {
         for notice in notices {
             let uid = self.shared.core.lock().uid_of(&notice.key);
-            self.tell(Told::Notice(notice, uid));
-        }
-    }
-
-    /// A full queue loses nothing that matters: a patch is wanted until it is seen.
-    fn tell(&self, told: Told) {
-        if self.told.try_send(told).is_err() {
-            warn!("Kubernetes is told too slowly; left out for now");
+            self.shared.outbox.put(Told::Notice(notice, uid));
         }
     }
 }

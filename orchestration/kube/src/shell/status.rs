@@ -80,6 +80,11 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> String {
         ("writing", "Owners with writes on their way.", count(figures.busy)),
         ("failing", "Owners whose last writes failed.", count(figures.failing)),
         ("problems", "Kubernetes objects with a problem.", count(figures.problems)),
+        (
+            "untold",
+            "Events and status that Kubernetes was not told yet.",
+            count(shared.outbox.waiting()),
+        ),
         ("derivations", "Derivations since the start.", figures.derived),
     ] {
         let _ = writeln!(
@@ -87,6 +92,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> String {
             "# HELP skein_kube_{name} {help}\n# TYPE skein_kube_{name} gauge\nskein_kube_{name} {value}"
         );
     }
+    shared.watches.write(&mut out);
     out.push_str("# EOF\n");
     out
 }

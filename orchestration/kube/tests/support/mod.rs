@@ -182,6 +182,22 @@ impl Bench {
         }
     }
 
+    /// Does all that is to do at a time that the test says, and sees what came of it. Times only grow.
+    pub async fn step(&mut self, now: Duration) {
+        for work in self.core.poll(now, 64) {
+            self.notices.extend(work.notices);
+            self.patches.extend(work.patches);
+            if !work.writes.is_empty() {
+                let outcome = writer::execute(&self.client, &work.writes).await;
+                self.notices.extend(self.core.done(&work.key, &outcome, now));
+            }
+        }
+        let wait = Duration::from_millis(5);
+        while let Ok(event) = tokio::time::timeout(wait, self.watcher.next()).await {
+            self.take(event);
+        }
+    }
+
     pub fn take(&mut self, event: Event) {
         match event {
             Event::Snapshot(objects, revision) => self.core.config_snapshot(objects, revision),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// How often a folder is looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -44,6 +45,9 @@ impl fmt::Debug for Pem {
 /// What was found, by name; the error says why not. A name that is absent is still being looked for.
 pub type Found = BTreeMap<String, Result<Pem, String>>;
 
+/// What is wrong with certificates of a load balancer that this node carries: its name, and why by the certificate's.
+pub type Complaints = BTreeMap<Uuid, (String, BTreeMap<String, String>)>;
+
 /// A source of certificates.
 #[derive(Clone, Debug)]
 pub struct Certificates {
@@ -51,6 +55,8 @@ pub struct Certificates {
     pub wanted: watch::Sender<BTreeSet<String>>,
     /// What was found.
     pub found: watch::Receiver<Found>,
+    /// To be told what cannot be used, found or not: for those who can tell its owner.
+    pub complaints: watch::Sender<Complaints>,
 }
 
 impl Certificates {
@@ -60,7 +66,7 @@ impl Certificates {
         let (wanted, names) = watch::channel(BTreeSet::new());
         let (sender, found) = watch::channel(Found::new());
         tokio::spawn(look(folder, names, sender));
-        Self { wanted, found }
+        Self { wanted, found, complaints: watch::Sender::default() }
     }
 }
 

@@ -14,6 +14,6 @@ mod statistics;
 mod status;
 mod worker;
 
-pub use certificates::{Certificates, Found, Pem};
+pub use certificates::{Certificates, Complaints, Found, Pem};
 pub use config::LoadbalancerConfig;
 pub use run::{LoadbalancerError, run};

@@ -221,6 +221,7 @@ impl Loop {
             Report::Port(uuid, port) => {
                 self.core.plugged(uuid, port);
                 if port.is_none() {
+                    self.complain(uuid, None);
                     self.shared.page.lock().states.remove(&uuid);
                     // If it is wanted again there may be another worker by now.
                     self.workers.retain(|other, worker| *other != uuid || !worker.is_closed());
@@ -228,9 +229,24 @@ impl Loop {
             }
             Report::State(uuid, state) => {
                 self.core.ready(uuid, state.ready);
+                self.complain(uuid, Some(&state));
                 self.shared.page.lock().states.insert(uuid, state);
             }
         }
+    }
+
+    fn complain(&self, uuid: Uuid, state: Option<&State>) {
+        let Some(source) = &self.certificates else { return };
+        let page = self.shared.page.lock();
+        let name = page.assignments.get(&uuid).map(|one| one.balancer.name.clone());
+        let bad = state.map(|state| state.bad_certificates.clone()).unwrap_or_default();
+        let now = name.filter(|_| !bad.is_empty()).map(|name| (name, bad));
+        source.complaints.send_if_modified(|all| {
+            let before = all.remove(&uuid);
+            let differs = before != now;
+            all.extend(now.map(|now| (uuid, now)));
+            differs
+        });
     }
 
     fn act(&mut self, found: &watch::Receiver<Found>, done: &mpsc::Sender<(Uuid, bool)>) {

@@ -53,6 +53,9 @@ pub(super) struct State {
     pub(super) problem: Option<String>,
     /// What is wrong with parts of it, which it does without.
     pub(super) warnings: Vec<String>,
+    /// Certificates among them.
+    #[serde(skip)]
+    pub(super) bad_certificates: BTreeMap<String, String>,
 }
 
 /// What the daemon is told.
@@ -195,6 +198,9 @@ impl Worker {
             let _ = self.reports.send(Report::Port(self.uuid, Some(port))).await;
         }
         self.state.warnings = warnings(wanted);
+        let found = wanted.certificates.iter();
+        let bad = found.filter_map(|(name, what)| Some((name.clone(), what.clone().err()?)));
+        self.state.bad_certificates = bad.collect();
         let certificates = self.good_certificates(wanted).await?;
         let user = (!self.config.user.is_empty())
             .then(|| (self.config.user.clone(), self.config.user.clone()));
@@ -251,6 +257,7 @@ impl Worker {
             }
             if let Some(Err(complaint)) = self.judged.get(&path) {
                 self.state.warnings.push(format!("certificate {name}: {complaint}"));
+                self.state.bad_certificates.insert(name.clone(), complaint.clone());
                 certificates.remove(&name);
             }
         }

@@ -87,6 +87,13 @@ impl World {
         self.changed.push(uuid);
     }
 
+    pub(crate) fn annotate(&mut self, kind: Kind, name: &str, annotations: Value) {
+        let uuid = id(kind, name);
+        let (_, fields) = self.objects.get_mut(&uuid).unwrap();
+        fields.insert("annotations".into(), annotations);
+        self.changed.push(uuid);
+    }
+
     pub(crate) fn remove(&mut self, kind: Kind, name: &str) {
         self.objects.remove(&id(kind, name));
         self.changed.push(id(kind, name));

@@ -5,7 +5,7 @@ use super::tables::{
 };
 use ipnet::IpNet;
 use skein_policy::{Addition, Family};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// One change of the kernel's tables. [`Core::operations`](super::Core::operations) gives them in this
@@ -30,6 +30,13 @@ pub enum Operation {
         number: u32,
         /// More entries.
         entries: Addition,
+    },
+    /// Make a loaded policy forget identities that no route carries any more.
+    ShrinkPolicy {
+        /// Its number.
+        number: u32,
+        /// Numbers of the identities.
+        identities: BTreeSet<u32>,
     },
     /// Write a context and its label.
     PutContext(u32, ContextEntry),

@@ -24,6 +24,7 @@ use skein_lab::{LabOptions, Upstream};
 use stage::{Seen, Stage};
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// Name of the cluster: its namespaces start with it.
 const CLUSTER: &str = "skk8s";
@@ -66,6 +67,7 @@ fn options() -> ClusterOptions {
 /// Builds the cluster, shows it, leaves it running. True when every step held.
 pub(crate) fn up(screen: &mut Screen) -> Result<bool, ClusterError> {
     screen.say("Everything that is applied is a file of this repository; examples/kubernetes says what each shows.");
+    let since = Instant::now();
     let mut stage = build(screen)?;
     for (at, (title, show)) in PARTS.into_iter().enumerate() {
         stage.head(&format!("{}. {title}", at + 3));
@@ -77,7 +79,7 @@ pub(crate) fn up(screen: &mut Screen) -> Result<bool, ClusterError> {
             }
         }
     }
-    Ok(leave(stage))
+    Ok(leave(stage, since.elapsed()))
 }
 
 fn build(screen: &mut Screen) -> Result<Stage<'_>, ClusterError> {
@@ -120,9 +122,9 @@ fn build(screen: &mut Screen) -> Result<Stage<'_>, ClusterError> {
 }
 
 /// Says what can be tried, and lets everything live on. True when every step held.
-fn leave(stage: Stage<'_>) -> bool {
+fn leave(stage: Stage<'_>, took: Duration) -> bool {
     let (good, bad) = stage.screen.totals();
-    stage.screen.head(&format!("{good} steps held, {bad} did not."));
+    stage.screen.head(&format!("{good} steps held, {bad} did not, in {} s.", took.as_secs()));
     stage.screen.say("The cluster stays up. Try:");
     let kubectl = stage.cluster.kubectl_line();
     let mut lines = vec![format!("{kubectl} get pods -A -o wide")];

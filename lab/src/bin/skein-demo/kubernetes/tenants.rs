@@ -3,7 +3,7 @@
 use super::reach::{ANSWER, answered_by};
 use super::services::OFTEN;
 use super::stage::{SETTLED, Stage};
-use skein_lab::kubernetes::ClusterError;
+use skein_lab::kubernetes::{ClusterError, KubePod};
 use skein_lab::wait_for;
 use std::time::Duration;
 
@@ -29,11 +29,19 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), ClusterError> {
         stage.kubectl(&["scale", "-n", "tenants", "deployment", "gold", &replicas])?.success()?;
         let text = format!("{count} pods are ready, and these and no others serve");
         stage.step(&text, |stage| {
-            let pods = stage.cluster.wait_pods("tenants", "app=gold", count, PODS_READY);
+            let pods = wait_for("these pods", PODS_READY, || living(stage, count));
             let pods = pods.map_err(|error| error.to_string())?;
             let targets = vec![target.clone(); OFTEN];
             answered_by(&pods, || client.ask(&targets, ANSWER)).map(|_| String::new())
         });
     }
     Ok(())
+}
+
+/// Pods that are ready and not on their way out, when they are as many.
+fn living(stage: &Stage<'_>, count: usize) -> Result<Vec<KubePod>, String> {
+    let all = stage.cluster.pods("tenants", "app=gold").map_err(|error| error.to_string())?;
+    let stays = |pod: &KubePod| pod.ready && pod.object["metadata"]["deletionTimestamp"].is_null();
+    let living: Vec<KubePod> = all.into_iter().filter(stays).collect();
+    if living.len() == count { Ok(living) } else { Err(format!("{} are", living.len())) }
 }

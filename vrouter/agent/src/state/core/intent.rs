@@ -317,9 +317,9 @@ impl Core {
         self.policies = keep;
         // Work for a policy that was dropped before it was ever loaded is void, and so is its number.
         self.policy_work.retain(|work| match work {
-            Operation::LoadPolicy { number, .. } | Operation::ExtendPolicy { number, .. } => {
-                !dropped.contains(number)
-            }
+            Operation::LoadPolicy { number, .. }
+            | Operation::ExtendPolicy { number, .. }
+            | Operation::ShrinkPolicy { number, .. } => !dropped.contains(number),
             _ => true,
         });
         for number in dropped.iter().filter(|number| !self.applied_policies.contains(*number)) {

@@ -2,6 +2,7 @@
 
 mod choice;
 mod dns;
+mod forgetting;
 mod intent;
 mod natives;
 mod nested;
@@ -107,6 +108,10 @@ pub struct Core {
     problems: BTreeMap<String, String>,
     judging: BTreeMap<Uuid, Arc<Policy>>,
     identities: Identities,
+    /// So many identities are kept without a look at what they are good for.
+    identity_spare: usize,
+    /// More identities than this, and those that are of no use are looked for.
+    identity_limit: usize,
     book: RuleBook,
     policies: HashMap<PolicyKey, Loaded>,
     policy_numbers: BTreeSet<u32>,
@@ -171,6 +176,8 @@ impl Core {
             problems: BTreeMap::new(),
             judging: BTreeMap::new(),
             identities: Identities::default(),
+            identity_spare: forgetting::SPARE,
+            identity_limit: forgetting::SPARE,
             book: RuleBook::default(),
             policies: HashMap::new(),
             policy_numbers: BTreeSet::new(),

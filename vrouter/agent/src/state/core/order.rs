@@ -11,6 +11,7 @@ impl Core {
     /// confirmed comes again.
     pub fn operations(&mut self) -> Vec<Operation> {
         self.compile();
+        self.forget_identities();
         let mut all = Vec::new();
         let gone = self.applied.natives.keys().filter(|a| !self.wanted.natives.contains_key(*a));
         all.extend(gone.map(|address| Operation::RemoveNative(*address)));
@@ -134,7 +135,9 @@ impl Core {
                 self.applied_policies.insert(*number);
                 self.policy_work.retain(|work| work != operation);
             }
-            Operation::ExtendPolicy { .. } => self.policy_work.retain(|work| work != operation),
+            Operation::ExtendPolicy { .. } | Operation::ShrinkPolicy { .. } => {
+                self.policy_work.retain(|work| work != operation);
+            }
             Operation::PutContext(id, context) => {
                 self.applied.contexts.insert(*id, context.clone());
             }

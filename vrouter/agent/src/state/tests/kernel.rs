@@ -3,13 +3,14 @@
 use crate::state::InterfaceEntry;
 use crate::state::diff::Operation;
 use crate::state::tables::{NextHop, PolicyState, Tables};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The kernel, as far as order matters.
 #[derive(Default)]
 pub(super) struct Kernel {
     pub(super) tables: Tables,
-    pub(super) policies: BTreeSet<u32>,
+    /// Loaded ones, with the identities that they tell from others.
+    pub(super) policies: BTreeMap<u32, BTreeSet<u32>>,
 }
 
 impl Kernel {
@@ -24,10 +25,21 @@ impl Kernel {
                 }
                 self.tables.next_hops.insert(number, next_hop);
             }
-            Operation::LoadPolicy { number, .. } => {
-                assert!(self.policies.insert(number), "a policy in use is loaded over");
+            Operation::LoadPolicy { number, entries, .. } => {
+                let told_apart = entries.entries.iter().map(|entry| entry.identity).collect();
+                let before = self.policies.insert(number, told_apart);
+                assert!(before.is_none(), "a policy in use is loaded over");
             }
-            Operation::ExtendPolicy { number, .. } => assert!(self.policies.contains(&number)),
+            Operation::ExtendPolicy { number, entries } => {
+                let policy = self.policies.get_mut(&number).expect("a policy that is loaded");
+                policy.extend(entries.entries.iter().map(|entry| entry.identity));
+            }
+            Operation::ShrinkPolicy { number, identities } => {
+                let carried = self.tables.routes.values().any(|r| identities.contains(&r.identity));
+                assert!(!carried, "an identity in use is forgotten");
+                let policy = self.policies.get_mut(&number).expect("a policy that is loaded");
+                policy.retain(|identity| *identity == 0 || !identities.contains(identity));
+            }
             Operation::PutContext(id, context) => {
                 self.assert_loaded(context.policy);
                 self.tables.contexts.insert(id, context);
@@ -101,7 +113,7 @@ impl Kernel {
 
     fn assert_loaded(&self, policy: PolicyState) {
         if let PolicyState::Loaded { v4, v6 } = policy {
-            assert!(self.policies.contains(&v4) && self.policies.contains(&v6));
+            assert!(self.policies.contains_key(&v4) && self.policies.contains_key(&v6));
         }
     }
 
