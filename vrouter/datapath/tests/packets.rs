@@ -622,7 +622,8 @@ fn a_flood_is_not_answered_packet_by_packet() {
             other => panic!("{other:?}"),
         }
     }
-    let allowed = 51 + start.elapsed().as_millis() / 10;
+    // The clock goes by ticks; those of a machine whose host is busy come late, several at a time.
+    let allowed = 60 + start.elapsed().as_millis() / 10;
     assert!((50..=allowed).contains(&answered), "{answered} answers, {allowed} allowed");
     let drops = bed.datapath.vif_counters(ALICE_ID).unwrap().drops;
     assert!(drops.contains(&(R::TtlExceeded, 5000)), "{drops:?}");
