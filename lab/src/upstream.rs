@@ -27,13 +27,21 @@ impl Upstream {
     /// The port is taken.
     pub fn start(host: &Host, port: u16, known: Ipv4Addr) -> Result<Upstream, LabError> {
         let address = SocketAddr::new(host.ipv4().into(), port);
-        let failed = |error: std::io::Error| LabError::Command {
-            command: format!("serve names at {address}"),
-            status: "refused".into(),
-            stderr: error.to_string(),
-        };
-        let socket = host.inside(|| UdpSocket::bind(address))?.map_err(failed)?;
-        socket.set_read_timeout(Some(Duration::from_millis(100))).map_err(failed)?;
+        let socket = host.inside(|| UdpSocket::bind(address))?.map_err(|e| failed(address, &e))?;
+        Upstream::on(socket, known)
+    }
+
+    /// The same on a socket, wherever it is.
+    ///
+    /// # Errors
+    /// The socket is no longer usable.
+    pub fn on(socket: UdpSocket, known: Ipv4Addr) -> Result<Upstream, LabError> {
+        let address = socket
+            .local_addr()
+            .map_err(|e| failed(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0), &e))?;
+        socket
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .map_err(|e| failed(address, &e))?;
         let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopping, count) = (stop.clone(), asked.clone());
         let thread = std::thread::spawn(move || {
@@ -63,6 +71,14 @@ impl Drop for Upstream {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+fn failed(address: SocketAddr, error: &std::io::Error) -> LabError {
+    LabError::Command {
+        command: format!("serve names at {address}"),
+        status: "refused".into(),
+        stderr: error.to_string(),
     }
 }
 

@@ -100,6 +100,9 @@ __noinline int flow_again(const struct vif *vif, const struct origin *from)
 	if (f->form && (f->form == FORM_FABRIC) != (d == INGRESS))
 		return DROP_TRANSLATION_COLLISION;
 	context = f->context;
+	/* Its own VRF is the one that the vif has now: networks of living ports may change. */
+	if (!f->form && !context)
+		s->flow.vrf = vif->vrf;
 	if (d == INGRESS && (from->context || context)) {
 		arrival = arrival_vrf(vif, from->context);
 		if (!arrival)
@@ -130,7 +133,7 @@ __noinline int flow_again(const struct vif *vif, const struct origin *from)
 	if (vrf != vif->vrf)
 		generation += generation_of(vrf);
 	/* Who opens is not to meet a member that takes no new connections, though the old one went on there. */
-	if (f->policy == policy && f->generation == generation && !(opens && f->form) &&
+	if (f->policy == policy && f->generation == generation && vrf == f->vrf && !(opens && f->form) &&
 	    (d == EGRESS || (f->peer == from->peer && f->arrival == from->context)))
 		return 0;
 	if (f->form)

@@ -46,7 +46,7 @@ static __always_inline __u32 next_hop_outside(__u32 family)
 /* The leaf a flow takes: its present one while that is a member, else one by hash. */
 __noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
 {
-	struct next_hop *nh = next_hop_get(id);
+	struct next_hop *nh = next_hop_get(id), *first;
 	__u32 count, pick, i;
 
 	if (!nh)
@@ -59,6 +59,10 @@ __noinline __u32 next_hop_leaf(__u32 id, __u32 present, __u32 hash)
 	for (i = 0; i < MAX_MEMBERS; i++)
 		if (i < count && nh->members[i] == present)
 			return present;
+	/* Past the fabric before all others: those are ways by which it may come in. */
+	first = next_hop_get(nh->members[0]);
+	if (first && first->type == NEXT_HOP_OUTSIDE)
+		return nh->members[0];
 	pick = hash % count;
 	barrier_var(pick); /* or the compiler proves the mask away, and the verifier does not follow it */
 	return nh->members[pick & (MAX_MEMBERS - 1)];

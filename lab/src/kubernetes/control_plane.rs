@@ -88,6 +88,16 @@ impl ControlPlane {
         self.api_server.wait_ready(READY, || api.text("/readyz").map(|_| ()))
     }
 
+    /// Starts the store again after [`Daemon::kill`], and waits until the API server has it.
+    ///
+    /// # Errors
+    /// The end of its log.
+    pub fn restart_etcd(&mut self) -> Result<(), ClusterError> {
+        self.etcd.start_again()?;
+        let api = self.api.clone();
+        self.etcd.wait_ready(READY, || api.text("/readyz").map(|_| ()))
+    }
+
     pub(crate) fn detach(self) {
         for daemon in
             [self.proxy, self.scheduler, self.controller_manager, self.api_server, self.etcd]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The service whose address kubelets give to pods.
-const FRONT: &str = include_str!("../../../deploy/kubernetes/dns.yaml");
+pub(crate) const FRONT: &str = include_str!("../../../deploy/kubernetes/dns.yaml");
 const FRONT_ADDRESS: &str = "10.96.0.10";
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
@@ -53,6 +53,8 @@ pub(crate) fn check(
     steps.done("names outside, from hosts and at the subnet's own address");
     policy_does_not_cut_names_off(cluster, pods);
     steps.done("names in spite of a policy");
+    served_by_a_pod(cluster, pods);
+    steps.done("names from a DNS server in a pod");
     restarted(cluster, network, pods);
     steps.done("agent killed and started again, asked all the time");
     for name in ["named", "heads", "alias"] {
@@ -70,7 +72,7 @@ fn resolve(pod: &KubePod, arguments: &[&str]) -> Ran {
     pod.run("/bin/nslookup", arguments).unwrap()
 }
 
-fn wait_answer(pod: &KubePod, arguments: &[&str]) -> String {
+pub(crate) fn wait_answer(pod: &KubePod, arguments: &[&str]) -> String {
     wait_for("a name to be answered", PATIENCE, || {
         let ran = resolve(pod, arguments);
         // Server and its address come first; a name that exists and has none of the type is no failure to busybox.
@@ -210,6 +212,84 @@ fn policy_does_not_cut_names_off(cluster: &Cluster, pods: &[KubePod]) {
         if outcomes.unwrap()[0].answered() { Ok(()) } else { Err("refused") }
     })
     .unwrap();
+}
+
+/// As clusters with CoreDNS have it: a server in a pod behind a service, whose address is in the `resolv.conf` of pods. Policies are
+/// about it as about any other.
+fn served_by_a_pod(cluster: &Cluster, pods: &[KubePod]) {
+    let pod = |name: &str, node: usize, more: &Value| {
+        let mut spec = json!({
+            "nodeName": cluster.nodes()[node].name(), "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "probe", "image": PROBE_IMAGE, "imagePullPolicy": "Never"}],
+        });
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let labels = json!({"app": name});
+        json!({"metadata": {"name": format!("{name}-{node}"), "labels": labels}, "spec": spec})
+    };
+    let service = json!({"metadata": {"name": "name-server"}, "spec": {
+        "selector": {"app": "name-server"}, "ports": [{"name": "dns", "protocol": "UDP", "port": 53}],
+    }});
+    let made = cluster.api().create(SERVICES, &service).unwrap();
+    let config =
+        json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": [made["spec"]["clusterIP"]]}});
+    create_pod(cluster, "default", &pod("name-server", 1, &json!({})));
+    for node in 0..NODES {
+        create_pod(cluster, "default", &pod("name-client", node, &config));
+    }
+    let server = cluster.wait_pods("default", "app=name-server", 1, PODS_READY).unwrap().remove(0);
+    let clients = cluster.wait_pods("default", "app=name-client", NODES, PODS_READY).unwrap();
+    let socket = server.inside(|| std::net::UdpSocket::bind("0.0.0.0:53")).unwrap().unwrap();
+    let upstream = Upstream::on(socket, OUTSIDE_ADDRESS).unwrap();
+    let address = OUTSIDE_ADDRESS.to_string();
+    for client in &clients {
+        let before = upstream.asked();
+        let found = wait_answer(client, &["-type=a", Upstream::NAME]);
+        assert!(found.contains(&address), "{}: {found}", client.name);
+        assert!(upstream.asked() > before, "{}: who answered? {found}", client.name);
+    }
+    // As people write it: nothing out but names.
+    let policy = json!({
+        "metadata": {"name": "only-names"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "name-client"}}, "policyTypes": ["Egress"],
+            "egress": [{
+                "to": [{"podSelector": {"matchLabels": {"app": "name-server"}}}],
+                "ports": [{"protocol": "UDP", "port": 53}],
+            }],
+        },
+    });
+    cluster.api().create(POLICIES, &policy).unwrap();
+    for client in &clients {
+        wait_for("the policy to be in force", PATIENCE, || {
+            let target = [format!("tcp:{}:80", pods[0].address)];
+            let outcomes = client.ask(&target, Duration::from_millis(300)).unwrap();
+            if outcomes[0].answered() { Err("connected") } else { Ok(()) }
+        })
+        .unwrap();
+        let ran = resolve(client, &["-type=a", Upstream::NAME]);
+        assert!(ran.ok() && ran.stdout.contains(&address), "{}: {ran:?}", client.name);
+    }
+    // Without its only rule there are no names either: an unanswered query takes the client ten seconds.
+    cluster
+        .api()
+        .merge(&format!("{POLICIES}/only-names"), &json!({"spec": {"egress": []}}))
+        .unwrap();
+    wait_for("no names any more", PATIENCE, || {
+        let before = upstream.asked();
+        let mut command = clients[0].command("/bin/nslookup").unwrap();
+        command.args(["-type=a", Upstream::NAME]);
+        let mut limited = Command::new("timeout");
+        limited.args(["-s", "KILL", "0.5"]).arg(command.get_program()).args(command.get_args());
+        let answered = limited.output().unwrap().status.success();
+        if answered || upstream.asked() > before { Err("answered") } else { Ok(()) }
+    })
+    .unwrap();
+    drop(upstream);
+    cluster.api().delete(&format!("{POLICIES}/only-names")).unwrap();
+    cluster.api().delete(&format!("{SERVICES}/name-server")).unwrap();
+    for pod in clients.iter().chain([&server]) {
+        cluster.api().delete(&format!("/api/v1/namespaces/default/pods/{}", pod.name)).unwrap();
+    }
 }
 
 /// Names are away while the agent is, and not longer; what it knew it knows at once, without a controller's word.

@@ -3,12 +3,12 @@
 use crate::outside::{POOL, World};
 use crate::support::web::Load;
 use crate::{
-    PATIENCE, PODS_READY, Steps, create_namespace, ingress_certificates, ingress_controller,
-    networks,
+    PATIENCE, PODS_READY, Steps, create_namespace, create_pod, ingress_certificates,
+    ingress_controller, networks,
 };
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{
-    Balancer, Cluster, KubePod, PROBE_IMAGE, Page, Site, SkeinNetwork, WebAnswer,
+    Balancer, Cluster, KubePod, PROBE_IMAGE, Page, ProbeOutcome, Site, SkeinNetwork, WebAnswer,
 };
 use skein_lab::{Host, wait_for};
 use std::path::{Path, PathBuf};
@@ -46,6 +46,10 @@ pub(crate) fn check(world: &World<'_>, network: &SkeinNetwork, steps: &mut Steps
     steps.done("hosts, paths and classes, from pods and from outside");
     own_network(&front);
     steps.done("an Ingress in a network of its own");
+    beside_policies(&front, &shop);
+    steps.done("an Ingress beside network policies");
+    isolated(&front);
+    steps.done("an Ingress in an isolated namespace");
     renewed(&front, &shop);
     steps.done("TLS: names, another certificate, off and on");
     ingress_certificates::check(&front);
@@ -223,8 +227,11 @@ impl<'a> Front<'a> {
 
     /// External address and the one in its network, from the status.
     pub(crate) fn addresses(&self, name: &str) -> [String; 2] {
-        let path = format!("{INGRESSES}/{name}");
-        let made = self.cluster.api().wait("two addresses", &path, PAGE, |object| {
+        self.addresses_of(&format!("{INGRESSES}/{name}"))
+    }
+
+    fn addresses_of(&self, path: &str) -> [String; 2] {
+        let made = self.cluster.api().wait("two addresses", path, PAGE, |object| {
             object["status"]["loadBalancer"]["ingress"][1]["ip"].is_string()
         });
         let made = made.unwrap_or_else(|error| panic!("{error}"));
@@ -374,6 +381,98 @@ fn own_network(front: &Front<'_>) {
         let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{}", pod.name);
         front.cluster.api().delete(&path).unwrap();
     }
+}
+
+/// What an Ingress leads to is reached by it, whatever policies say about the pods. A policy about all of the namespace is about the Ingress'
+/// own address, too, as it was in the original: it then says who may come there.
+fn beside_policies(front: &Front<'_>, shop: &[String; 2]) {
+    let api = front.cluster.api();
+    let policies = format!("/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies");
+    let red = front.cluster.wait_pods(NAMESPACE, "app=red", 2, PODS_READY).unwrap();
+    let direct: Vec<String> = red.iter().map(|pod| format!("tcp:{}:8080", pod.address)).collect();
+    let page = [format!("tcp:{}:80", shop[1])];
+    let silent = |targets: &[String]| {
+        wait_for(&format!("{targets:?} to be closed"), PATIENCE, || {
+            let outcomes = front.clients[0].ask(targets, SILENCE).unwrap();
+            let closed = |o: &ProbeOutcome| o.error.as_deref() == Some("timeout");
+            if outcomes.iter().all(closed) { Ok(()) } else { Err(format!("{outcomes:?}")) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    };
+    let served = || {
+        for (asker, at) in [(front.pod(0), 1), (front.pod(2), 1), (front.beyond(), 0)] {
+            asker.served("http://one.example.com/", &shop[at], None, "red-");
+        }
+    };
+    let create = |name: &str, spec: Value| {
+        api.create(&policies, &json!({"metadata": {"name": name}, "spec": spec})).unwrap();
+    };
+    create(
+        "pods",
+        json!({"podSelector": {"matchLabels": {"app": "red"}}, "policyTypes": ["Ingress"]}),
+    );
+    silent(&direct);
+    served();
+    create("all", json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
+    // The address is closed, to whoever asks from outside as well.
+    silent(&page);
+    let outside = front.world.ask(&[format!("tcp:{}:80", shop[0])], SILENCE);
+    assert!(!outside[0].answered(), "{outside:?}");
+    create(
+        "pages",
+        json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 80}]}]}),
+    );
+    served();
+    silent(&direct);
+    for name in ["pods", "all", "pages"] {
+        api.delete(&format!("{policies}/{name}")).unwrap();
+    }
+    served();
+}
+
+/// The page of an isolated namespace: for its own pods and for the world, but not for other namespaces by the address inside.
+fn isolated(front: &Front<'_>) {
+    const SPACE: &str = "lone-front";
+    let api = front.cluster.api();
+    let annotations =
+        json!({"opencontrail.org/isolation": "true", "opencontrail.org/fip-pool": POOL});
+    create_namespace(front.cluster, &json!({"name": SPACE, "annotations": annotations}));
+    let pod = |name: &str, node: usize, args: &[&str]| {
+        let container = json!({
+            "name": "web", "image": PROBE_IMAGE, "imagePullPolicy": "Never", "args": args,
+        });
+        json!({
+            "metadata": {"name": name, "labels": {"app": name}},
+            "spec": {
+                "nodeName": front.cluster.nodes()[node].name(), "terminationGracePeriodSeconds": 1,
+                "containers": [container],
+            },
+        })
+    };
+    create_pod(front.cluster, SPACE, &pod("page", 2, &["serve", "http:8080"]));
+    create_pod(front.cluster, SPACE, &pod("reader", 0, &["serve"]));
+    let service = json!({
+        "metadata": {"name": "page"},
+        "spec": {"selector": {"app": "page"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    });
+    api.create(&format!("/api/v1/namespaces/{SPACE}/services"), &service).unwrap();
+    let backend = json!({"service": {"name": "page", "port": {"number": 80}}});
+    let ingress = json!({
+        "metadata": {"name": "page"},
+        "spec": {"ingressClassName": "skein", "defaultBackend": backend},
+    });
+    let ingresses = format!("/apis/networking.k8s.io/v1/namespaces/{SPACE}/ingresses");
+    api.create(&ingresses, &ingress).unwrap();
+    let [external, inner] = front.addresses_of(&format!("{ingresses}/page"));
+    let reader = front.cluster.wait_pods(SPACE, "app=reader", 1, PODS_READY).unwrap().remove(0);
+    Asker::Pod(&reader).served("http://any/", &inner, None, "page");
+    front.beyond().served("http://any/", &external, None, "page");
+    let kept_out = front.clients[0].ask(&[format!("tcp:{inner}:80")], SILENCE).unwrap();
+    assert!(
+        !kept_out[0].answered() && kept_out[0].error.as_deref() != Some("refused"),
+        "{kept_out:?}"
+    );
+    api.delete(&format!("/api/v1/namespaces/{SPACE}")).unwrap();
 }
 
 /// Certificates by name; a new one is served and no connection breaks; without TLS nobody listens.

@@ -12,6 +12,7 @@
 #![allow(clippy::print_stdout, reason = "how long the steps took is for whoever reads a failure")]
 
 mod dns;
+mod held;
 mod ingress;
 mod ingress_certificates;
 mod ingress_controller;
@@ -131,7 +132,13 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     assert_kubelets_joined_by_requests(&cluster);
     let upstream = dns::upstream(cluster.control_host());
     let options = NetworkOptions {
-        manager_arguments: vec!["--dns-serve".into(), "true".into()],
+        manager_arguments: vec![
+            "--dns-serve".into(),
+            "true".into(),
+            // It is there once somebody makes it.
+            "--public-fip-pool".into(),
+            outside::POOL.into(),
+        ],
         agent_arguments: vec!["--dns-upstream".into(), upstream.address.to_string()],
         ..NetworkOptions::default()
     };
@@ -182,12 +189,17 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     secondary::check(&cluster, &pods, &mut steps);
     lifecycle::check(&cluster, &network, &pods, &mut steps);
     refused.check(&cluster, &mut steps);
-    let world = outside::World::start(&mut cluster);
-    outside::check(&world, &network, &pods, &mut steps);
+    let beyond = outside::Beyond::start(&mut cluster);
+    let world = beyond.world(&cluster);
+    let ways = outside::check(&world, &network, &pods, &mut steps);
     ingress::check(&world, &network, &mut steps);
-    drop(world);
-    restarts::check(&mut cluster, &mut network, &pods, &mut steps);
-    reboot::check(&mut cluster, &mut network, &mut steps);
+    world.ways_are_open(&ways);
+    let held = held::Held::start(&cluster, beyond, &pods);
+    held.check(&cluster, "the start");
+    steps.done("policies, services and ways that are to hold");
+    restarts::check(&mut cluster, &mut network, &options, &held, &pods, &mut steps);
+    reboot::check(&mut cluster, &mut network, &held, &mut steps);
+    held.end(&cluster, &mut steps);
 
     let (state, tree) = (cluster.state(), cluster.lab().directory());
     drop(network);
@@ -319,8 +331,11 @@ fn assert_nothing_is_left(name: &str, folders: &[&Path]) {
         let namespace = entry.file_name().to_string_lossy().into_owned();
         assert!(!namespace.starts_with(&format!("skl-{name}-")), "{namespace} is left");
     }
-    let groups = std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
-    for group in groups.map(|entry| entry.path().join(format!("skl-{name}"))) {
+    // With cgroup v1 each hierarchy is a folder there, with v2 it is the folder itself.
+    let tree = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(tree).unwrap().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([tree.to_owned()]) {
+        let group = hierarchy.join(format!("skl-{name}"));
         assert!(!group.exists(), "{} is left", group.display());
     }
 }

@@ -4,10 +4,12 @@ use crate::{ANSWER, PATIENCE, PODS_READY, Steps, all_answered, create_namespace,
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, SkeinNetwork};
 use skein_lab::wait_for;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an answer that must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(900);
+/// Of a connection while networks are joined and parted, in milliseconds: the machine's load may cost this much.
+const LONGEST_PAUSE: f64 = 3000.0;
 
 pub(crate) fn check(
     cluster: &Cluster,
@@ -92,8 +94,42 @@ fn isolated_namespace(cluster: &Cluster, others: &[KubePod]) {
     // They reach out; nobody reaches in.
     assert_reach(&own, others, true);
     assert_answers(&own, std::slice::from_ref(&address), true);
-    assert_answers(others, &[address], false);
+    assert_answers(others, std::slice::from_ref(&address), false);
+    switched(cluster, others, &own, &address);
     cluster.api().delete("/api/v1/namespaces/alone").unwrap();
+}
+
+/// Isolation is switched off and on again while the pods run: they keep their addresses, and what is busy among them goes on.
+fn switched(cluster: &Cluster, others: &[KubePod], own: &[KubePod], service: &String) {
+    let target = format!("{}:80", own[1].address);
+    let stream = own[0].stream(&target, &cluster.state().join("alone.log")).unwrap();
+    for (value, wanted) in [("false", true), ("true", false)] {
+        let since = Instant::now();
+        let patch = json!({"metadata": {"annotations": {"opencontrail.org/isolation": value}}});
+        cluster.api().merge("/api/v1/namespaces/alone", &patch).unwrap();
+        let mut targets = tcp(own);
+        targets.push(service.clone());
+        wait_for(&format!("isolation {value}"), PATIENCE, || {
+            let outcomes = others[0].ask(&targets, SILENCE).unwrap();
+            let right = outcomes.iter().all(|outcome| outcome.answered() == wanted);
+            if right { Ok(()) } else { Err(format!("{outcomes:?}")) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        println!("isolation {value} after {:.2} s", since.elapsed().as_secs_f64());
+        assert_answers(others, &targets, wanted);
+        // Among themselves and outwards nothing changes.
+        assert_reach(own, own, true);
+        assert_reach(own, others, true);
+        assert_answers(own, std::slice::from_ref(service), true);
+        let now = cluster.pods("alone", "app=web").unwrap();
+        for (before, after) in own.iter().zip(&now) {
+            assert_eq!((&before.uid, &before.addresses), (&after.uid, &after.addresses));
+            assert_eq!((before.restarts, &before.containers), (after.restarts, &after.containers));
+        }
+    }
+    let report = stream.finish().unwrap();
+    assert_eq!((&report.error, &report.pod), (&None, &own[1].name), "{report:?}");
+    assert!(report.longest_gap < LONGEST_PAUSE, "{report:?}");
 }
 
 /// A network that exists before the pods that choose it.
@@ -111,6 +147,57 @@ fn chosen_network(cluster: &Cluster, network: &SkeinNetwork, others: &[KubePod])
     assert_reach(others, &own, false);
     assert_reach(&own, others, false);
     remove(cluster, "default", &own);
+    chosen_by_namespace(cluster, &skein, others);
+}
+
+/// All pods of a namespace are in a network, but for one that says otherwise; services are reached once a policy joins their
+/// network with it, and no others.
+fn chosen_by_namespace(cluster: &Cluster, skein: &dyn Fn(&[&str]) -> String, others: &[KubePod]) {
+    skein(&["create", "network", "rear", "--project", "shop", "--subnet", "10.17.0.0/24"]);
+    let network = "opencontrail.org/network";
+    let choice = json!({ network: "default-domain:shop:front" });
+    create_namespace(cluster, &json!({"name": "chosen", "annotations": choice}));
+    let mut own = on_every_node(cluster, "chosen", "front", &json!({}));
+    let other = json!({ network: "default-domain:shop:rear" });
+    let rear = on_every_node(cluster, "chosen", "rear", &other);
+    let within = |pods: &[KubePod], prefix: &str| {
+        assert!(pods.iter().all(|pod| pod.address.starts_with(prefix)), "{prefix}: {pods:?}");
+    };
+    within(&own, "10.7.0.");
+    within(&rear, "10.17.0.");
+    assert_reach(&own, &own, true);
+    assert_reach(&own, &rear, false);
+    let service = json!({
+        "metadata": {"name": "joined"},
+        "spec": {"selector": {"set": "probe1"}, "ports": [{"port": 8080, "targetPort": 80}]},
+    });
+    const SERVICES: &str = "/api/v1/namespaces/default/services";
+    let made = cluster.api().create(SERVICES, &service).unwrap();
+    let vip = format!("tcp:{}:8080", made["spec"]["clusterIP"].as_str().unwrap());
+    assert_answers(others, std::slice::from_ref(&vip), true);
+    own.extend(rear);
+    assert_answers(&own, std::slice::from_ref(&vip), false);
+    let services = "default-domain:k8s-default:k8s-default-service-network";
+    let rule = format!("pass between default-domain:shop:front and {services}");
+    skein(&["create", "policy", "front-services", "--project", "shop", "--rule", &rule]);
+    let policy = "default-domain:shop:front-services";
+    for network in ["default-domain:shop:front", services] {
+        skein(&["attach", "network", network, "policy", policy]);
+    }
+    let (joined, apart) = own.split_at(cluster.nodes().len());
+    assert_answers(joined, std::slice::from_ref(&vip), true);
+    assert_answers(apart, std::slice::from_ref(&vip), false);
+    assert_reach(joined, others, false);
+    for network in ["default-domain:shop:front", services] {
+        skein(&["detach", "network", network, "policy", policy]);
+    }
+    wait_for("the service to be silent", PATIENCE, || {
+        let outcomes = joined[0].ask(std::slice::from_ref(&vip), SILENCE).unwrap();
+        if outcomes[0].answered() { Err(format!("{outcomes:?}")) } else { Ok(()) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    cluster.api().delete(&format!("{SERVICES}/joined")).unwrap();
+    cluster.api().delete("/api/v1/namespaces/chosen").unwrap();
 }
 
 fn remove(cluster: &Cluster, namespace: &str, pods: &[KubePod]) {

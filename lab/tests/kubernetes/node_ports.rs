@@ -1,4 +1,4 @@
-//! Who reaches what by the addresses of nodes: node ports, hostPorts and health checks, from a pod on each node, from each
+//! Who reaches what by the addresses of nodes: node ports, hostPorts, health checks, and externalIPs, from a pod on each node, from each
 //! node's own host, and from outside.
 
 use crate::{ANSWER, PATIENCE, Steps, ask_from_host, create_namespace, create_pod};
@@ -13,6 +13,8 @@ const NODE_PORT: u16 = 30_180;
 const LOCAL_PORT: u16 = 30_181;
 const CLOSED_PORT: u16 = 30_182;
 const HOST_PORT: u16 = 18_080;
+/// Somebody leads it to the cluster, as its users say.
+const EXTERNAL: &str = "203.0.113.5";
 /// Often enough that each of three members answers.
 const OFTEN: usize = 30;
 /// How long an answer that must not come is waited for.
@@ -27,7 +29,12 @@ pub(crate) fn check(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) {
         cluster.api().create(SERVICES, &object).unwrap()
     };
     let ports = |node_port: u16| json!([{"name": "tcp", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": node_port}]);
-    service("everywhere", json!({"type": "NodePort", "ports": ports(NODE_PORT)}));
+    service(
+        "everywhere",
+        json!({"type": "NodePort", "ports": ports(NODE_PORT), "externalIPs": [EXTERNAL]}),
+    );
+    let way = format!("{EXTERNAL}/32 via {}", cluster.nodes()[1].host().ipv4());
+    cluster.control_host().ip(&format!("route add {way}\n")).unwrap();
     let local = service(
         "here",
         json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": ports(LOCAL_PORT)}),
@@ -83,6 +90,7 @@ pub(crate) fn check(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) {
     cluster.api().delete(&format!("/api/v1/namespaces/{ISOLATED}/pods/server")).unwrap();
     let address = cluster.nodes()[1].host().ipv4().to_string();
     expect(&clients[0], &address, HOST_PORT, &["-".to_owned()].into());
+    cluster.control_host().ip(&format!("route delete {way}\n")).unwrap();
     for name in ["everywhere", "here"] {
         cluster.api().delete(&format!("{SERVICES}/{name}")).unwrap();
     }
@@ -97,6 +105,9 @@ fn everybody(cluster: &Cluster, members: &dyn Fn(&str) -> BTreeSet<String>) -> B
 /// All clients at all ports of all nodes. `members`: of the services, by node.
 fn everyone(cluster: &Cluster, clients: &[Client<'_>], members: &dyn Fn(&str) -> BTreeSet<String>) {
     let all = everybody(cluster, members);
+    for client in clients {
+        expect(client, EXTERNAL, 80, &all);
+    }
     for (number, node) in cluster.nodes().iter().enumerate() {
         let address = node.host().ipv4().to_string();
         let on_node = members(node.name());

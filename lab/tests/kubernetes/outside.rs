@@ -17,16 +17,28 @@ const SILENCE: Duration = Duration::from_millis(900);
 pub(crate) const POOL: &str = "default-domain:edge:public:pool";
 
 /// The host beyond the router, which serves and asks as pods do.
-pub(crate) struct World<'a> {
-    pub(crate) cluster: &'a Cluster,
-    pub(crate) outside: Outside,
+pub(crate) struct Beyond {
+    outside: Outside,
     target: Vec<String>,
     _server: Process,
 }
 
-impl World<'_> {
-    /// Adds both to a cluster.
-    pub(crate) fn start(cluster: &mut Cluster) -> World<'_> {
+/// The same, beside the cluster.
+pub(crate) struct World<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) outside: &'a Outside,
+    target: &'a [String],
+}
+
+/// Pods that go out by their nodes' addresses, and pods in the underlay: one a node.
+pub(crate) struct Ways {
+    pub(crate) translated: Vec<KubePod>,
+    pub(crate) forwarded: Vec<KubePod>,
+}
+
+impl Beyond {
+    /// Adds router and host to a cluster.
+    pub(crate) fn start(cluster: &mut Cluster) -> Beyond {
         let outside = cluster.outside().unwrap();
         let cluster = &*cluster;
         for node in cluster.nodes() {
@@ -35,10 +47,23 @@ impl World<'_> {
         let mut serve = Command::new(cluster.options().programs.join("skein-probe"));
         let server = outside.world().spawn("probe", serve.args(["serve", "tcp:80"])).unwrap();
         let target = vec![format!("tcp:{}:80", outside.addresses().0)];
-        World { cluster, outside, target, _server: server }
+        Beyond { outside, target, _server: server }
     }
 
-    fn ask(&self, targets: &[String], timeout: Duration) -> Vec<ProbeOutcome> {
+    pub(crate) fn world<'a>(&'a self, cluster: &'a Cluster) -> World<'a> {
+        World { cluster, outside: &self.outside, target: &self.target }
+    }
+}
+
+impl World<'_> {
+    /// Out by the nodes' addresses, and in and out by their own.
+    pub(crate) fn ways_are_open(&self, ways: &Ways) {
+        self.sees(&ways.translated, |pod| node_of(self, pod));
+        self.sees(&ways.forwarded, |pod| pod.address.clone());
+        self.reaches(&ways.forwarded);
+    }
+
+    pub(crate) fn ask(&self, targets: &[String], timeout: Duration) -> Vec<ProbeOutcome> {
         ask_from(self.outside.world(), &self.cluster.options().programs, targets, timeout).unwrap()
     }
 
@@ -46,7 +71,7 @@ impl World<'_> {
     fn sees(&self, pods: &[KubePod], seen: impl Fn(&KubePod) -> String) {
         for pod in pods {
             wait_for(&format!("{} to reach the world", pod.name), PATIENCE, || {
-                let outcomes = pod.ask(&self.target, ANSWER).unwrap();
+                let outcomes = pod.ask(self.target, ANSWER).unwrap();
                 let wanted = format!("{}:", seen(pod));
                 let right = |o: &ProbeOutcome| {
                     o.answer.as_ref().is_some_and(|answer| answer.client.starts_with(&wanted))
@@ -55,6 +80,19 @@ impl World<'_> {
             })
             .unwrap_or_else(|error| panic!("{error}"));
         }
+    }
+
+    /// Waits until no pod reaches the world any more. All ask at once: what does not come is waited for.
+    fn closes(&self, pods: &[KubePod]) {
+        wait_for("the way out to close", PATIENCE, || {
+            let open = std::thread::scope(|scope| {
+                let ask = |pod: &'_ KubePod| pod.ask(self.target, SILENCE).unwrap()[0].answered();
+                let asking: Vec<_> = pods.iter().map(|pod| scope.spawn(move || ask(pod))).collect();
+                asking.into_iter().filter_map(|one| one.join().ok()).any(|open| open)
+            });
+            if open { Err("still open") } else { Ok(()) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Each pod answers the world, and sees it by its own address.
@@ -87,18 +125,17 @@ pub(crate) fn check(
     network: &SkeinNetwork,
     pods: &[KubePod],
     steps: &mut Steps,
-) {
-    let alone = translated(world, pods, steps);
-    forwarded(world, &alone, pods, steps);
+) -> Ways {
+    of_the_cluster(world, pods);
+    steps.done("outside for the cluster's own pod network, on and off");
+    let translated = translated(world, pods, steps);
+    let forwarded = forwarded(world, &translated, pods, steps);
     public_pool(world, network);
-    balanced(world, pods);
-    steps.done("a load balancer's address from outside");
-    for namespace in ["out", "edge"] {
-        world.cluster.api().delete(&format!("/api/v1/namespaces/{namespace}")).unwrap();
-    }
+    balanced(world, pods, &translated, steps);
+    Ways { translated, forwarded }
 }
 
-fn node_of<'a>(world: &World<'a>, pod: &KubePod) -> String {
+fn node_of(world: &World<'_>, pod: &KubePod) -> String {
     let mut nodes = world.cluster.nodes().iter();
     nodes.find(|node| node.name() == pod.node).unwrap().host().ipv4().to_string()
 }
@@ -109,13 +146,23 @@ fn annotate(world: &World<'_>, namespace: &str, key: &str, value: &Value) {
     world.cluster.api().merge(&format!("/api/v1/namespaces/{namespace}"), &patch).unwrap();
 }
 
+/// The annotation at namespace `default` is about the network of all pods that have no other.
+fn of_the_cluster(world: &World<'_>, pods: &[KubePod]) {
+    assert_answers(pods, world.target, false);
+    annotate(world, "default", "ip_fabric_snat", &json!("true"));
+    world.sees(pods, |pod| node_of(world, pod));
+    assert_reach(pods, pods, true);
+    annotate(world, "default", "ip_fabric_snat", &Value::Null);
+    world.closes(pods);
+}
+
 /// A namespace whose pods leave by their nodes' addresses, as long as it says so; gives them.
 fn translated(world: &World<'_>, others: &[KubePod], steps: &mut Steps) -> Vec<KubePod> {
     let cluster = world.cluster;
     let annotations = json!({"opencontrail.org/isolation": "true"});
     create_namespace(cluster, &json!({"name": "out", "annotations": annotations}));
     let own = on_every_node(cluster, "out", "web", &json!({}));
-    assert_answers(&own, &world.target, false);
+    assert_answers(&own, world.target, false);
     annotate(world, "out", "ip_fabric_snat", &json!("true"));
     world.sees(&own, |pod| node_of(world, pod));
     world.outside.expects("10.244.0.0/16").unwrap();
@@ -124,11 +171,7 @@ fn translated(world: &World<'_>, others: &[KubePod], steps: &mut Steps) -> Vec<K
     assert_reach(others, &own, false);
     assert_reach(&own, others, true);
     annotate(world, "out", "ip_fabric_snat", &json!("false"));
-    wait_for("the way out to close", PATIENCE, || {
-        let open = own.iter().any(|pod| pod.ask(&world.target, SILENCE).unwrap()[0].answered());
-        if open { Err("still open") } else { Ok(()) }
-    })
-    .unwrap();
+    world.closes(&own);
     annotate(world, "out", "ip_fabric_snat", &json!("true"));
     world.sees(&own, |pod| node_of(world, pod));
     steps.done("outside by the nodes' addresses, on, off and on again");
@@ -136,7 +179,12 @@ fn translated(world: &World<'_>, others: &[KubePod], steps: &mut Steps) -> Vec<K
 }
 
 /// A namespace in the underlay, made twice.
-fn forwarded(world: &World<'_>, alone: &[KubePod], others: &[KubePod], steps: &mut Steps) {
+fn forwarded(
+    world: &World<'_>,
+    alone: &[KubePod],
+    others: &[KubePod],
+    steps: &mut Steps,
+) -> Vec<KubePod> {
     let cluster = world.cluster;
     // The manager's default of its subnets in the underlay.
     world.outside.expects("10.64.0.0/12").unwrap();
@@ -144,7 +192,8 @@ fn forwarded(world: &World<'_>, alone: &[KubePod], others: &[KubePod], steps: &m
         "opencontrail.org/isolation": "true", "opencontrail.org/ip_fabric_forwarding": "true",
         "opencontrail.org/ip_fabric_snat": "true",
     });
-    for round in 0..2 {
+    let mut round = 0;
+    loop {
         create_namespace(cluster, &json!({"name": "edge", "annotations": annotations}));
         let own = on_every_node(cluster, "edge", "web", &json!({}));
         for pod in &own {
@@ -156,8 +205,9 @@ fn forwarded(world: &World<'_>, alone: &[KubePod], others: &[KubePod], steps: &m
         world.reaches(&own);
         if round == 1 {
             steps.done("pods in the underlay, made twice");
-            break;
+            return own;
         }
+        round += 1;
         // Isolated from each other, though both may go out.
         assert_reach(others, &own, false);
         assert_reach(&own, alone, false);
@@ -184,7 +234,9 @@ fn forwarded(world: &World<'_>, alone: &[KubePod], others: &[KubePod], steps: &m
         world.sees(&own, |pod| pod.address.clone());
         // Its pods first: what still has some is looked at again after longer and longer times.
         for pod in &own {
-            cluster.api().delete(&format!("/api/v1/namespaces/edge/pods/{}", pod.name)).unwrap();
+            let path = format!("/api/v1/namespaces/edge/pods/{}", pod.name);
+            // Else a kubelet may wait for its collector's next minute before it says that a pod is gone.
+            cluster.api().delete(&format!("{path}?gracePeriodSeconds=0")).unwrap();
         }
         wait_for("its pods to go", PODS_READY, || {
             let left = cluster.pods("edge", "app=web").map_err(|error| error.to_string())?;
@@ -209,45 +261,18 @@ pub(crate) fn public_pool(world: &World<'_>, network: &SkeinNetwork) {
     world.outside.expects("10.63.0.0/24").unwrap();
 }
 
-/// A service with an address of a public network.
-fn balanced(world: &World<'_>, pods: &[KubePod]) {
-    let cluster = world.cluster;
-    let service = json!({
-        "metadata": {
-            "name": "front",
-            "annotations": {"opencontrail.org/fip-pool": POOL},
-        },
-        "spec": {
-            "type": "LoadBalancer", "selector": {"set": "probe1"},
-            "ports": [{"port": 8080, "targetPort": 80}],
-        },
-    });
-    let path = "/api/v1/namespaces/default/services/front";
-    cluster.api().create("/api/v1/namespaces/default/services", &service).unwrap();
-    let made = cluster.api().wait("an address", path, PATIENCE, |object| {
-        object["status"]["loadBalancer"]["ingress"][0]["ip"].is_string()
-    });
-    let made = made.unwrap_or_else(|error| panic!("{error}"));
-    let address = made["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().unwrap().to_owned();
-    assert!(address.starts_with("10.63.0."), "{address}");
-    let targets = vec![format!("tcp:{address}:8080"); 40];
+/// Services with addresses of a public network: by a pool of their own, their namespace's and the cluster's.
+fn balanced(world: &World<'_>, pods: &[KubePod], alone: &[KubePod], steps: &mut Steps) {
     let of_set = |pod: &&KubePod| pod.object["metadata"]["labels"]["set"] == "probe1";
     let members: BTreeSet<String> = pods.iter().filter(of_set).map(|p| p.name.clone()).collect();
-    let answering = |outcomes: &[ProbeOutcome]| -> BTreeSet<String> {
-        let name = |o: &ProbeOutcome| o.answer.as_ref().map_or("-".to_owned(), |a| a.pod.clone());
-        outcomes.iter().map(name).collect()
-    };
-    wait_for("every member to answer the world", PATIENCE, || {
-        let now = answering(&world.ask(&targets, ANSWER));
-        if now == members { Ok(()) } else { Err(format!("{now:?}")) }
-    })
-    .unwrap_or_else(|error| panic!("{error}"));
+    let own_pool = json!({"opencontrail.org/fip-pool": POOL});
+    let front = Balanced::new(world, "default", &own_pool, &json!({"set": "probe1"}));
+    front.answers(&members);
     // With the policy `Local` the client is seen as itself, by the members of one node.
-    let local = json!({"spec": {"externalTrafficPolicy": "Local"}});
-    cluster.api().merge(path, &local).unwrap();
+    front.change(&json!({"externalTrafficPolicy": "Local"}));
     let own = format!("{}:", world.outside.addresses().0);
     wait_for("members to see the world", PATIENCE, || {
-        let outcomes = world.ask(&targets, ANSWER);
+        let outcomes = world.ask(&front.targets, ANSWER);
         let right = |o: &ProbeOutcome| {
             o.answer.as_ref().is_some_and(|answer| answer.client.starts_with(&own))
         };
@@ -255,5 +280,84 @@ fn balanced(world: &World<'_>, pods: &[KubePod]) {
         if one && outcomes.iter().all(right) { Ok(()) } else { Err(format!("{outcomes:?}")) }
     })
     .unwrap_or_else(|error| panic!("{error}"));
-    cluster.api().delete(path).unwrap();
+    front.change(&json!({"externalTrafficPolicy": "Cluster"}));
+    front.answers(&members);
+    steps.done("a load balancer's address from outside");
+    // Who may come is said by the service.
+    front.change(&json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]}));
+    front.answers(&["-".to_owned()].into());
+    let range = format!("{}/32", world.outside.addresses().0);
+    front.change(&json!({"loadBalancerSourceRanges": [range]}));
+    front.answers(&members);
+    front.remove();
+    steps.done("source ranges of a load balancer");
+    // In an isolated namespace, which nobody else inside reaches, by the pool of the namespace.
+    annotate(world, "out", "fip-pool", &json!(POOL));
+    let inner = Balanced::new(world, "out", &json!({}), &json!({"app": "web"}));
+    // And by the pool of the cluster, which the manager was told.
+    let plain = Balanced::new(world, "default", &json!({}), &json!({"set": "probe1"}));
+    inner.answers(&alone.iter().map(|pod| pod.name.clone()).collect());
+    plain.answers(&members);
+    assert_reach(pods, alone, false);
+    inner.remove();
+    plain.remove();
+    annotate(world, "out", "fip-pool", &Value::Null);
+    steps.done("load balancers of an isolated namespace, and of the cluster's pool");
+}
+
+fn answering(outcomes: &[ProbeOutcome]) -> BTreeSet<String> {
+    let name = |o: &ProbeOutcome| o.answer.as_ref().map_or("-".to_owned(), |a| a.pod.clone());
+    outcomes.iter().map(name).collect()
+}
+
+/// A service of type LoadBalancer.
+struct Balanced<'a> {
+    world: &'a World<'a>,
+    path: String,
+    targets: Vec<String>,
+}
+
+impl<'a> Balanced<'a> {
+    fn new(
+        world: &'a World<'a>,
+        namespace: &str,
+        annotations: &Value,
+        selector: &Value,
+    ) -> Balanced<'a> {
+        let service = json!({
+            "metadata": {"name": "front", "annotations": annotations},
+            "spec": {
+                "type": "LoadBalancer", "selector": selector,
+                "ports": [{"port": 8080, "targetPort": 80}],
+            },
+        });
+        let services = format!("/api/v1/namespaces/{namespace}/services");
+        world.cluster.api().create(&services, &service).unwrap();
+        let path = format!("{services}/front");
+        let made = world.cluster.api().wait("an address", &path, PATIENCE, |object| {
+            object["status"]["loadBalancer"]["ingress"][0]["ip"].is_string()
+        });
+        let made = made.unwrap_or_else(|error| panic!("{error}"));
+        let address = made["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().unwrap();
+        assert!(address.starts_with("10.63.0."), "{address}");
+        Balanced { world, path, targets: vec![format!("tcp:{address}:8080"); 40] }
+    }
+
+    fn change(&self, spec: &Value) {
+        self.world.cluster.api().merge(&self.path, &json!({ "spec": spec })).unwrap();
+    }
+
+    /// Waits until exactly these answer the world; "-" is nobody.
+    fn answers(&self, members: &BTreeSet<String>) {
+        let timeout = if members.contains("-") { SILENCE } else { ANSWER };
+        wait_for(&format!("{} to answer the world by {members:?}", self.path), PATIENCE, || {
+            let now = answering(&self.world.ask(&self.targets, timeout));
+            if now == *members { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    fn remove(self) {
+        self.world.cluster.api().delete(&self.path).unwrap();
+    }
 }

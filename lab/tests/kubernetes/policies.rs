@@ -11,9 +11,10 @@ use crate::{
 use oracle::{End, World};
 use random_policies::Random;
 use serde_json::{Value, json};
-use skein_lab::kubernetes::{Asker, Cluster, KubePod, PROBE_IMAGE};
+use skein_lab::kubernetes::{Asker, Cluster, KubePod, PROBE_IMAGE, ProbeOutcome, read_outcomes};
 use skein_lab::wait_for;
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const NAMESPACES: [&str; 3] = ["x", "y", "z"];
@@ -106,8 +107,11 @@ pub(crate) fn check(cluster: &Cluster, steps: &mut Steps) {
             .collect();
         tables.hold(&format!("SKEIN_SEED={seed} tier round {round}"), &policies, &admin);
     }
+    tables.nodes_as_peers();
     tables.hold("none again", &[], &[]);
     steps.done("tables of administrators' policies");
+    tables.started_under_a_policy();
+    steps.done("pods that ask as soon as they start");
     println!(
         "{} policies in {} tables of {} connections; in force after {:.3} s at most",
         tables.policies,
@@ -387,6 +391,114 @@ impl<'c> Tables<'c> {
         self.world.policies[at] = self.cluster.api().replace(&path, &edited).unwrap();
         self.policies += 1;
         self.expect(&format!("{name}, {path} edited"), Some(&before));
+    }
+
+    /// What administrators say about nodes: from every pod to a server on each node's own network.
+    fn nodes_as_peers(&mut self) {
+        let nodes = self.cluster.nodes();
+        let _servers: Vec<_> = nodes
+            .iter()
+            .map(|node| {
+                let mut serve = Command::new(self.cluster.options().programs.join("skein-probe"));
+                serve.args(["serve", "tcp:7090", "udp:7090"]);
+                node.host().spawn("peers", &mut serve).unwrap()
+            })
+            .collect();
+        let described: Vec<(oracle::Labels, IpAddr)> = nodes
+            .iter()
+            .map(|node| {
+                let path = format!("/api/v1/nodes/{}", node.name());
+                let object = self.cluster.api().get(&path).unwrap();
+                (labels(&object["metadata"]["labels"]), node.host().ipv4().into())
+            })
+            .collect();
+        for (name, admin) in policy_cases::node_cases() {
+            self.hold(name, &[], &admin);
+            for (from, pod) in self.pods.iter().enumerate() {
+                let mut targets = Vec::new();
+                let mut wanted = Vec::new();
+                for (labels, address) in &described {
+                    for protocol in ["tcp", "udp"] {
+                        let own = &self.world.pods[from];
+                        let ends = (End::Pod(own, own.addresses[0]), End::Node(labels, *address));
+                        let door = (protocol.to_uppercase(), 7090);
+                        wanted.push(oracle::allowed(
+                            &self.world,
+                            ends.0,
+                            ends.1,
+                            (&door.0, door.1),
+                        ));
+                        targets.push(format!("{protocol}:{address}:7090"));
+                    }
+                }
+                wait_for(&format!("{name}: {}/{}", pod.namespace, pod.name), PATIENCE, || {
+                    let outcomes = pod.ask(&targets, ANSWER).unwrap();
+                    let right = outcomes.iter().zip(&wanted).all(|(o, w)| o.answered() == *w);
+                    if right { Ok(()) } else { Err(format!("wanted {wanted:?}: {outcomes:?}")) }
+                })
+                .unwrap_or_else(|error| panic!("{error}"));
+            }
+        }
+    }
+
+    /// Pods that a policy keeps in, whose programs ask the moment they run: they are never answered. One that it is not about asks the
+    /// same and always is.
+    fn started_under_a_policy(&mut self) {
+        let (space, count) = ("x", 10);
+        let api = self.cluster.api();
+        let path = format!("/apis/networking.k8s.io/v1/namespaces/{space}/networkpolicies/quiet");
+        let spec =
+            json!({"podSelector": {"matchLabels": {"quiet": "yes"}}, "policyTypes": ["Egress"]});
+        let policy = json!({"metadata": {"name": "quiet"}, "spec": spec});
+        api.create(path.trim_end_matches("/quiet"), &policy).unwrap();
+        let own = &self.pods[0];
+        let label = json!({"metadata": {"labels": {"quiet": "yes"}}});
+        api.merge(&format!("/api/v1/namespaces/{space}/pods/{}", own.name), &label).unwrap();
+        let targets: Vec<String> = self.pods[1..4]
+            .iter()
+            .flat_map(|pod| ["tcp", "udp", "sctp"].map(|p| format!("{p}:{}:80", pod.address)))
+            .collect();
+        wait_for("the policy to be in force", PATIENCE, || {
+            let outcomes = own.ask(&targets, ANSWER).unwrap();
+            if outcomes.iter().any(ProbeOutcome::answered) { Err("answered") } else { Ok(()) }
+        })
+        .unwrap();
+        let asks = format!("/bin/skein-probe ask --timeout 300 {}", targets.join(" "));
+        let script = format!("for round in 1 2 3; do {asks}; done");
+        for number in 0..=count {
+            let (name, quiet) = match number {
+                0 => ("loud".to_owned(), "no"),
+                number => (format!("quiet-{number}"), "yes"),
+            };
+            let container = json!({
+                "name": "probe", "image": PROBE_IMAGE, "imagePullPolicy": "Never",
+                "command": ["/bin/sh", "-c", script],
+            });
+            let pod = json!({
+                "metadata": {"name": name, "labels": {"started": "yes", "quiet": quiet}},
+                "spec": {
+                    "nodeName": self.cluster.nodes()[number % 3].name(),
+                    "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+                    "containers": [container],
+                },
+            });
+            create_pod(self.cluster, space, &pod);
+        }
+        let ended = wait_for("all of them to have asked", PODS_READY, || {
+            let all = self.cluster.pods(space, "started=yes").map_err(|error| error.to_string())?;
+            let ended = all.iter().filter(|pod| pod.phase == "Succeeded").count();
+            if ended == count + 1 { Ok(all) } else { Err(format!("{ended} have")) }
+        });
+        for pod in ended.unwrap_or_else(|error| panic!("{error}")) {
+            let log = self.cluster.pod_log(&pod).unwrap();
+            let rounds: Vec<Vec<ProbeOutcome>> =
+                log.lines().map(|line| read_outcomes(line).unwrap()).collect();
+            assert_eq!(rounds.len(), 3, "{}: {log}", pod.name);
+            for outcome in rounds.iter().flatten() {
+                assert_eq!(outcome.answered(), pod.name == "loud", "{}: {outcome:?}", pod.name);
+            }
+        }
+        api.delete(&path).unwrap();
     }
 
     /// Whatever comes in or not: a node reaches its own pods, so that its probes work.

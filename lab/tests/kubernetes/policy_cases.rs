@@ -462,3 +462,34 @@ pub(crate) fn admin_cases() -> Vec<AdminCase> {
         }),
     ]
 }
+
+/// What administrators say about nodes, by their labels. Only ways out may name them.
+pub(crate) fn node_cases() -> Vec<(&'static str, Vec<Value>)> {
+    let host =
+        |names: &[&str]| json!([{"nodes": expression("kubernetes.io/hostname", "In", names)}]);
+    let everyone = || json!({"namespaces": {}});
+    let named = |name: &str, tier: &str, priority: u32, subject: Value, egress: Value| {
+        let spec =
+            json!({"tier": tier, "priority": priority, "subject": subject, "egress": egress});
+        admin("ClusterNetworkPolicy", name, spec)
+    };
+    let subject = || json!({"namespaces": is("ns", "x")});
+    let port = || json!([{"udp": {"destinationPort": {"number": 7090}}}]);
+    vec![
+        ("pods of a namespace do not get to two nodes", {
+            let rule = json!([{"action": "Deny", "to": host(&["node1", "node2"])}]);
+            vec![named("not-nodes", "Admin", 5, subject(), rule)]
+        }),
+        ("nodes only, and of one only a port", {
+            let rules = json!([
+                {"action": "Accept", "to": host(&["node3"])},
+                {"action": "Accept", "to": host(&["node1"]), "protocols": port()},
+            ]);
+            let shut = json!([{"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]}]);
+            vec![
+                named("some-nodes", "Admin", 5, everyone(), rules),
+                named("shut", "Baseline", 5, everyone(), shut),
+            ]
+        }),
+    ]
+}

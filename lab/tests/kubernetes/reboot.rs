@@ -1,5 +1,6 @@
 //! A node loses power and boots: its pods come back where they were, and nothing of what was before stands in their way.
 
+use crate::held::Held;
 use crate::{
     NODES, PATIENCE, PER_NODE, PODS_READY, Steps, assert_all_pairs, assert_hosts_reach, quickly,
 };
@@ -12,7 +13,12 @@ use std::time::Instant;
 
 const POD: &str = "/api/v1/namespaces/default/pods/lost";
 
-pub(crate) fn check(cluster: &mut Cluster, network: &mut SkeinNetwork, steps: &mut Steps) {
+pub(crate) fn check(
+    cluster: &mut Cluster,
+    network: &mut SkeinNetwork,
+    held: &Held,
+    steps: &mut Steps,
+) {
     let count = NODES * PER_NODE;
     let before = cluster.wait_pods("default", "app=probe", count, PODS_READY).unwrap();
     let number = 1;
@@ -72,6 +78,8 @@ pub(crate) fn check(cluster: &mut Cluster, network: &mut SkeinNetwork, steps: &m
         let answer = crate::wait_answer(pod, &vip);
         assert!(answer.pod.starts_with("probe"), "{answer:?}");
     }
+    // Nobody who is kept out got in before the policies were in force again.
+    held.check(cluster, "a boot");
     nothing_is_stale(cluster, network, number, &after, &lost);
     // Its address is free, and whoever has it next is reached.
     cluster.api().delete(&format!("{services}/after-boot")).unwrap();

@@ -12,6 +12,11 @@ const ANNOUNCED: Duration = Duration::from_secs(60);
 const NETWORK: &str = "opencontrail.org/network";
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 
+const SERVICE_NETWORK: &str = "k8s.v1.cni.cncf.io/service-network";
+const POLICY_FOR: &str = "k8s.v1.cni.cncf.io/policy-for";
+const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
+const INGRESSES: &str = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+
 /// Annotation, value, reason of the Event.
 type Bad = (&'static str, &'static str, &'static str);
 
@@ -31,7 +36,9 @@ const ON_PODS: [Bad; 6] = [
     (NETWORKS, "missing", "UnknownNetwork"),
     (NETWORKS, r#"[{"name": "missing", "ips": ["10.300.0.1"]}]"#, "BadAnnotation"),
 ];
-const ON_SERVICES: [Bad; 2] = [
+const ON_SERVICES: [Bad; 4] = [
+    (SERVICE_NETWORK, "a/b/c", "BadAnnotation"),
+    (SERVICE_NETWORK, "missing", "UnknownNetwork"),
     ("opencontrail.org/fip-pool", "[1, 2]", "BadAnnotation"),
     ("opencontrail.org/fip-pool", "default-domain:nobody:nothing:pool", "UnknownPool"),
 ];
@@ -39,6 +46,16 @@ const ON_DEFINITIONS: [Bad; 3] = [
     ("opencontrail.org/cidr", "10.9.0.0/40", "BadDefinition"),
     (NETWORK, "a:b", "BadDefinition"),
     ("opencontrail.org/ip_fabric_snat", "no", "BadAnnotation"),
+];
+
+const ON_INGRESSES: [Bad; 2] = [
+    ("externalIP", "everywhere", "BadAnnotation"),
+    ("opencontrail.org/fip-pool", "only-a-name", "BadAnnotation"),
+];
+const ON_POLICIES: [Bad; 3] = [
+    ("skein.io/staged", "perhaps", "BadAnnotation"),
+    (POLICY_FOR, "a/b/c", "BadAnnotation"),
+    (POLICY_FOR, "missing", "UnknownNetwork"),
 ];
 
 /// Objects that were asked for and cannot be: kind, name, reason.
@@ -87,10 +104,22 @@ pub(crate) fn start(cluster: &Cluster) -> Refused {
         cluster.apply(&definition.to_string()).unwrap();
         asked.push(("NetworkAttachmentDefinition", name, reason));
     }
-    let spec = json!({"podSelector": {"matchLabels": {"app": "nobody"}}});
-    let policy = json!({"metadata": meta("bad-0", "skein.io/staged", "perhaps"), "spec": spec});
-    api.create("/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", &policy).unwrap();
-    asked.push(("NetworkPolicy", "bad-0".into(), "BadAnnotation"));
+    for (at, (key, value, reason)) in ON_POLICIES.into_iter().enumerate() {
+        let name = format!("bad-{at}");
+        let spec = json!({"podSelector": {"matchLabels": {"app": "nobody"}}});
+        let policy = json!({"metadata": meta(&name, key, value), "spec": spec});
+        api.create(POLICIES, &policy).unwrap();
+        asked.push(("NetworkPolicy", name, reason));
+    }
+    for (at, (key, value, reason)) in ON_INGRESSES.into_iter().enumerate() {
+        let name = format!("bad-{at}");
+        let mut metadata = meta(&name, key, value);
+        metadata["annotations"]["kubernetes.io/ingress.class"] = json!("opencontrail");
+        let backend = json!({"service": {"name": "bad-0", "port": {"number": 80}}});
+        let ingress = json!({"metadata": metadata, "spec": {"defaultBackend": backend}});
+        api.create(INGRESSES, &ingress).unwrap();
+        asked.push(("Ingress", name, reason));
+    }
     Refused(asked)
 }
 
@@ -143,7 +172,8 @@ impl Refused {
                 "NetworkAttachmentDefinition",
                 "/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions",
             ),
-            ("NetworkPolicy", "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"),
+            ("NetworkPolicy", POLICIES),
+            ("Ingress", INGRESSES),
         ];
         for (kind, name, _) in &self.0 {
             let path = paths.iter().find(|(one, _)| one == kind).unwrap().1;

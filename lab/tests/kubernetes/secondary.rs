@@ -1,7 +1,11 @@
 //! Networks beside the cluster's own: what pods ask for on them is what they get, and policies and services may be about them.
 
-use crate::networks::assert_reach;
-use crate::{ANSWER, PATIENCE, PODS_READY, Steps, all_answered, create_pod, wait_answer};
+use crate::networks::{assert_answers, assert_reach, on_every_node};
+use crate::services::answered_by;
+use crate::{
+    ANSWER, PATIENCE, PODS_READY, Steps, all_answered, ask_from_host, create_namespace, create_pod,
+    dns, wait_answer,
+};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE};
 use skein_lab::wait_for;
@@ -50,6 +54,8 @@ pub(crate) fn check(cluster: &Cluster, others: &[KubePod], steps: &mut Steps) {
     steps.done("services on a second network");
     policies(cluster, &own);
     steps.done("policies on a second network");
+    three_networks(cluster, others);
+    steps.done("three networks in an isolated namespace, one of another");
     for side in &own {
         cluster
             .api()
@@ -129,6 +135,72 @@ impl Side {
         });
         assert_eq!(status[1], wanted);
     }
+}
+
+/// Pods of an isolated namespace with two more networks, one of their own and one of another namespace: interfaces in the order of the
+/// annotation, each with its network; names, node ports and isolation are as for any pod.
+fn three_networks(cluster: &Cluster, others: &[KubePod]) {
+    const SPACE: &str = "several";
+    let isolated = json!({"opencontrail.org/isolation": "true"});
+    create_namespace(cluster, &json!({"name": SPACE, "annotations": isolated}));
+    let definition = json!({
+        "apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+        "metadata": {
+            "name": "inner", "namespace": SPACE,
+            "annotations": {"opencontrail.org/cidr": "10.13.0.0/24"},
+        },
+        "spec": {"config": r#"{"cniVersion": "0.3.1", "type": "skein"}"#},
+    });
+    cluster.apply(&definition.to_string()).unwrap();
+    let wanted = json!({"k8s.v1.cni.cncf.io/networks": "inner,default/side"});
+    let own = on_every_node(cluster, SPACE, "three", &wanted);
+    let address = |pod: &KubePod, device: &str| -> String {
+        let shown = pod.run("/bin/ip", &["-4", "addr", "show", device]).unwrap().success().unwrap();
+        let mut words = shown.split_whitespace();
+        let found =
+            words.find(|word| *word == "inet").and_then(|_| words.next()?.split('/').next());
+        found
+            .unwrap_or_else(|| panic!("{} has no address on {device}: {shown}", pod.name))
+            .to_owned()
+    };
+    for pod in &own {
+        assert_eq!(address(pod, "eth0"), pod.address);
+        let route = pod.run("/bin/ip", &["-4", "route", "show", "default"]).unwrap().stdout;
+        assert!(route.lines().count() == 1 && route.contains("dev eth0"), "{route}");
+        dns::wait_answer(pod, &["-type=a", "kubernetes.default.svc.cluster.local"]);
+    }
+    for (device, prefix) in [("eth0", "10.244."), ("eth1", "10.13.0."), ("eth2", "10.12.0.")] {
+        let targets: Vec<String> =
+            own.iter().map(|pod| format!("tcp:{}:80", address(pod, device))).collect();
+        assert!(targets.iter().all(|one| one[4..].starts_with(prefix)), "{device}: {targets:?}");
+        for pod in &own {
+            let all = wait_for(&format!("answers on {device}"), PATIENCE, || {
+                all_answered(pod.ask(&targets, ANSWER).unwrap())
+            });
+            for outcome in all.unwrap_or_else(|error| panic!("{}: {error}", pod.name)) {
+                let client = outcome.answer.as_ref().unwrap().client.clone();
+                assert!(client.starts_with(prefix), "{device}: {outcome:?}");
+            }
+        }
+    }
+    let service = json!({"metadata": {"name": "three"}, "spec": {
+        "type": "NodePort", "selector": {"app": "three"}, "ports": [{"port": 8080, "targetPort": 80}],
+    }});
+    let services = format!("/api/v1/namespaces/{SPACE}/services");
+    let made = cluster.api().create(&services, &service).unwrap();
+    let port = &made["spec"]["ports"][0]["nodePort"];
+    let members = own.iter().map(|pod| pod.name.clone()).collect();
+    for node in cluster.nodes() {
+        let targets = vec![format!("tcp:{}:{port}", node.host().ipv4()); 40];
+        answered_by(&members, "outside", || {
+            ask_from_host(cluster, cluster.control_host(), &targets, ANSWER)
+        });
+    }
+    let vip = format!("tcp:{}:8080", made["spec"]["clusterIP"].as_str().unwrap());
+    assert_answers(&own, std::slice::from_ref(&vip), true);
+    assert_answers(others, &[vip], false);
+    assert_reach(others, &own, false);
+    cluster.api().delete(&format!("/api/v1/namespaces/{SPACE}")).unwrap();
 }
 
 /// That all targets answer, soon; or that none does, ever.

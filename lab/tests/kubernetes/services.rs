@@ -1,14 +1,18 @@
 //! Services: cluster addresses, the API server's own, and ports of the nodes.
 
-use crate::{ANSWER, NODES, PATIENCE, Steps, ask_from_host, ask_from_node, other_node};
+use crate::{
+    ANSWER, NODES, PATIENCE, PODS_READY, Steps, ask_from_host, ask_from_node, create_pod,
+    other_node,
+};
 use serde_json::{Value, json};
-use skein_lab::kubernetes::{Cluster, KubePod, ProbeOutcome, SkeinNetwork};
+use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, ProbeOutcome, SkeinNetwork};
 use skein_lab::wait_for;
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
+const SLICES: &str = "/apis/discovery.k8s.io/v1beta1/namespaces/default/endpointslices";
 /// Asked so often, one of three members is left out once in ten million runs.
 const OFTEN: usize = 40;
 const SHORT: Duration = Duration::from_millis(500);
@@ -25,6 +29,8 @@ pub(crate) fn check(
     steps.done("service of the API server from a pod and a node");
     node_ports(cluster, pods);
     steps.done("node ports");
+    others_stacks_and_names(cluster, network, pods);
+    steps.done("host-network pods, endpoints without a selector, ports by name");
     for name in ["web", "doors", "near"] {
         cluster.api().delete(&format!("{SERVICES}/{name}")).unwrap();
     }
@@ -169,6 +175,114 @@ fn plain_http(address: &str) -> String {
     };
     ask().unwrap_or_else(|error| error.to_string())
 }
+
+/// Members that are no pods of ours: a pod on its node's network, and a host that only a slice names; and members of which each has another
+/// number for the port's name. Asked from pods and hosts of all nodes.
+fn others_stacks_and_names(cluster: &Cluster, network: &SkeinNetwork, pods: &[KubePod]) {
+    let pod = |name: &str, node: usize, more: &Value| {
+        let mut container =
+            json!({"name": "probe", "image": PROBE_IMAGE, "imagePullPolicy": "Never"});
+        container.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({
+            "metadata": {"name": name, "labels": {"app": name, "doors": more["ports"][0]["name"]}},
+            "spec": {
+                "nodeName": cluster.nodes()[node].name(), "terminationGracePeriodSeconds": 1,
+                "hostNetwork": name == "on-host", "containers": [container],
+            },
+        })
+    };
+    let served = json!({"args": ["serve", "tcp:7080", "udp:7080"], "ports": [{"name": "host", "containerPort": 7080}]});
+    create_pod(cluster, "default", &pod("on-host", 1, &served));
+    for (name, node, port) in [("door-80", 0, 80), ("door-81", 2, 81)] {
+        let door = json!({"ports": [{"name": "door", "containerPort": port}]});
+        create_pod(cluster, "default", &pod(name, node, &door));
+    }
+    let mut command = Command::new(cluster.options().programs.join("skein-probe"));
+    command.args(["serve", "tcp:7081", "udp:7081"]);
+    let outside = cluster.control_host();
+    let _server = outside.spawn("members", &mut command).unwrap();
+
+    // It has its node's address, and nothing of it is in the configuration.
+    let on_host = cluster.wait_pods("default", "app=on-host", 1, PODS_READY).unwrap().remove(0);
+    let node = cluster.nodes()[1].host().ipv4().to_string();
+    assert_eq!(on_host.addresses, std::slice::from_ref(&node));
+    for kind in ["virtual-machine", "virtual-machine-interface", "instance-ip"] {
+        let list = network.skein(&["get", kind]).unwrap().success().unwrap();
+        assert!(!list.contains("on-host"), "{kind}: {list}");
+    }
+    cluster.wait_pods("default", "doors=door", 2, PODS_READY).unwrap();
+
+    let make = |name: &str, spec: Value| -> String {
+        let object = json!({"metadata": {"name": name}, "spec": spec});
+        let made = cluster.api().create(SERVICES, &object).unwrap();
+        made["spec"]["clusterIP"].as_str().unwrap().to_owned()
+    };
+    let ports = |target: u16| -> Value {
+        let one = |p: &str| json!({"name": p.to_lowercase(), "protocol": p, "port": 8080, "targetPort": target});
+        ["TCP", "UDP"].map(one).into()
+    };
+    let chosen = make("on-host", json!({"selector": {"app": "on-host"}, "ports": ports(7080)}));
+    let named = json!([{"port": 8080, "targetPort": "door"}]);
+    let named = make("doors-by-name", json!({"selector": {"doors": "door"}, "ports": named}));
+    // Without a selector: whoever makes the slice says where.
+    let given = |name: &str, address: &str, port: u16| -> String {
+        let made = make(name, json!({ "ports": ports(port) }));
+        let slice = json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+            "ports": [
+                {"name": "tcp", "protocol": "TCP", "port": port},
+                {"name": "udp", "protocol": "UDP", "port": port},
+            ],
+        });
+        cluster.api().create(SLICES, &slice).unwrap();
+        made
+    };
+    let given_node = given("given-node", &node, 7080);
+    let beyond = outside.ipv4().to_string();
+    let given_host = given("given-host", &beyond, 7081);
+
+    let mut clients: Vec<(String, Ask<'_>)> = Vec::new();
+    for (number, node) in cluster.nodes().iter().enumerate() {
+        let pod = pods.iter().find(|pod| pod.node == node.name()).unwrap();
+        clients.push((pod.name.clone(), Box::new(|targets| pod.ask(targets, ANSWER).unwrap())));
+        let ask = move |targets: &[String]| ask_from_node(cluster, number, targets, ANSWER);
+        clients.push((node.name().to_owned(), Box::new(ask)));
+    }
+    for (who, ask) in &clients {
+        for (vip, server) in [
+            (&chosen, format!("{node}:7080")),
+            (&given_node, format!("{node}:7080")),
+            (&given_host, format!("{beyond}:7081")),
+        ] {
+            let targets = ["tcp", "udp"].map(|p| format!("{p}:{vip}:8080"));
+            let outcomes = wait_for(&format!("{server} to answer {who}"), PATIENCE, || {
+                crate::all_answered(ask(&targets))
+            });
+            let outcomes = outcomes.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(outcomes[0].answer.as_ref().unwrap().server, Some(server), "{who}");
+        }
+        let targets = vec![format!("tcp:{named}:8080"); OFTEN];
+        let both = ["door-80", "door-81"].map(str::to_owned).into();
+        for answer in
+            answered_by(&both, who, || ask(&targets)).iter().filter_map(|o| o.answer.as_ref())
+        {
+            let port = answer.pod.trim_start_matches("door-");
+            let server = answer.server.as_deref().unwrap_or_default();
+            assert!(server.ends_with(&format!(":{port}")), "{who}: {answer:?}");
+        }
+    }
+    for name in ["on-host", "doors-by-name", "given-node", "given-host"] {
+        cluster.api().delete(&format!("{SERVICES}/{name}")).unwrap();
+    }
+    for name in ["on-host", "door-80", "door-81"] {
+        cluster.api().delete(&format!("/api/v1/namespaces/default/pods/{name}")).unwrap();
+    }
+}
+
+/// How a client asks.
+type Ask<'a> = Box<dyn Fn(&[String]) -> Vec<ProbeOutcome> + 'a>;
 
 /// From outside the cluster: every node answers with every member; with the policy `Local` only for its own, and
 /// the member sees the client's address.

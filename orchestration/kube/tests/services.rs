@@ -443,6 +443,9 @@ async fn a_cluster_address_that_is_not_ours_to_serve_is_told() {
     let mut all = vec![namespace("default", "", ""), namespace("shop", "", "")];
     all.extend(keep);
     bench.restart(fewer, all);
+    while !bench.core.synced() {
+        bench.step(std::time::Duration::ZERO).await;
+    }
     for second in 1..5 {
         bench.step(std::time::Duration::from_secs(second)).await;
     }

@@ -69,6 +69,28 @@ fn lent(frame: &[u8], protocol: u8) -> u16 {
 }
 
 #[test]
+fn a_node_that_serves_past_the_fabric_is_asked_there_and_still_comes_in_by_its_tunnel() {
+    let mut bed = with_outside();
+    let there = Ipv4Addr::new(10, 99, 0, 1);
+    bed.datapath.set_next_hop(31, &NextHop::Composite { members: vec![30, 3] }).unwrap();
+    let prefix = "10.99.0.1/32".parse().unwrap();
+    let route = Route { vrf: VRF, prefix, next_hop: 31, identity: 5000 };
+    bed.datapath.change_routes(&[RouteChange::Set(route)]).unwrap();
+    for port in 1..65 {
+        let asks = ip4(ALICE, there).with(UDP, &udp(port, 80, b"x"));
+        assert_eq!(bed.alice(&from_alice(&asks)).outcome, outward(&bed), "port {port}");
+    }
+    // What it asks itself comes from where it is, and is answered there.
+    let asks = ip4(there, ALICE).with(UDP, &udp(9, 80, b"y"));
+    let ran = bed.fabric(&vxlan(PEER, ALICE_LABEL, &asks));
+    assert_eq!(ran.outcome, bed.delivered(bed.alice));
+    let answer = ip4(ALICE, there).with(UDP, &udp(80, 9, b"z"));
+    let ran = bed.alice(&from_alice(&answer));
+    assert_eq!(ran.outcome, bed.tunnel_out());
+    assert_eq!(address4(&ran.frame, 30), PEER);
+}
+
+#[test]
 fn a_workload_leaves_by_the_nodes_address_and_only_answers_come_back() {
     let bed = with_outside();
     let default = NodeAddress::default();

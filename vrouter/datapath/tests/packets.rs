@@ -274,6 +274,31 @@ fn a_flow_keeps_its_entropy_and_later_fragments_share_it_and_the_verdict() {
 }
 
 #[test]
+fn a_connection_goes_on_when_its_port_gets_another_network() {
+    const OTHER: u32 = 9;
+    let mut bed = Bed::new();
+    let out = from_alice(&ip4(ALICE, FAR).with(17, &udp(5, 80, b"x")));
+    let answer = ip4(FAR, ALICE).with(17, &udp(80, 5, b"y"));
+    assert_eq!(bed.alice(&out).outcome, bed.tunnel_out());
+    assert_eq!(bed.fabric(&vxlan(PEER, ALICE_LABEL, &answer)).outcome, bed.delivered(bed.alice));
+    let route = |prefix: &str, next_hop| {
+        let prefix = prefix.parse().unwrap();
+        RouteChange::Set(Route { vrf: OTHER, prefix, next_hop, identity: 1012 })
+    };
+    bed.datapath.change_routes(&[route("10.77.0.0/24", 6)]).unwrap();
+    // First the port, then the routes of the other network, whose next hop is another one.
+    let vif = Vif { vrf: OTHER, ..bed.vif(bed.alice) };
+    bed.datapath.set_vif(&vif).unwrap();
+    assert_ne!(bed.alice(&out).outcome, bed.tunnel_out(), "it is known in its old network only");
+    let far = format!("{FAR}/32");
+    bed.datapath.change_routes(&[route(&format!("{ALICE}/32"), 1), route(&far, 6)]).unwrap();
+    let ran = bed.alice(&out);
+    assert_eq!(ran.outcome, bed.tunnel_out());
+    assert_eq!(address4(&ran.frame, 30), PEER_2);
+    assert_eq!(bed.fabric(&vxlan(PEER_2, ALICE_LABEL, &answer)).outcome, bed.delivered(bed.alice));
+}
+
+#[test]
 fn ecmp_members_share_flows_and_a_flow_stays_with_its_member() {
     let mut bed = Bed::new();
     let send = |bed: &Bed, port| {

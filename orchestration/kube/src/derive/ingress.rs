@@ -326,6 +326,15 @@ fn external(
     port: &FqName,
     out: &mut Derived,
 ) -> Option<String> {
+    // Told even where there is no pool to take it from.
+    let wanted = match ingress.meta.annotation("externalIP").map(str::parse::<IpAddr>) {
+        Some(Err(_)) => {
+            out.problem("BadAnnotation", "annotation externalIP: is not an address".into());
+            None
+        }
+        Some(Ok(address)) => Some(address),
+        None => None,
+    };
     let pool = match pool_for(cx, &ingress.meta) {
         Ok(pool) => pool?,
         Err(message) => {
@@ -338,14 +347,6 @@ fn external(
         out.problem("UnknownPool", format!("floating-ip-pool {pool} does not exist; create it"));
         return None;
     }
-    let wanted = match ingress.meta.annotation("externalIP").map(str::parse::<IpAddr>) {
-        Some(Err(_)) => {
-            out.problem("BadAnnotation", "annotation externalIP: is not an address".into());
-            None
-        }
-        Some(Ok(address)) => Some(address),
-        None => None,
-    };
     let text = wanted.map(|address| address.to_string());
     let uuid = Uuid::new_v5(&ingress.meta.uid, text.as_deref().unwrap_or("floating").as_bytes());
     let name = pool.child(&format!("{}__{uuid}", key.name));

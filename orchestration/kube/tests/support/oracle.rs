@@ -44,13 +44,15 @@ pub struct World {
 #[derive(Clone, Copy, Debug)]
 pub enum End<'w> {
     Pod(&'w Pod, IpAddr),
+    /// A node with these labels.
+    Node(&'w Labels, IpAddr),
     Outside(IpAddr),
 }
 
 impl End<'_> {
     fn address(self) -> IpAddr {
         match self {
-            End::Pod(_, address) | End::Outside(address) => address,
+            End::Pod(_, address) | End::Node(_, address) | End::Outside(address) => address,
         }
     }
 }
@@ -74,11 +76,11 @@ pub fn allowed(world: &World, from: End<'_>, to: End<'_>, door: Door<'_>) -> boo
     }
     let leaves = match from {
         End::Pod(pod, _) => side(world, pod, to, to, door, Way::Egress),
-        End::Outside(_) => true,
+        End::Node(..) | End::Outside(_) => true,
     };
     let enters = match to {
         End::Pod(pod, _) => side(world, pod, from, to, door, Way::Ingress),
-        End::Outside(_) => true,
+        End::Node(..) | End::Outside(_) => true,
     };
     leaves && enters
 }
@@ -272,6 +274,9 @@ pub fn is_subject(world: &World, subject: &Value, pod: &Pod) -> bool {
 fn is_admin_peer(world: &World, peer: &Value, end: End<'_>) -> bool {
     if let Some(networks) = peer.get("networks") {
         return list(networks).iter().any(|one| within(one.as_str().unwrap(), end.address()));
+    }
+    if let Some(selector) = peer.get("nodes") {
+        return matches!(end, End::Node(labels, _) if selects(selector, labels));
     }
     let End::Pod(pod, _) = end else { return false };
     is_subject(world, peer, pod)

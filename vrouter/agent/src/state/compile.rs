@@ -206,10 +206,14 @@ impl Context {
         }
         let outside = || (vec![NextHop::Outside], Attributes::default());
         // A service's member that is no workload: another machine answers it past the fabric, so it is asked
-        // past the fabric, too.
+        // past the fabric, too. When it is a node of ours, what that asks itself comes through the fabric all the
+        // same: its ways stay behind the first one, which is taken where it goes out.
         let here = members.iter().any(|member| matches!(member, NextHop::Local { .. }));
         if !here && self.leaves(prefix) && has(&self.services.outside, vrf, prefix) {
-            return Some(outside());
+            let (mut all, attributes) = outside();
+            all.extend(members);
+            all.truncate(ECMP_LIMIT);
+            return Some((all, attributes));
         }
         if attributes.is_none()
             && self.default_prefix() == Some(*prefix)
