@@ -58,7 +58,8 @@ fn find(core: &Core, node: &str, request: &FindRequest) -> Result<FindReply, Str
     let machine = machine.ok_or_else(|| {
         format!(
             "no virtual-machine {wanted} in the configuration: its orchestrator has not announced the \
-             workload (is kube-manager running, and does it reach the configuration API?)"
+             workload; of a pod its Events say why, and if they do not: is kube-manager running, and does it reach the \
+             configuration API?"
         )
     })?;
     let ports: Vec<&Arc<Object>> =

@@ -8,9 +8,8 @@
 #[path = "support/plane.rs"]
 mod plane;
 
-use plane::{MANAGER, Plane, eventually, free_port};
+use plane::{ConfigApi, MANAGER, Plane, eventually, free_port};
 use serde_json::json;
-use skein_api::{Config, Server};
 use skein_client::Client;
 use skein_kube::ManagerConfig;
 use skein_model::{FqName, Kind, Object};
@@ -34,14 +33,10 @@ async fn a_real_cluster_is_translated_with_least_rights() {
     let _ = tracing_subscriber::fmt().with_env_filter("warn,skein_kube=info").try_init();
     let mut plane = Plane::start(&[]);
     plane.apply(include_str!("../../../deploy/kubernetes/rbac.yaml"));
-    let store = tempfile::tempdir().unwrap();
-    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let server =
-        Server::start(Config::new(listen, store.path().join("config.redb"))).await.unwrap();
-    let api = format!("http://{}", server.local_addr());
-    let client = Client::new(&api).unwrap();
+    let api = ConfigApi::start().await;
+    let client = api.client.clone();
     let mut config = ManagerConfig {
-        api,
+        api: api.url.clone(),
         status: SocketAddr::from(([127, 0, 0, 1], free_port())),
         ..ManagerConfig::default()
     };
@@ -173,5 +168,5 @@ async fn a_real_cluster_is_translated_with_least_rights() {
     assert_eq!(plane.kubectl(&lease, "").1, "standby");
     let _ = end.send(());
     second.await.unwrap().unwrap();
-    server.shutdown().await;
+    api.stop().await;
 }

@@ -4,9 +4,8 @@
 #[path = "support/plane.rs"]
 mod plane;
 
-use plane::{MANAGER, Plane, eventually, free_port, http};
+use plane::{ConfigApi, MANAGER, Plane, eventually, free_port, http};
 use serde_json::{Value, json};
-use skein_api::{Config, Server};
 use skein_client::Client;
 use skein_kube::ManagerConfig;
 use skein_model::{FqName, Kind};
@@ -19,8 +18,7 @@ struct World {
     status: u16,
     stop: tokio::sync::oneshot::Sender<()>,
     manager: tokio::task::JoinHandle<Result<(), skein_kube::ManagerError>>,
-    server: Server,
-    _store: tempfile::TempDir,
+    api: ConfigApi,
 }
 
 impl World {
@@ -29,15 +27,11 @@ impl World {
         let plane = Plane::start(&[]);
         plane.apply(include_str!("../../../deploy/kubernetes/rbac.yaml"));
         plane.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}");
-        let store = tempfile::tempdir().unwrap();
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server =
-            Server::start(Config::new(listen, store.path().join("config.redb"))).await.unwrap();
-        let api = format!("http://{}", server.local_addr());
-        let client = Client::new(&api).unwrap();
+        let api = ConfigApi::start().await;
+        let client = api.client.clone();
         let status = free_port();
         let mut config = ManagerConfig {
-            api,
+            api: api.url.clone(),
             status: SocketAddr::from(([127, 0, 0, 1], status)),
             ..ManagerConfig::default()
         };
@@ -48,7 +42,7 @@ impl World {
         let manager = tokio::spawn(skein_kube::run(config, || {}, async {
             let _ = stopped.await;
         }));
-        Self { plane, client, status, stop, manager, server, _store: store }
+        Self { plane, client, status, stop, manager, api }
     }
 
     /// A figure of the manager's metrics, all of its kinds together.
@@ -78,7 +72,7 @@ impl World {
     async fn end(self) {
         let _ = self.stop.send(());
         self.manager.await.unwrap().unwrap();
-        self.server.shutdown().await;
+        self.api.stop().await;
     }
 }
 

@@ -5,9 +5,8 @@
 #[path = "support/plane.rs"]
 mod plane;
 
-use plane::{MANAGER, Plane, eventually, free_port};
+use plane::{ConfigApi, MANAGER, Plane, eventually, free_port};
 use serde_json::{Value, json};
-use skein_api::{Config, Server};
 use skein_client::Client;
 use skein_kube::ManagerConfig;
 use skein_model::Kind;
@@ -90,14 +89,10 @@ async fn whatever_form_of_endpoints_is_served_is_followed_through_upgrades() {
             .then_some(())
     })
     .await;
-    let store = tempfile::tempdir().unwrap();
-    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    let server =
-        Server::start(Config::new(listen, store.path().join("config.redb"))).await.unwrap();
-    let api = format!("http://{}", server.local_addr());
-    let client = Client::new(&api).unwrap();
+    let api = ConfigApi::start().await;
+    let client = api.client.clone();
     let mut config = ManagerConfig {
-        api,
+        api: api.url.clone(),
         status: SocketAddr::from(([127, 0, 0, 1], free_port())),
         ..ManagerConfig::default()
     };
@@ -155,5 +150,5 @@ async fn whatever_form_of_endpoints_is_served_is_followed_through_upgrades() {
     .await;
     let _ = stop.send(());
     manager.await.unwrap().unwrap();
-    server.shutdown().await;
+    api.stop().await;
 }

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 use serde_json::json;
+use skein_api::{Config, Server};
+use skein_client::Client;
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -36,6 +38,30 @@ pub fn http(port: u16, method: &str, path: &str, body: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+/// A configuration API on a store of its own.
+pub struct ConfigApi {
+    /// Where it is.
+    pub url: String,
+    pub client: Client,
+    server: Server,
+    _store: tempfile::TempDir,
+}
+
+impl ConfigApi {
+    pub async fn start() -> Self {
+        let store = tempfile::tempdir().unwrap();
+        let config = Config::new(([127, 0, 0, 1], 0).into(), store.path().join("config.redb"));
+        let server = Server::start(config).await.unwrap();
+        let url = format!("http://{}", server.local_addr());
+        let client = Client::new(&url).unwrap();
+        Self { url, client, server, _store: store }
+    }
+
+    pub async fn stop(self) {
+        self.server.shutdown().await;
+    }
 }
 
 /// A control plane of etcd and an API server; ends with the test.
