@@ -8,12 +8,10 @@
 #[path = "support/plane.rs"]
 mod plane;
 
-use plane::{ConfigApi, MANAGER, Plane, eventually, free_port};
+use plane::{ConfigApi, Plane, eventually, free_port};
 use serde_json::json;
 use skein_client::Client;
-use skein_kube::ManagerConfig;
 use skein_model::{FqName, Kind, Object};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 async fn object(client: &Client, kind: Kind, name: &str) -> Object {
@@ -35,12 +33,7 @@ async fn a_real_cluster_is_translated_with_least_rights() {
     plane.apply(include_str!("../../../deploy/kubernetes/rbac.yaml"));
     let api = ConfigApi::start().await;
     let client = api.client.clone();
-    let mut config = ManagerConfig {
-        api: api.url.clone(),
-        status: SocketAddr::from(([127, 0, 0, 1], free_port())),
-        ..ManagerConfig::default()
-    };
-    config.kubernetes.kubeconfig = Some(plane.kubeconfig(MANAGER));
+    let mut config = api.manager(&plane);
     config.election.identity = "test".into();
     config.cluster.public_fip_pool = Some("default-domain:default-project:public:pool".into());
     config.election.duration = 15;

@@ -4,12 +4,10 @@
 #[path = "support/plane.rs"]
 mod plane;
 
-use plane::{ConfigApi, MANAGER, Plane, eventually, free_port, http};
+use plane::{ConfigApi, Plane, eventually, http};
 use serde_json::{Value, json};
 use skein_client::Client;
-use skein_kube::ManagerConfig;
 use skein_model::{FqName, Kind};
-use std::net::SocketAddr;
 
 /// A Kubernetes, a configuration API and the manager between them.
 struct World {
@@ -29,13 +27,8 @@ impl World {
         plane.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}");
         let api = ConfigApi::start().await;
         let client = api.client.clone();
-        let status = free_port();
-        let mut config = ManagerConfig {
-            api: api.url.clone(),
-            status: SocketAddr::from(([127, 0, 0, 1], status)),
-            ..ManagerConfig::default()
-        };
-        config.kubernetes.kubeconfig = Some(plane.kubeconfig(MANAGER));
+        let mut config = api.manager(&plane);
+        let status = config.status.port();
         config.election.identity = "test".into();
         config.cluster.public_fip_pool = Some("default-domain:default-project:public:pool".into());
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

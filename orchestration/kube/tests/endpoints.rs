@@ -5,12 +5,10 @@
 #[path = "support/plane.rs"]
 mod plane;
 
-use plane::{ConfigApi, MANAGER, Plane, eventually, free_port};
+use plane::{ConfigApi, Plane, eventually};
 use serde_json::{Value, json};
 use skein_client::Client;
-use skein_kube::ManagerConfig;
 use skein_model::Kind;
-use std::net::SocketAddr;
 
 /// The group as built in is off: Kubernetes 1.20 knows no later version than v1beta1, and hides any other of the group.
 const NOT_BUILT_IN: &str = "--runtime-config=discovery.k8s.io/v1beta1=false";
@@ -91,12 +89,7 @@ async fn whatever_form_of_endpoints_is_served_is_followed_through_upgrades() {
     .await;
     let api = ConfigApi::start().await;
     let client = api.client.clone();
-    let mut config = ManagerConfig {
-        api: api.url.clone(),
-        status: SocketAddr::from(([127, 0, 0, 1], free_port())),
-        ..ManagerConfig::default()
-    };
-    config.kubernetes.kubeconfig = Some(plane.kubeconfig(MANAGER));
+    let mut config = api.manager(&plane);
     config.election.enabled = false;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let manager = tokio::spawn(skein_kube::run(config, || {}, async {

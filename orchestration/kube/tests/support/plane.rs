@@ -4,6 +4,7 @@
 use serde_json::json;
 use skein_api::{Config, Server};
 use skein_client::Client;
+use skein_kube::ManagerConfig;
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -57,6 +58,17 @@ impl ConfigApi {
         let url = format!("http://{}", server.local_addr());
         let client = Client::new(&url).unwrap();
         Self { url, client, server, _store: store }
+    }
+
+    /// Settings of a manager between this and a Kubernetes, with the manager's own rights there.
+    pub fn manager(&self, plane: &Plane) -> ManagerConfig {
+        let mut config = ManagerConfig {
+            api: self.url.clone(),
+            status: ([127, 0, 0, 1], free_port()).into(),
+            ..ManagerConfig::default()
+        };
+        config.kubernetes.kubeconfig = Some(plane.kubeconfig(MANAGER));
+        config
     }
 
     pub async fn stop(self) {
