@@ -210,6 +210,14 @@ impl Core {
         }
     }
 
+    /// The owner of a pod that should have ports and has nothing yet.
+    #[must_use]
+    pub fn new_pod(&self, object: &KubeObject) -> Option<Key> {
+        let KubeObject::Pod(pod) = object else { return None };
+        let key = Key::new(Sort::Pod, &pod.meta.namespace, &pod.meta.name);
+        (pod.is_attached() && !self.owned.contains_key(&key)).then_some(key)
+    }
+
     /// A Kubernetes object is gone.
     pub fn kube_delete(&mut self, object: &KubeObject) {
         if let Some(changed) = self.cache.delete(object) {
