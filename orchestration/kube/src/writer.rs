@@ -41,7 +41,7 @@ pub async fn execute(client: &Client, writes: &[Write]) -> Outcome {
 
 /// Neighbours that need no order.
 fn groups(writes: &[Write]) -> impl Iterator<Item = &[Write]> {
-    writes.chunk_by(|one, next| are_apart(one, next)).flat_map(|group| group.chunks(TOGETHER))
+    writes.chunk_by(are_apart).flat_map(|group| group.chunks(TOGETHER))
 }
 
 /// Whether two writes of one owner that follow each other may change places. Objects of these types never name one of

@@ -143,7 +143,7 @@ impl NodeState {
     /// # Errors
     /// The disk refused; the old state is still there.
     pub fn save(&self, directory: &Path) -> Result<(), AgentError> {
-        self.write(directory.join(Self::FILE), files::Durability::Process)
+        self.write(&directory.join(Self::FILE), files::Durability::Process)
     }
 
     /// Replaces the copy, and waits until it is on the disk.
@@ -151,15 +151,15 @@ impl NodeState {
     /// # Errors
     /// The disk refused; the old copy is still there.
     pub fn save_copy(&self, directory: &Path) -> Result<(), AgentError> {
-        self.write(directory.join(Self::COPY), files::Durability::Machine)
+        self.write(&directory.join(Self::COPY), files::Durability::Machine)
     }
 
-    fn write(&self, path: PathBuf, durable: files::Durability) -> Result<(), AgentError> {
+    fn write(&self, path: &Path, durable: files::Durability) -> Result<(), AgentError> {
         let bytes = serde_json::to_vec(self).map_err(|error| AgentError::Damaged {
-            path: path.clone(),
+            path: path.to_owned(),
             reason: error.to_string(),
         })?;
-        files::replace(&path, &bytes, durable)
+        files::replace(path, &bytes, durable)
     }
 }
 
