@@ -415,6 +415,7 @@ impl Node {
             releases: self.releases.clone(),
             making: self.making.clone(),
             numbers: self.core.numbers().clone(),
+            boot: self.saved_state.boot.clone(),
         };
         if state == self.saved_state {
             return;

@@ -106,6 +106,9 @@ pub struct NodeState {
     /// Labels and VRF numbers.
     #[serde(default)]
     pub numbers: Numbers,
+    /// Which start of the machine this is of, as the kernel calls it.
+    #[serde(default)]
+    pub boot: String,
 }
 
 impl NodeState {
@@ -114,17 +117,32 @@ impl NodeState {
     /// A copy that is a moment older and survives a loss of power, which takes the workloads with it.
     pub const COPY: &'static str = "node.copy.json";
 
-    /// Reads the state of the last run; a missing file is a new node.
+    /// Reads the state of the last run; without a file this is a new node. `boot` is this start of the machine: the state of another one
+    /// may be a moment older than what other nodes know of this one.
     ///
     /// # Errors
     /// The file is there, and neither it nor its copy is readable.
-    pub fn load(directory: &Path) -> Result<Self, AgentError> {
+    pub fn load(directory: &Path, boot: &str) -> Result<Self, AgentError> {
+        let found = Self::newest(directory)?;
+        let is_new = found.is_none();
+        let mut state = found.unwrap_or_default();
+        if is_new {
+            state.numbers.begin_anywhere();
+        } else if state.boot != boot {
+            state.numbers.skip_forgotten();
+        }
+        boot.clone_into(&mut state.boot);
+        Ok(state)
+    }
+
+    fn newest(directory: &Path) -> Result<Option<Self>, AgentError> {
         match Self::read(directory.join(Self::FILE)) {
-            Ok(state) => Ok(state.unwrap_or_default()),
+            Ok(Some(state)) => Ok(Some(state)),
+            Ok(None) => Self::read(directory.join(Self::COPY)),
             Err(damaged) => match Self::read(directory.join(Self::COPY)) {
                 Ok(Some(copy)) => {
                     tracing::warn!(%damaged, "the copy of the node's state is used");
-                    Ok(copy)
+                    Ok(Some(copy))
                 }
                 _ => Err(damaged),
             },
@@ -176,21 +194,26 @@ mod tests {
             interface: "eth0".to_owned(),
         };
         let releases = releases.iter().map(|one| PendingRelease { key: key(one) }).collect();
-        NodeState { releases, ..NodeState::default() }
+        NodeState { releases, boot: "this one".into(), ..NodeState::default() }
     }
 
     #[test]
     fn what_a_loss_of_power_damages_has_a_copy() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        assert_eq!(NodeState::load(folder).unwrap(), NodeState::default(), "a new node");
+        let load = || NodeState::load(folder, "this one");
+        assert_eq!(load().unwrap().releases, [], "a new node");
         state(&["one"]).save_copy(folder).unwrap();
+        assert_eq!(load().unwrap(), state(&["one"]), "the file is not there yet");
         state(&["one", "two"]).save(folder).unwrap();
-        assert_eq!(NodeState::load(folder).unwrap(), state(&["one", "two"]));
+        assert_eq!(load().unwrap(), state(&["one", "two"]));
+        let later = NodeState::load(folder, "another").unwrap();
+        assert_eq!(later.releases, state(&["one", "two"]).releases);
+        assert_ne!(later.numbers, Numbers::default(), "labels that are forgotten are left out");
         std::fs::write(folder.join(NodeState::FILE), b"").unwrap();
-        assert_eq!(NodeState::load(folder).unwrap(), state(&["one"]));
+        assert_eq!(load().unwrap(), state(&["one"]));
         std::fs::write(folder.join(NodeState::COPY), b"{").unwrap();
-        let error = NodeState::load(folder).unwrap_err().to_string();
+        let error = load().unwrap_err().to_string();
         assert!(error.contains(NodeState::FILE), "{error}");
     }
 }
