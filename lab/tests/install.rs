@@ -35,8 +35,8 @@ const MANIFEST: &str = include_str!("../../deploy/kubernetes/skein.yaml");
 /// The image that the manifest names.
 const IMAGE: &str = "ghcr.io/skein-net/skein:0.1.0";
 /// From images to readiness, with unoptimized programs on a busy machine.
-const READY: Duration = Duration::from_secs(120);
-const PATIENCE: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The manifest as this cluster takes it: with an image that is here, and without the one object that Kubernetes
 /// before 1.21 serves under another version.
