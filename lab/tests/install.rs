@@ -2,7 +2,8 @@
 //! `kubectl skein`.
 //!
 //! Needs root, the programs of Kubernetes (scripts/kubernetes finds or builds them), and an API server that survives
-//! custom resources, as that script builds it.
+//! custom resources, as that script builds it. `SKEIN_IMAGE_ARCHIVE=FILE` installs an image that was built elsewhere: an archive as
+//! `docker save` writes it, with the name `skein.lab/skein:1`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -96,8 +97,7 @@ fn the_plain_manifest_makes_a_network_and_kubectl_looks_at_it() {
     let mut options = ClusterOptions::new(&programs);
     options.nodes = NODES;
     let cluster = Cluster::start("inst", options).unwrap_or_else(|error| panic!("{error}"));
-    let (work, archive) = (cluster.state().join("skein-image"), cluster.state().join("skein.tar"));
-    build_skein(&programs, &work, &archive).unwrap_or_else(|error| panic!("{error}"));
+    let archive = image(&cluster, &programs);
     cluster.import_images(&archive).unwrap_or_else(|error| panic!("{error}"));
     steps.done("Kubernetes and an image");
 
@@ -142,6 +142,16 @@ fn the_plain_manifest_makes_a_network_and_kubectl_looks_at_it() {
     steps.done("removed by its manifest");
     by_helm(&cluster, &kubectl);
     steps.done("installed, upgraded and removed by Helm");
+}
+
+/// An archive with the image to install: one built from deploy/images/Dockerfile if `SKEIN_IMAGE_ARCHIVE` names it.
+fn image(cluster: &Cluster, programs: &Path) -> PathBuf {
+    if let Some(archive) = std::env::var_os("SKEIN_IMAGE_ARCHIVE") {
+        return archive.into();
+    }
+    let (work, archive) = (cluster.state().join("skein-image"), cluster.state().join("skein.tar"));
+    build_skein(programs, &work, &archive).unwrap_or_else(|error| panic!("{error}"));
+    archive
 }
 
 /// All pods of the installation are ready, and with them the nodes.
