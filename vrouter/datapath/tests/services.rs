@@ -499,10 +499,8 @@ fn affinity_keeps_a_client_with_its_member_while_it_is_there() {
 #[test]
 fn affinity_takes_another_port_and_no_other_member() {
     let mut bed = with_services();
-    let sticky = Service {
-        affinity: Some(Duration::from_secs(60)),
-        ..service(key(WEB, UDP, 80), many(10))
-    };
+    let sticky =
+        Service { affinity: Some(Duration::from_secs(60)), ..service(key(WEB, UDP, 80), many(10)) };
     bed.datapath.set_service(&sticky).unwrap();
     let (IpAddr::V4(member), there) = picks(&bed, UDP, 1000..1001)[&1000] else { panic!() };
     // Straight to the member from a port that the service's client uses next.
