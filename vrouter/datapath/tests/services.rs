@@ -255,6 +255,29 @@ fn affinity_keeps_a_client_with_its_member_while_it_is_there() {
 }
 
 #[test]
+fn affinity_takes_another_port_and_no_other_member() {
+    let mut bed = with_services();
+    let sticky =
+        Service { affinity: Some(Duration::from_secs(60)), ..service(key(WEB, UDP, 80), many(10)) };
+    bed.datapath.set_service(&sticky).unwrap();
+    let (IpAddr::V4(member), there) = picks(&bed, UDP, 1000..1001)[&1000] else { panic!() };
+    // Straight to the member from a port that the service's client uses next.
+    let straight = whole(UDP, (ALICE, 1001), (member.octets(), there));
+    assert_eq!(alice_sends(&bed, &straight).outcome, bed.tunnel_out());
+    let asked = whole(UDP, (ALICE, 1001), (WEB, 80));
+    let ran = alice_sends(&bed, &asked);
+    assert_eq!(ran.outcome, bed.tunnel_out());
+    let inner = &ran.frame[VXLAN..];
+    let from = port(inner, 20);
+    assert_ne!(from, 1001);
+    let seen = asked.between((ALICE, from), (member.octets(), there));
+    assert_eq!(inner, seen.hops_less(1).packet());
+    assert_eq!(far_sends(&bed, &seen.back()).frame[14..], asked.back().packet());
+    let later: Vec<_> = picks(&bed, UDP, 1100..1150).into_values().collect();
+    assert!(later.iter().all(|pick| *pick == (member.into(), there)), "{later:?}");
+}
+
+#[test]
 fn what_would_look_like_another_connection_takes_the_next_member_or_another_port() {
     let mut bed = with_services();
     let at = key(WEB, UDP, 80);

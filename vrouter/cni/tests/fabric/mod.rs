@@ -239,9 +239,8 @@ impl Fabric {
                              "labels": {"given": labels, "last": 200}});
         let state = NodeState {
             ports,
-            releases: Vec::new(),
-            making: std::collections::BTreeSet::default(),
             numbers: serde_json::from_value(numbers).unwrap(),
+            ..NodeState::default()
         };
         state.save(&data).unwrap();
         saved::save(&data, &self.intent(host, setup), &self.routes(setup)).unwrap();
