@@ -67,6 +67,22 @@ impl Client {
         tokio::time::timeout(TIMEOUT, call).await.unwrap_or_else(|_| Err(late()))
     }
 
+    /// Reads a page that is no JSON, as `/metrics`.
+    ///
+    /// # Errors
+    /// The API cannot be reached or refuses.
+    pub async fn text(&self, path: &str) -> Result<String, ClientError> {
+        let Opened { response, replica } = self.open(path, None).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await;
+        let body = body.map_err(|error| self.unreachable(replica, &error))?.to_bytes();
+        let text = String::from_utf8_lossy(&body).into_owned();
+        if status.is_success() {
+            return Ok(text);
+        }
+        Err(ClientError::Refused { status: status.as_u16(), text })
+    }
+
     async fn repeated(
         &self,
         method: Method,
