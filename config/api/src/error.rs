@@ -58,6 +58,9 @@ impl From<Invalid> for ApiError {
 
 impl From<&StoreError> for ApiError {
     fn from(error: &StoreError) -> Self {
-        Self::unavailable(format!("the write was not stored: {error}"))
+        match error {
+            StoreError::Unknown { .. } => Self::unavailable(error.to_string()),
+            _ => Self::unavailable(format!("the write was not stored: {error}")),
+        }
     }
 }

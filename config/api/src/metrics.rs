@@ -1,6 +1,9 @@
 //! Counters and histograms of the server, in the Prometheus text format.
 
-use std::{sync::atomic::AtomicI64, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -13,6 +16,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use skein_model::Kind;
+
+use crate::replica::ReplicaMetrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -38,6 +43,8 @@ pub(crate) struct Metrics {
     revision: Gauge,
     /// Open `/watch` streams.
     pub(crate) watchers: Gauge<i64, AtomicI64>,
+    /// Of a replica among others.
+    pub(crate) replica: Option<Arc<ReplicaMetrics>>,
 }
 
 impl Default for Metrics {
@@ -80,11 +87,21 @@ impl Default for Metrics {
             objects,
             revision,
             watchers,
+            replica: None,
         }
     }
 }
 
 impl Metrics {
+    /// Those of a replica among others.
+    pub(crate) fn of_replica() -> Self {
+        let mut metrics = Self::default();
+        let replica = ReplicaMetrics::default();
+        replica.register(&mut metrics.registry);
+        metrics.replica = Some(Arc::new(replica));
+        metrics
+    }
+
     /// Counts a request. `resource` is a type or action, never a path with identifiers.
     pub(crate) fn request(
         &self,

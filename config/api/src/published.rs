@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -74,6 +75,10 @@ impl View {
 
     fn apply(&mut self, transaction: &Transaction, retention: usize) {
         let revision = transaction.revision;
+        // Where replicas follow each other, who commits may see its own commit come back first.
+        if revision <= self.revision {
+            return;
+        }
         for gone in &transaction.deletes {
             self.graph.apply(&Change::Delete(gone.uuid));
             let (kind, uuid) = (gone.kind, gone.uuid);
@@ -162,6 +167,38 @@ impl Published {
         let revision = view.revision;
         *self.view.write() = view;
         self.bell.send_replace(revision);
+    }
+
+    /// Takes in what was loaded while others may publish: keeps what is newer, unless the store's own history went back
+    /// behind `before`, the revision that was known when the load began.
+    pub(crate) fn adopt(&self, state: &State, before: u64) {
+        if state.revision == self.revision() {
+            return;
+        }
+        let view = View::load(state);
+        let revision = {
+            let mut current = self.view.write();
+            if view.revision > current.revision || view.revision < before {
+                *current = view;
+            }
+            current.revision
+        };
+        self.bell.send_replace(revision);
+    }
+
+    /// The newest revision that is shown.
+    pub(crate) fn revision(&self) -> u64 {
+        self.view.read().revision
+    }
+
+    /// Waits until a revision is shown. Whether it is, within the limit.
+    pub(crate) async fn reached(&self, revision: u64, limit: Duration) -> bool {
+        if self.revision() >= revision {
+            return true;
+        }
+        let mut bell = self.bell.subscribe();
+        let reached = bell.wait_for(|shown| *shown >= revision);
+        tokio::time::timeout(limit, reached).await.is_ok_and(|shown| shown.is_ok())
     }
 
     /// Rings with the newest revision.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use skein_store::{EmbeddedStore, ObjectStore, Options};
+use skein_store::{Campaign, EmbeddedStore, Etcd, EtcdStore, ObjectStore, Options, StoreError};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -16,7 +16,8 @@ use tracing::{debug, info, warn};
 use crate::{
     http::{App, Authenticate, NoAuth, serve},
     metrics::Metrics,
-    published::Published,
+    published::{Published, View},
+    replica::{Cluster, Replica, ReplicaMetrics, elect, first_load, follow},
     sequencer::{Sequencer, StartError},
     tls::{Admission, Tls},
 };
@@ -96,6 +97,9 @@ pub enum ServerError {
     /// The store or what is in it.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// What replicas need.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The address.
     #[error("cannot listen on {address}: {source}; choose another address or stop what uses it")]
     Listen {
@@ -123,6 +127,15 @@ pub struct Server {
     stop: watch::Sender<bool>,
     accepting: Vec<JoinHandle<()>>,
     writer: std::thread::JoinHandle<()>,
+    member: Option<Member>,
+}
+
+/// What a replica does beside serving.
+#[derive(Debug)]
+struct Member {
+    closing: watch::Sender<bool>,
+    electing: JoinHandle<()>,
+    following: JoinHandle<()>,
 }
 
 impl Server {
@@ -146,19 +159,7 @@ impl Server {
         store: Box<dyn ObjectStore>,
         auth: Arc<dyn Authenticate>,
     ) -> Result<Self, ServerError> {
-        let (listener, address) = bind(config.listen).await?;
-        let mut doors = vec![Door {
-            listener,
-            address,
-            tls: config.tls.map(|files| Tls::new(files, Clients::Anyone)).transpose()?,
-        }];
-        let mut https_address = None;
-        if let Some(https) = config.https {
-            let tls = Some(Tls::new(https.files, https.clients)?);
-            let (listener, address) = bind(https.listen).await?;
-            https_address = Some(address);
-            doors.push(Door { listener, address, tls });
-        }
+        let doors = Doors::open(&config).await?;
         let metrics = Arc::new(Metrics::default());
         let retention = usize::try_from(config.log_retention).unwrap_or(usize::MAX);
         let loading = Arc::clone(&metrics);
@@ -166,9 +167,54 @@ impl Server {
             tokio::task::spawn_blocking(move || Sequencer::start(store, retention, loading)).await;
         let (sequencer, published, writer) =
             started.map_err(|e| StartError::Thread(std::io::Error::other(e)))??;
+        let parts = Parts { sequencer, published, metrics, auth, writer, replica: None };
+        Ok(Self::serve(doors, &config, parts, None))
+    }
+
+    /// Serves the configuration in etcd as one of several replicas; `config.store` is not used. Waits for etcd.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start); settings or files of `cluster` are unusable, or etcd refuses this client.
+    pub async fn start_replica(config: Config, mut cluster: Cluster) -> Result<Self, ServerError> {
+        cluster.etcd.log_retention = u64::from(config.log_retention);
+        let doors = Doors::open(&config).await?;
+        if cluster.advertise.is_empty() {
+            cluster.advertise = doors.url();
+        }
+        let metrics = Arc::new(Metrics::of_replica());
+        let counters: Arc<ReplicaMetrics> = metrics.replica.clone().unwrap_or_default();
+        let etcd = Etcd::new(cluster.etcd.clone()).map_err(StartError::from)?;
+        let campaign = Campaign::new(etcd.clone(), &cluster.name, &cluster.advertise);
+        let tenure = campaign.tenure();
+        let loaded = first_load(&etcd).await.map_err(StartError::from)?;
+        let retention = usize::try_from(config.log_retention).unwrap_or(usize::MAX);
+        let published = Arc::new(Published::new(View::load(&loaded.state), retention));
+        let handle = tokio::runtime::Handle::current();
+        let store = Box::new(EtcdStore::new(etcd.clone(), tenure.clone(), handle));
+        let (sequencer, writer) = Sequencer::start_resting(
+            store,
+            Arc::clone(&published),
+            Arc::clone(&metrics),
+            tenure.clone(),
+        )?;
+        let replica = Arc::new(Replica::new(cluster, etcd, Arc::clone(&published), counters)?);
+        replica.start_from(loaded.leader);
+        let (closing, closed) = watch::channel(false);
+        let following = tokio::spawn(follow(Arc::clone(&replica), loaded.at));
+        let electing =
+            tokio::spawn(elect(Arc::clone(&replica), campaign, sequencer.clone(), closed));
+        let member = Member { closing, electing, following };
+        let auth = Arc::new(NoAuth);
+        let parts = Parts { sequencer, published, metrics, auth, writer, replica: Some(replica) };
+        Ok(Self::serve(doors, &config, parts, Some(member)))
+    }
+
+    fn serve(doors: Doors, config: &Config, parts: Parts, member: Option<Member>) -> Self {
+        let Parts { sequencer, published, metrics, auth, writer, replica } = parts;
         let (stop, stopping) = watch::channel(false);
+        let (address, https) = (doors.address, doors.https);
         let mut accepting = Vec::new();
-        for Door { listener, address, tls } in doors {
+        for Door { listener, address, tls } in doors.list {
             let app = Arc::new(App {
                 published: Arc::clone(&published),
                 sequencer: sequencer.clone(),
@@ -177,13 +223,14 @@ impl Server {
                 max_request_size: config.max_request_size,
                 scheme: if tls.is_some() { "https" } else { "http" },
                 stopping: stopping.clone(),
+                replica: replica.clone(),
             });
             info!(%address, scheme = app.scheme, "configuration API listens");
             let (tls, stopping) = (tls.map(Arc::new), stopping.clone());
             accepting.push(tokio::spawn(accept(listener, tls, app, stopping, config.drain)));
         }
         drop(sequencer);
-        Ok(Self { address, https: https_address, published, stop, accepting, writer })
+        Self { address, https, published, stop, accepting, writer, member }
     }
 
     /// Where it listens.
@@ -212,6 +259,15 @@ impl Server {
                 warn!(%error, "a listener ended badly");
             }
         }
+        if let Some(member) = self.member {
+            // Requests are answered: another may write now.
+            member.closing.send_replace(true);
+            if let Err(error) = member.electing.await {
+                warn!(%error, "the election ended badly");
+            }
+            member.following.abort();
+            let _ = member.following.await;
+        }
         // The last sender of the queue went with the listener and its connections.
         let writer = self.writer;
         if tokio::task::spawn_blocking(move || writer.join()).await.is_err() {
@@ -221,11 +277,52 @@ impl Server {
     }
 }
 
+/// What requests are served from.
+struct Parts {
+    sequencer: Sequencer,
+    published: Arc<Published>,
+    metrics: Arc<Metrics>,
+    auth: Arc<dyn Authenticate>,
+    writer: std::thread::JoinHandle<()>,
+    replica: Option<Arc<Replica>>,
+}
+
 /// A listener and how it is entered.
 struct Door {
     listener: TcpListener,
     address: SocketAddr,
     tls: Option<Tls>,
+}
+
+/// All listeners.
+struct Doors {
+    list: Vec<Door>,
+    address: SocketAddr,
+    https: Option<SocketAddr>,
+}
+
+impl Doors {
+    async fn open(config: &Config) -> Result<Self, ServerError> {
+        let (listener, address) = bind(config.listen).await?;
+        let tls = config.tls.clone().map(|files| Tls::new(files, Clients::Anyone)).transpose()?;
+        let mut list = vec![Door { listener, address, tls }];
+        let mut https_address = None;
+        if let Some(https) = config.https.clone() {
+            let tls = Some(Tls::new(https.files, https.clients)?);
+            let (listener, address) = bind(https.listen).await?;
+            https_address = Some(address);
+            list.push(Door { listener, address, tls });
+        }
+        Ok(Self { list, address, https: https_address })
+    }
+
+    /// An address for others on this machine.
+    fn url(&self) -> String {
+        match self.https {
+            Some(address) => format!("https://{address}"),
+            None => format!("http://{}", self.address),
+        }
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {

@@ -91,7 +91,7 @@ pub struct State {
     pub compacted: u64,
 }
 
-/// A durable home for configuration. One process, one thread, writes to it.
+/// A durable home for configuration. One process, one thread, writes to it at a time.
 pub trait ObjectStore: Send + 'static {
     /// Reads everything. Also the way back after a failed [`commit`](Self::commit): the store is opened
     /// afresh, and what it then returns is the truth, including a group whose outcome was unknown.
@@ -100,9 +100,10 @@ pub trait ObjectStore: Send + 'static {
     /// The file cannot be opened, read or understood.
     fn load(&mut self) -> Result<State, StoreError>;
 
-    /// Makes a group of transactions durable, all or none. After it returns, a power cut loses nothing of them.
+    /// Makes a group of transactions durable, each of them whole. After it returns, a power cut loses nothing of them.
     ///
     /// # Errors
-    /// Nothing of the group may be assumed; call [`load`](Self::load) before the next commit.
+    /// Nothing of the group may be assumed, and a first part of it may be stored; call [`load`](Self::load) before the
+    /// next commit.
     fn commit(&mut self, group: &[Transaction]) -> Result<(), StoreError>;
 }

@@ -89,6 +89,66 @@ pub enum StoreError {
         /// The serializer's complaint.
         source: serde_json::Error,
     },
+    /// No member of etcd answers.
+    #[error(
+        "etcd at {endpoints} does not answer ({reason}); look after its members and the network to them, reads go on meanwhile"
+    )]
+    Unreachable {
+        /// Who was asked.
+        endpoints: String,
+        /// What the last attempt met.
+        reason: String,
+    },
+    /// etcd says no.
+    #[error(
+        "etcd at {endpoint} refuses: {reason}; check its certificates, users and limits for this client"
+    )]
+    EtcdRefused {
+        /// Who was asked.
+        endpoint: String,
+        /// Its answer.
+        reason: String,
+    },
+    /// etcd's quota is used up.
+    #[error(
+        "etcd at {endpoints} has no space left: compact and defragment it, disarm its alarm, and set --auto-compaction-retention"
+    )]
+    EtcdFull {
+        /// Who was asked.
+        endpoints: String,
+    },
+    /// How etcd is to be reached makes no sense.
+    #[error("etcd: {reason}")]
+    EtcdSettings {
+        /// What is wrong.
+        reason: String,
+    },
+    /// etcd has forgotten the revision that was asked for.
+    #[error("etcd has compacted the revision that was being read; reading again helps")]
+    Compacted,
+    /// Another replica writes, or nobody.
+    #[error("this replica does not lead any more, nothing was stored; ask again")]
+    NotLeader,
+    /// A commit may have been stored or not.
+    #[error(
+        "etcd at {endpoints} did not say what became of a write ({reason}); it may or may not be stored, look before writing again"
+    )]
+    Unknown {
+        /// Who was asked.
+        endpoints: String,
+        /// What the last attempt met.
+        reason: String,
+    },
+    /// A row that etcd does not take.
+    #[error("{what} has {bytes} bytes, etcd takes {most}; split it")]
+    TooLarge {
+        /// Which object or key.
+        what: String,
+        /// Its size as it would be stored.
+        bytes: usize,
+        /// The limit.
+        most: usize,
+    },
 }
 
 impl StoreError {

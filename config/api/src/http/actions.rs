@@ -19,11 +19,22 @@ pub(super) fn label(segment: &str) -> Option<&'static str> {
     discovery::ACTIONS.iter().map(|(uri, ..)| *uri).find(|uri| *uri == segment)
 }
 
+/// Whether a POST of this action is for the writing thread.
+pub(super) fn is_write(action: &str, body: &[u8]) -> bool {
+    match action {
+        "ref-update" | "ref-relax-for-delete" | "prop-collection-update" | "chown" | "chmod"
+        | "set-tag" => true,
+        "useragent-kv" => serde_json::from_slice::<Value>(body)
+            .is_ok_and(|body| body.get("operation").is_some_and(|o| o != "RETRIEVE")),
+        _ => false,
+    }
+}
+
 /// Serves an action that stands alone.
 pub(super) async fn serve(call: &mut Call<'_>, action: &str) -> ApiResult<Response<Body>> {
     let method = call.head.method.clone();
     match (action, &method) {
-        ("watch", &Method::GET) => return watch::watch(call),
+        ("watch", &Method::GET) => return watch::watch(call).await,
         ("prop-collection-get", &Method::GET) => return elements_get(call),
         ("obj-perms", &Method::GET) => return obj_perms(call),
         ("aaa-mode", &Method::GET | &Method::PUT) => return aaa_mode(call),

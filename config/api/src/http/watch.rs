@@ -29,6 +29,7 @@ use crate::{
     error::{ApiError, ApiResult},
     present::{self, Shape},
     published::{Event, View},
+    replica::REVISION_WAIT,
 };
 
 /// Silence is broken this often, so that both ends notice a dead connection.
@@ -73,7 +74,7 @@ impl Selection {
 }
 
 /// Opens a stream.
-pub(super) fn watch(call: &mut Call<'_>) -> ApiResult<Response<Body>> {
+pub(super) async fn watch(call: &mut Call<'_>) -> ApiResult<Response<Body>> {
     let selection = Selection::of(call)?;
     let last_seen = call.head.headers.get("last-event-id").and_then(|v| v.to_str().ok());
     let since = match last_seen.or_else(|| call.query.get("since")) {
@@ -82,8 +83,17 @@ pub(super) fn watch(call: &mut Call<'_>) -> ApiResult<Response<Body>> {
             let revision = text
                 .parse::<u64>()
                 .map_err(|_| ApiError::bad(format!("since: {text:?} is not a revision")))?;
+            // Another replica showed it already.
+            if call.app.replica.is_some() {
+                call.app.published.reached(revision, REVISION_WAIT).await;
+            }
             let view = call.app.published.read();
             if revision > view.revision {
+                if let Some(reason) = call.app.replica.as_ref().and_then(|r| r.unready()) {
+                    return Err(ApiError::unavailable(format!(
+                        "since: revision {revision} is not here yet: {reason}"
+                    )));
+                }
                 return Err(ApiError::gone(format!(
                     "since: revision {revision} is not of this store, the newest is {}; list again",
                     view.revision
