@@ -1,10 +1,10 @@
-//! The all-in-one role: configuration API and controller on the embedded store.
+//! The all-in-one role: configuration API and controller, on the embedded store or with others on etcd.
 
 use crate::settings::{self, SettingsError};
-use crate::{notify, shutdown};
+use crate::{notify, replica, shutdown};
 use clap::Args;
 use serde::Deserialize;
-use skein_api::{Clients, Config, Https, Server, TlsFiles};
+use skein_api::{Clients, Cluster, Config, Https, Server, TlsFiles};
 use skein_controller::{
     Authority, CLIENT_ORGANIZATION, Controller, ControllerConfig, ControllerError, Silence,
 };
@@ -58,6 +58,8 @@ pub(crate) struct Flags {
     /// Where status and metrics are served [default: 127.0.0.1:8083]
     #[arg(long, value_name = "ADDR:PORT", env = "SKEIN_STATUS_LISTEN")]
     status: Option<SocketAddr>,
+    #[command(flatten)]
+    replica: replica::ReplicaFlags,
 }
 
 /// The settings file of the all-in-one role.
@@ -72,6 +74,8 @@ struct File {
     status: Option<SocketAddr>,
     tls: Tls,
     silence: SilenceFile,
+    etcd: replica::File,
+    advertise_api: Option<String>,
 }
 
 /// When a node counts as lost, in milliseconds.
@@ -133,6 +137,8 @@ pub(crate) enum RoleError {
     #[error(transparent)]
     Pki(#[from] skein_controller::PkiError),
     #[error(transparent)]
+    Store(#[from] skein_store::StoreError),
+    #[error(transparent)]
     Loadbalancer(#[from] skein_loadbalancer::LoadbalancerError),
     #[error("{name}: {reason}")]
     Flag { name: &'static str, reason: String },
@@ -155,19 +161,34 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
     let mut names = flags.api_names;
     names.extend(file.api_names);
     names.extend(flags.publish_address.map(|address| address.to_string()));
-    let https = flags.api_https.or(file.api_https).unwrap_or(DEFAULT_HTTPS);
-    api.https = Some(secure(https, file.tls, names, &data.join("pki"))?);
-    let listen = flags.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN);
-    let status = flags.status.or(file.status).unwrap_or(DEFAULT_STATUS);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(RoleError::Runtime)?;
+    let pki = data.join("pki");
+    let mut cluster = None;
+    if let Some(settings) = flags.replica.settle(file.etcd, file.advertise_api)? {
+        if file.tls.certificate.is_some() || file.tls.client_ca.is_some() {
+            return Err(RoleError::Flag {
+                name: "tls",
+                reason: "controllers on one etcd know each other by certificates of their own \
+                         authority; leave certificate and client_ca away"
+                    .into(),
+            });
+        }
+        runtime.block_on(settings.share_authority(&pki))?;
+        names.push(settings.host.clone());
+        cluster = Some(settings.cluster(host_name(), &pki));
+    }
+    let https = flags.api_https.or(file.api_https).unwrap_or(DEFAULT_HTTPS);
+    api.https = Some(secure(https, file.tls, names, &pki)?);
+    let listen = flags.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN);
+    let status = flags.status.or(file.status).unwrap_or(DEFAULT_STATUS);
     let publication = match (flags.publish_namespace, flags.publish_address) {
         (Some(namespace), Some(address)) => Some(Publication {
             namespace,
             kubernetes: skein_kube::Kubernetes::default(),
-            pki: data.join("pki"),
+            pki,
             agents: SocketAddr::new(address, listen.port()).to_string(),
             api: format!("https://{}", SocketAddr::new(address, https.port())),
         }),
@@ -179,7 +200,16 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
         }
         (None, _) => None,
     };
-    runtime.block_on(serve(api, data, listen, status, file.silence.read(), publication))
+    let controller = ControllerConfig {
+        listen,
+        status,
+        // Known when the API listens.
+        api: String::new(),
+        data,
+        host: host_name(),
+        silence: file.silence.read(),
+    };
+    runtime.block_on(serve(api, cluster, controller, publication))
 }
 
 /// The listener with TLS: by the configured files, else by the controller's authority.
@@ -241,22 +271,16 @@ fn address_of(interface: &nix::ifaddrs::InterfaceAddress) -> Option<IpAddr> {
 
 async fn serve(
     api: Config,
-    data: PathBuf,
-    listen: SocketAddr,
-    status: SocketAddr,
-    silence: Silence,
+    cluster: Option<Cluster>,
+    controller: ControllerConfig,
     publication: Option<Publication>,
 ) -> Result<(), RoleError> {
-    let server = Server::start(api).await?;
-    let controller = Controller::start(ControllerConfig {
-        listen,
-        status,
-        api: format!("http://{}", reachable(server.local_addr())),
-        data,
-        host: host_name(),
-        silence,
-    })
-    .await?;
+    let server = match cluster {
+        Some(cluster) => Server::start_replica(api, cluster).await?,
+        None => Server::start(api).await?,
+    };
+    let api = format!("http://{}", reachable(server.local_addr()));
+    let controller = Controller::start(ControllerConfig { api, ..controller }).await?;
     while !controller.ready() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -1,6 +1,6 @@
 //! Every Skein daemon role in one binary.
 //!
-//! `skeind all-in-one` runs the configuration API and a controller on the embedded store; `skeind
+//! `skeind all-in-one` runs the configuration API and a controller, on the embedded store or with others on etcd; `skeind
 //! vrouter` runs a node, `skeind kube-manager` translates a Kubernetes cluster, `skeind loadbalancer` runs HAProxy on a
 //! node. Settings come from a TOML file, then `SKEIN_*` variables, then flags.
 
@@ -11,6 +11,7 @@ mod kube_manager;
 mod loadbalancer;
 mod logging;
 mod notify;
+mod replica;
 mod settings;
 mod shutdown;
 mod vrouter;
@@ -34,8 +35,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Role {
-    /// Configuration API and controller on the embedded store, in the foreground
-    AllInOne(all_in_one::Flags),
+    /// Configuration API and controller, alone or with others on an etcd, in the foreground
+    AllInOne(Box<all_in_one::Flags>),
     /// The vRouter agent of one node, in the foreground
     Vrouter(vrouter::Flags),
     /// The Kubernetes manager of one cluster, in the foreground
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let result = match arguments.role {
-        Role::AllInOne(flags) => all_in_one::run(flags),
+        Role::AllInOne(flags) => all_in_one::run(*flags),
         Role::Vrouter(flags) => vrouter::run(flags),
         Role::KubeManager(flags) => kube_manager::run(*flags),
         Role::InstallCni(flags) => install_cni::run(&flags),

@@ -98,7 +98,11 @@ async fn history(client: &Client, from: u64, to: u64) -> Vec<(u64, String)> {
         while let Some(end) = text.find("\n\n") {
             let event: String = text.drain(..end + 2).collect();
             let field = |name: &str| {
-                event.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_owned()
+                event
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name))
+                    .unwrap_or_default()
+                    .to_owned()
             };
             let revision = field("id: ").parse().unwrap();
             events.push((revision, format!("{} {}", field("event: "), field("data: "))));
@@ -110,7 +114,8 @@ async fn history(client: &Client, from: u64, to: u64) -> Vec<(u64, String)> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writes_through_all_replicas_have_one_order() {
     let etcd = etcd::Server::start();
-    let replicas = [replica(&etcd, "a").await, replica(&etcd, "b").await, replica(&etcd, "c").await];
+    let replicas =
+        [replica(&etcd, "a").await, replica(&etcd, "b").await, replica(&etcd, "c").await];
     for (server, _) in &replicas {
         until("a replica is ready", || ready(server)).await;
     }
@@ -240,7 +245,8 @@ async fn a_leader_that_stops_in_order_is_followed_at_once() {
     let client = second.1.clone();
     let writing = tokio::spawn(async move {
         for n in 0..40 {
-            let fields = json!({"fq_name": [format!("ip-{n}")], "virtual_network_refs": [{"uuid": net}]});
+            let fields =
+                json!({"fq_name": [format!("ip-{n}")], "virtual_network_refs": [{"uuid": net}]});
             client.create(Kind::INSTANCE_IP, fields).await.unwrap();
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -267,7 +273,8 @@ async fn a_watch_goes_on_at_another_replica() {
     let net = first.1.create(Kind::VIRTUAL_NETWORK, network("n", &["10.0.0.0/24"])).await.unwrap();
     let before = first.0.revision();
     for n in 0..5 {
-        let fields = json!({"fq_name": [format!("ip-{n}")], "virtual_network_refs": [{"uuid": net}]});
+        let fields =
+            json!({"fq_name": [format!("ip-{n}")], "virtual_network_refs": [{"uuid": net}]});
         first.1.create(Kind::INSTANCE_IP, fields).await.unwrap();
     }
     let last = first.0.revision();
@@ -275,7 +282,8 @@ async fn a_watch_goes_on_at_another_replica() {
     let second = replica(&etcd, "second").await;
     let there = history(&second.1, before, last).await;
     let here = history(&first.1, before, last).await;
-    let short = |h: &[(u64, String)]| h.iter().map(|(r, e)| (*r, e[..6].to_owned())).collect::<Vec<_>>();
+    let short =
+        |h: &[(u64, String)]| h.iter().map(|(r, e)| (*r, e[..6].to_owned())).collect::<Vec<_>>();
     assert_eq!(short(&here), short(&there));
     assert_eq!(there.len(), 5);
     // One that is ahead of every replica is told after a while.
@@ -307,7 +315,7 @@ async fn without_etcd_reads_go_on_and_writes_are_refused() {
     etcd.run();
     for (server, client) in [&one, &two] {
         until("it works again", || ready(server)).await;
-        let name = format!("after-{}", server.local_addr());
+        let name = format!("after-{}", server.local_addr().port());
         let fields = json!({"fq_name": [name], "virtual_network_refs": [{"uuid": net}]});
         client.create(Kind::INSTANCE_IP, fields).await.unwrap();
     }
@@ -336,7 +344,8 @@ async fn a_restart_of_etcd_loses_nothing() {
                         return;
                     }
                     let name = format!("{writer}-{n}");
-                    let fields = json!({"fq_name": [name], "virtual_network_refs": [{"uuid": net}]});
+                    let fields =
+                        json!({"fq_name": [name], "virtual_network_refs": [{"uuid": net}]});
                     if client.create(Kind::INSTANCE_IP, fields).await.is_ok() {
                         done.lock().await.insert(name);
                     }

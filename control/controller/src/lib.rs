@@ -22,5 +22,5 @@ mod status;
 pub use certificates::{CLIENT_ORGANIZATION, Issued};
 pub use core::{Core, END_OF_RIB_LIMIT, RESTART_TIME, STALE_TIME};
 pub use node::{Node, SessionId};
-pub use pki::{Authority, PkiError, SERVER_NAME};
+pub use pki::{Authority, PkiError, SERVER_NAME, SharedAuthority};
 pub use run::{Controller, ControllerConfig, ControllerError, Silence};

@@ -44,6 +44,95 @@ pub enum PkiError {
     /// A signing request was refused.
     #[error("signing request refused: {0}")]
     Request(String),
+    /// The fabric has another authority than this data directory.
+    #[error(
+        "{dir} belongs to another fabric: its authority or join token is not that of the other controllers; \
+         nothing was changed. Give this controller a data directory of its own, or move {dir} away if no node \
+         joined by it"
+    )]
+    Foreign {
+        /// The folder.
+        dir: PathBuf,
+    },
+}
+
+/// What all controllers of a fabric have in common. Who has it can issue certificates.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SharedAuthority {
+    ca_pem: String,
+    ca_key_pem: String,
+    join_token: String,
+}
+
+impl std::fmt::Debug for SharedAuthority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The key and the token stay out of logs.
+        f.debug_struct("SharedAuthority").field("ca_pem", &self.ca_pem).finish_non_exhaustive()
+    }
+}
+
+impl SharedAuthority {
+    /// A new authority.
+    ///
+    /// # Errors
+    /// No key can be made.
+    pub fn generate() -> Result<SharedAuthority, PkiError> {
+        let failed = |e| certificate("certificate authority", e);
+        let key = KeyPair::generate().map_err(failed)?;
+        let ca_pem = ca_params().self_signed(&key).map_err(failed)?.pem();
+        let join_token = new_token(&digest(&ca_pem)?);
+        Ok(SharedAuthority { ca_pem, ca_key_pem: key.serialize_pem(), join_token })
+    }
+
+    /// The authority in `dir`, if there is one.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the token is missing.
+    pub fn read(dir: &Path) -> Result<Option<SharedAuthority>, PkiError> {
+        let [ca_pem, ca_key_pem, token] =
+            ["ca.pem", "ca.key", "join-token"].map(|name| read(&dir.join(name)));
+        match (ca_pem?, ca_key_pem?, token?) {
+            (Some(ca_pem), Some(ca_key_pem), Some(token)) => {
+                let join_token = token.trim().to_owned();
+                Ok(Some(SharedAuthority { ca_pem, ca_key_pem, join_token }))
+            }
+            // Writing them was interrupted, or a person took some away: what is missing is made as ever.
+            (None, None, _) => Ok(None),
+            _ => {
+                Authority::open(dir)?;
+                Self::read(dir)
+            }
+        }
+    }
+
+    /// Makes `dir` one of this authority's.
+    ///
+    /// # Errors
+    /// When it has another one, or a file cannot be written.
+    pub fn adopt(&self, dir: &Path) -> Result<(), PkiError> {
+        fs::create_dir_all(dir).map_err(|source| file(dir, source))?;
+        let files = [
+            ("join-token", format!("{}\n", self.join_token), 0o600),
+            ("ca.key", self.ca_key_pem.clone(), 0o600),
+            // Last: with it the folder counts as complete.
+            ("ca.pem", self.ca_pem.clone(), 0o644),
+        ];
+        for (name, content, _) in &files {
+            if read(&dir.join(name))?.is_some_and(|found| found.trim() != content.trim()) {
+                return Err(PkiError::Foreign { dir: dir.to_owned() });
+            }
+        }
+        for (name, content, mode) in &files {
+            if read(&dir.join(name))?.is_none() {
+                write(&dir.join(name), content.as_bytes(), *mode)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn new_token(ca_digest: &str) -> String {
+    format!("skein1.{}{}.{ca_digest}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }
 
 /// The authority and what it has issued to this controller.
@@ -110,8 +199,7 @@ impl Authority {
         let joined = match read(&token_file)? {
             Some(joined) => joined.trim().to_owned(),
             None => {
-                let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-                let joined = format!("skein1.{secret}.{ca_digest}");
+                let joined = new_token(&ca_digest);
                 write(&token_file, format!("{joined}\n").as_bytes(), 0o600)?;
                 joined
             }
@@ -258,6 +346,34 @@ pub(crate) fn certificate(what: &str, source: rcgen::Error) -> PkiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn controllers_of_a_fabric_share_an_authority() {
+        let shared = SharedAuthority::generate().unwrap();
+        let text = serde_json::to_string(&shared).unwrap();
+        let (first, second, third) = (
+            tempfile::tempdir().unwrap(),
+            tempfile::tempdir().unwrap(),
+            tempfile::tempdir().unwrap(),
+        );
+        assert_eq!(SharedAuthority::read(first.path()).unwrap(), None);
+        for dir in [&first, &second] {
+            let read: SharedAuthority = serde_json::from_str(&text).unwrap();
+            read.adopt(dir.path()).unwrap();
+            read.adopt(dir.path()).unwrap();
+            assert_eq!(SharedAuthority::read(dir.path()).unwrap(), Some(shared.clone()));
+        }
+        let (one, two) =
+            (Authority::open(first.path()).unwrap(), Authority::open(second.path()).unwrap());
+        assert_eq!(one.ca_pem, two.ca_pem);
+        assert!(one.token_matches(&two.token));
+        // Another one stays as it is.
+        let other = Authority::open(third.path()).unwrap();
+        let error = shared.adopt(third.path()).unwrap_err();
+        assert!(matches!(error, PkiError::Foreign { .. }), "{error}");
+        assert_eq!(Authority::open(third.path()).unwrap().ca_pem, other.ca_pem);
+        assert!(!format!("{shared:?}").contains("PRIVATE"));
+    }
 
     #[test]
     fn the_authority_survives_a_restart_and_signs_for_nodes() {

@@ -22,7 +22,11 @@ pub(super) fn label(segment: &str) -> Option<&'static str> {
 /// Whether a POST of this action is for the writing thread.
 pub(super) fn is_write(action: &str, body: &[u8]) -> bool {
     match action {
-        "ref-update" | "ref-relax-for-delete" | "prop-collection-update" | "chown" | "chmod"
+        "ref-update"
+        | "ref-relax-for-delete"
+        | "prop-collection-update"
+        | "chown"
+        | "chmod"
         | "set-tag" => true,
         "useragent-kv" => serde_json::from_slice::<Value>(body)
             .is_ok_and(|body| body.get("operation").is_some_and(|o| o != "RETRIEVE")),

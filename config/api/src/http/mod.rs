@@ -154,7 +154,11 @@ pub(crate) async fn serve(
 
 /// An answer that says something to a person.
 pub(crate) fn plain(status: u16, message: &'static str) -> Response<Body> {
-    respond(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), PLAIN, message)
+    respond(
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        PLAIN,
+        message,
+    )
 }
 
 const PLAIN: &str = "text/plain; charset=utf-8";

@@ -21,7 +21,7 @@ use rustls::{
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::{PeerFiles, Place, REVISION, Replica, REVISION_WAIT};
+use super::{PeerFiles, Place, REVISION, REVISION_WAIT, Replica};
 use crate::{
     error::{ApiError, ApiResult},
     http::Body,
@@ -85,7 +85,8 @@ impl Forwarder {
                     roots.add(certificate).map_err(|e| unusable("the replicas' authority", &e))?;
                 }
                 let path = files.key.display().to_string();
-                let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| unusable(&path, &e))?;
+                let key =
+                    PrivateKeyDer::from_pem_file(&files.key).map_err(|e| unusable(&path, &e))?;
                 name = files.server_name.clone();
                 config
                     .with_root_certificates(roots)
@@ -158,29 +159,27 @@ impl Replica {
                     answer.headers_mut().insert(NOT_LEADING, HeaderValue::from_static("1"));
                     return Ok(Route::Answer(answer));
                 }
-                Place::There(leader) => {
-                    match self.send(&leader, head, body, scheme).await {
-                        Ok(answer) if answer.headers().contains_key(NOT_LEADING) => {
-                            reason = format!("{} is about to lead", leader.url);
-                        }
-                        Ok(answer) => {
-                            self.metrics.forwarded("answered");
-                            return self.answered(answer).await.map(Route::Answer);
-                        }
-                        Err(Failure::NotSent(why)) => {
-                            debug!(url = leader.url, why, "the leader is not reached");
-                            reason = format!("the leader {} is not reached: {why}", leader.url);
-                        }
-                        Err(Failure::Unknown(why)) => {
-                            self.metrics.forwarded("lost");
-                            return Err(ApiError::unavailable(format!(
-                                "the leader {} was lost while it worked on this ({why}); it may or may \
-                                 not be stored, look before writing again",
-                                leader.url
-                            )));
-                        }
+                Place::There(leader) => match self.send(&leader, head, body, scheme).await {
+                    Ok(answer) if answer.headers().contains_key(NOT_LEADING) => {
+                        reason = format!("{} is about to lead", leader.url);
                     }
-                }
+                    Ok(answer) => {
+                        self.metrics.forwarded("answered");
+                        return self.answered(answer).await.map(Route::Answer);
+                    }
+                    Err(Failure::NotSent(why)) => {
+                        debug!(url = leader.url, why, "the leader is not reached");
+                        reason = format!("the leader {} is not reached: {why}", leader.url);
+                    }
+                    Err(Failure::Unknown(why)) => {
+                        self.metrics.forwarded("lost");
+                        return Err(ApiError::unavailable(format!(
+                            "the leader {} was lost while it worked on this ({why}); it may or may \
+                                 not be stored, look before writing again",
+                            leader.url
+                        )));
+                    }
+                },
                 Place::Nowhere => {}
             }
             if Instant::now() >= until {
@@ -238,7 +237,8 @@ impl Replica {
     /// Completes a while after another leader than this one was seen.
     async fn replaced(&self, leader: &skein_store::Leader) {
         let mut standing = self.standing.subscribe();
-        let other = standing.wait_for(|now| now.seen.as_ref().is_none_or(|s| s.term != leader.term));
+        let other =
+            standing.wait_for(|now| now.seen.as_ref().is_none_or(|s| s.term != leader.term));
         if other.await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -26,7 +26,7 @@ pub(crate) struct ReplicaMetrics {
 impl ReplicaMetrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         let leader = self.leader.clone();
-        registry.register("leader", "1: this replica writes", leader);
+        registry.register("leader", "Whether this replica writes: 1 if so", leader);
         let lag = self.lag.clone();
         registry.register("follower_lag", "Revisions that etcd has and this replica does not", lag);
         let forwarded = self.forwarded.clone();

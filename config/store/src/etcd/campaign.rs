@@ -150,8 +150,7 @@ impl Campaign {
 
     async fn grant(&self) -> Result<i64, StoreError> {
         let seconds = self.etcd.options().lease.as_secs().max(1);
-        let request =
-            rpc::LeaseGrantRequest { ttl: i64::try_from(seconds).unwrap_or(3), id: 0 };
+        let request = rpc::LeaseGrantRequest { ttl: i64::try_from(seconds).unwrap_or(3), id: 0 };
         let answer = self
             .etcd
             .call(CALL, |channel| async move {

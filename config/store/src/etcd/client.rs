@@ -136,8 +136,7 @@ impl Etcd {
     pub(super) fn move_on(&self, from: usize) {
         self.0.errors.fetch_add(1, Ordering::Relaxed);
         let next = (from + 1) % self.0.endpoints.len();
-        let _ =
-            self.0.current.compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.0.current.compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// As [`move_on`](Self::move_on) from wherever it is.
@@ -347,20 +346,27 @@ fn channel(url: &str, options: &EtcdOptions) -> Result<Channel, StoreError> {
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(8 << 20);
     if secure {
-        let ca = options.ca.as_ref().ok_or_else(|| {
-            bad(&"TLS needs the authority's certificate: give it with --etcd-ca")
-        })?;
+        let ca = options
+            .ca
+            .as_ref()
+            .ok_or_else(|| bad(&"TLS needs the authority's certificate: give it with --etcd-ca"))?;
         let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(file(ca)?));
         match (&options.certificate, &options.key) {
             (None, None) => {}
             (Some(certificate), Some(key)) => {
                 tls = tls.identity(Identity::from_pem(file(certificate)?, file(key)?));
             }
-            _ => return Err(settings("a client certificate needs its key, and a key its certificate")),
+            _ => {
+                return Err(settings(
+                    "a client certificate needs its key, and a key its certificate",
+                ));
+            }
         }
         endpoint = endpoint.tls_config(tls).map_err(|e| {
             let reason = std::error::Error::source(&e).map_or(e.to_string(), ToString::to_string);
-            bad(&format!("{reason}; are the files of --etcd-ca, --etcd-certificate and --etcd-key PEM?"))
+            bad(&format!(
+                "{reason}; are the files of --etcd-ca, --etcd-certificate and --etcd-key PEM?"
+            ))
         })?;
     }
     Ok(endpoint.connect_lazy())

@@ -79,11 +79,11 @@ impl Etcd {
             request_union: Some(rpc::watch_request::RequestUnion::CreateRequest(create)),
         };
         // etcd ends the watch when the stream of requests ends.
-        let requests =
-            futures_util::stream::iter([create]).chain(futures_util::stream::pending());
+        let requests = futures_util::stream::iter([create]).chain(futures_util::stream::pending());
         let opened = async { watcher(channel).watch(led(requests)).await };
         let opened = tokio::time::timeout(OPEN, opened).await;
-        let opened = opened.unwrap_or_else(|_| Err(tonic::Status::unavailable("no answer in time")));
+        let opened =
+            opened.unwrap_or_else(|_| Err(tonic::Status::unavailable("no answer in time")));
         match opened {
             Ok(stream) => {
                 let (etcd, stream) = (self.clone(), stream.into_inner());

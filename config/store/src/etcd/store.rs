@@ -338,10 +338,8 @@ impl ObjectStore for EtcdStore {
         if group.is_empty() {
             return Ok(());
         }
-        let position = self
-            .position
-            .take()
-            .ok_or_else(|| StoreError::NeedsLoad { path: self.etcd.name() })?;
+        let position =
+            self.position.take().ok_or_else(|| StoreError::NeedsLoad { path: self.etcd.name() })?;
         match self.runtime.block_on(self.write(position, group)) {
             Ok(position) => {
                 self.position = Some(position);
