@@ -364,7 +364,15 @@ impl Node {
         let pod = self.host.pod(name)?;
         let runtime = self.runtime(network)?;
         let attachment = Attachment::new(&format!("{}-{name}", self.host.namespace()), &pod.path());
-        let result = runtime.add(&attachment)?;
+        let result = match runtime.add(&attachment) {
+            Ok(result) => result,
+            Err(error) => {
+                // As a runtime that gives a sandbox up.
+                let _ = runtime.del(&attachment);
+                let _ = pod.remove();
+                return Err(error.into());
+            }
+        };
         let addresses = addresses(&result)?;
         Ok(Workload { pod, addresses, runtime, attachment })
     }

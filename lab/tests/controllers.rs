@@ -174,12 +174,15 @@ fn reaches(from: &Workload, to: &Workload) -> bool {
 
 /// What goes on while a controller is lost: a workload comes and another goes, and a policy is changed.
 fn work(fabric: &Fabric, fixed: &Fixed, round: usize, leaves: Option<Workload>) -> Workload {
+    let mut steps = Steps::start();
     let comes = fabric.attach(round % 2, &format!("new{round}"), "front");
     let _service = Echo::start(&comes.pod, 53);
     soon("those who were there to reach the new one", || reaches(&fixed.left, &comes));
     soon("the new one to reach those who were there", || reaches(&comes, &fixed.right));
+    steps.done("  a workload is added and reached");
     if let Some(leaves) = leaves {
         leaves.detach().unwrap_or_else(|error| panic!("{error}"));
+        steps.done("  another one is deleted");
     }
     for network in ["front", "back"] {
         fabric.run(&format!("attach network {network} policy join"));
@@ -189,6 +192,7 @@ fn work(fabric: &Fabric, fixed: &Fixed, round: usize, leaves: Option<Workload>) 
         fabric.run(&format!("detach network {network} policy join"));
     }
     soon("the policy to be gone", || !reaches(&fixed.left, &fixed.behind));
+    steps.done("  a policy comes and goes");
     comes
 }
 
