@@ -21,13 +21,13 @@ TESTS := bpftool=bpftool curl=curl python3=python3 python:ensurepip=python3-venv
 HOST = $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 AS_ROOT = CARGO_TARGET_$(HOST)_RUNNER=$(CURDIR)/scripts/as-root
 
-.PHONY: help setup setup-build setup-lab setup-kubernetes setup-tests setup-python demo demo-down demo-k8s \
+.PHONY: help setup setup-build setup-lab setup-kubernetes setup-tests setup-python setup-helm demo demo-down demo-k8s \
 	demo-k8s-down test bench lint fmt
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-setup: setup-build setup-lab setup-kubernetes setup-tests setup-python ## Install everything that the targets need
+setup: setup-build setup-lab setup-kubernetes setup-tests setup-python setup-helm ## Install everything that the targets need
 
 setup-build:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
@@ -49,6 +49,10 @@ setup-tests:
 setup-python: setup-tests
 	@lab/python/setup.sh >/dev/null
 
+# Helm itself lints, renders and installs the chart.
+setup-helm: setup-python
+	@scripts/helm >/dev/null
+
 demo: setup-build setup-lab ## Two nodes, two networks, policy, speed: on this machine, in namespaces
 	cargo build --release -p skein -p skeind -p skein-cni -p skein-lab
 	scripts/as-root $(RELEASE)/skein-demo up
@@ -65,7 +69,7 @@ demo-k8s-down: ## Remove every trace of that cluster
 	@if [ -x $(RELEASE)/skein-demo ]; then scripts/as-root $(RELEASE)/skein-demo k8s-down; \
 	else echo "The demo was never built here; nothing to remove."; fi
 
-test: setup-build setup-lab setup-kubernetes setup-tests setup-python ## Every test, in namespaces of this machine
+test: setup-build setup-lab setup-kubernetes setup-tests setup-python setup-helm ## Every test, in namespaces of this machine
 	$(AS_ROOT) cargo test --workspace --no-fail-fast
 
 bench: setup-build setup-lab setup-kubernetes ## Speed and memory beside their goals; writes target/bench/*.json

@@ -29,7 +29,6 @@ mod transfer;
 mod upstream;
 mod wait;
 
-pub mod chart;
 pub mod kubernetes;
 
 pub use bridge::{BridgeOverVxlan, LocalBridge};

@@ -1,8 +1,12 @@
 //! The Helm chart and the plain manifest say the same, and what they say is sound.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed step is a failed test")]
+#![allow(unreachable_pub, reason = "helm.rs is shared with a test that has more modules")]
 
+#[path = "support/helm.rs"]
+mod helm;
+
+use helm::{chart, helm};
 use serde_json::Value;
-use skein_lab::chart;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -15,38 +19,84 @@ const HEADER: &str = "\
 # the two together (SKEIN_WRITE=1 cargo test -p skein-lab --test chart writes this file anew).
 ";
 
-fn deploy() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+fn manifest() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/skein.yaml")
 }
 
 fn documents(text: &str) -> Vec<Value> {
-    let parts = text.split("\n---\n");
+    let parts = text.split("\n---\n").map(|part| part.strip_prefix("---\n").unwrap_or(part));
     parts
         .map(|part| serde_saphyr::from_str(part).unwrap_or_else(|e| panic!("{e}\n{part}")))
         .collect()
 }
 
-fn render(change: impl FnOnce(&mut Value)) -> String {
-    let folder = deploy().join("helm/skein");
-    let mut values = chart::values(&folder).unwrap();
-    change(&mut values);
-    chart::render(&folder, &values).unwrap()
+/// What `helm template` makes of the chart; what it says beside is for the reader of a failure.
+fn template(options: &[&str]) -> Result<String, String> {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = helm(home.path());
+    command.arg("template").arg("skein").arg(chart()).arg("--include-crds").args(options);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(String::from_utf8(output.stdout).unwrap()) } else { Err(said) }
+}
+
+fn render(options: &[&str]) -> String {
+    template(options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn helm_finds_nothing_wrong() {
+    let home = tempfile::tempdir().unwrap();
+    let output = helm(home.path()).args(["lint", "--strict"]).arg(chart()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    // A chart that is packed is whole: its rights are links to files of other folders here.
+    let output =
+        helm(home.path()).arg("package").arg(chart()).arg("-d").arg(home.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let packed = home.path().join("skein-0.1.0.tgz");
+    let mut command = helm(home.path());
+    let output =
+        command.args(["template", "skein", "--include-crds"]).arg(packed).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), render(&[]));
 }
 
 #[test]
 fn the_plain_manifest_is_the_chart_with_its_defaults() {
-    let path = deploy().join("kubernetes/skein.yaml");
-    let rendered = format!("{HEADER}{}", render(|_| {}));
+    let rendered = format!("{HEADER}{}", render(&[]));
     if std::env::var_os("SKEIN_WRITE").is_some() {
-        std::fs::write(&path, &rendered).unwrap();
+        std::fs::write(manifest(), &rendered).unwrap();
     }
-    let there = std::fs::read_to_string(&path).unwrap();
+    let there = std::fs::read_to_string(manifest()).unwrap();
     assert!(there == rendered, "run: SKEIN_WRITE=1 cargo test -p skein-lab --test chart");
+}
+
+/// A release that lives in the chart's own namespace, which Helm then makes.
+#[test]
+fn the_namespace_is_there_once() {
+    let spaces =
+        |text: &str| documents(text).iter().filter(|object| object["kind"] == "Namespace").count();
+    assert_eq!(spaces(&render(&[])), 1);
+    assert_eq!(spaces(&render(&["--namespace", "skein-system"])), 0);
+    assert_eq!(
+        documents(&render(&["--namespace", "skein-system"])).len() + 1,
+        documents(&render(&[])).len()
+    );
+}
+
+#[test]
+fn what_a_kubernetes_serves_is_what_it_gets() {
+    let budget = |options: &[&str]| render(options).contains("kind: PodDisruptionBudget");
+    assert!(budget(&["--kube-version", "1.34.0"]));
+    // Before 1.21 it is of another version; the manager does without.
+    assert!(!render(&["--kube-version", "1.20.2"]).contains("kind: PodDisruptionBudget"));
+    let error = template(&["--kube-version", "1.19.0"]).unwrap_err();
+    assert!(error.contains("kubeVersion"), "{error}");
 }
 
 #[test]
 fn every_object_is_said_once_and_in_a_usable_order() {
-    let all = documents(&render(|_| {}));
+    let all = documents(&render(&[]));
     let mut seen = BTreeSet::new();
     let mut namespaces = BTreeSet::new();
     for object in &all {
@@ -81,7 +131,7 @@ fn every_object_is_said_once_and_in_a_usable_order() {
 /// Nothing of the network may need the network.
 #[test]
 fn every_pod_starts_before_there_is_a_network() {
-    for object in documents(&render(|_| {})) {
+    for object in documents(&render(&[])) {
         let Some(pod) = object.pointer("/spec/template/spec") else { continue };
         let name = &object["metadata"]["name"];
         assert_eq!(pod["hostNetwork"], true, "{name}");
@@ -98,13 +148,13 @@ fn every_pod_starts_before_there_is_a_network() {
 
 #[test]
 fn values_change_what_they_say() {
-    let text = render(|values| {
-        values["image"]["repository"] = "registry.local/skein".into();
-        values["controller"]["persistentVolume"]["enabled"] = true.into();
-        values["controller"]["persistentVolume"]["storageClassName"] = "fast".into();
-        values["kubernetes"]["host"] = "10.0.0.1".into();
-        values["cluster"]["name"] = "west".into();
-    });
+    let text = render(&[
+        "--set=image.repository=registry.local/skein",
+        "--set=controller.persistentVolume.enabled=true",
+        "--set=controller.persistentVolume.storageClassName=fast",
+        "--set=kubernetes.host=10.0.0.1",
+        "--set=cluster.name=west",
+    ]);
     let all = documents(&text);
     let find = |kind: &str, name: &str| {
         let found = all.iter().find(|o| o["kind"] == kind && o["metadata"]["name"] == name);
@@ -152,10 +202,8 @@ fn values_change_what_they_say() {
     assert!(!bound(&all));
     let rights = &find("ClusterRole", "skein-ingress-secrets")["rules"];
     assert_eq!(rights[0]["verbs"], serde_json::json!(["list", "watch"]));
-    assert!(bound(&documents(&render(
-        |values| values["loadbalancer"]["readAllSecrets"] = true.into()
-    ))));
-    let without = documents(&render(|values| values["loadbalancer"]["enabled"] = false.into()));
+    assert!(bound(&documents(&render(&["--set=loadbalancer.readAllSecrets=true"]))));
+    let without = documents(&render(&["--set=loadbalancer.enabled=false"]));
     assert!(without.iter().all(|o| o["metadata"]["name"] != "skein-loadbalancer"));
     let lease = find("Role", "skein-kube-manager-lease");
     assert_eq!(lease["rules"][0]["resourceNames"][0], "skein-kube-manager-west");

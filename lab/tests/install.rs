@@ -1,7 +1,9 @@
-//! Skein installed into a real Kubernetes by its plain manifest, as users install it, and looked at by `kubectl skein`.
+//! Skein installed into a real Kubernetes by its plain manifest and by Helm, as users install it, and looked at by
+//! `kubectl skein`.
 //!
 //! Needs root, the programs of Kubernetes (scripts/kubernetes finds or builds them), and an API server that survives
-//! custom resources, as that script builds it.
+//! custom resources, as that script builds it. `SKEIN_IMAGE_ARCHIVE=FILE` installs an image that was built elsewhere: an archive as
+//! `docker save` writes it, with the name `skein.lab/skein:1`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +16,8 @@
     reason = "programs.rs and steps.rs are shared with tests that have more modules"
 )]
 
+#[path = "support/helm.rs"]
+mod helm;
 #[path = "support/programs.rs"]
 mod programs;
 #[path = "support/steps.rs"]
@@ -31,8 +35,8 @@ const MANIFEST: &str = include_str!("../../deploy/kubernetes/skein.yaml");
 /// The image that the manifest names.
 const IMAGE: &str = "ghcr.io/skein-net/skein:0.1.0";
 /// From images to readiness, with unoptimized programs on a busy machine.
-const READY: Duration = Duration::from_secs(120);
-const PATIENCE: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The manifest as this cluster takes it: with an image that is here, and without the one object that Kubernetes
 /// before 1.21 serves under another version.
@@ -93,8 +97,7 @@ fn the_plain_manifest_makes_a_network_and_kubectl_looks_at_it() {
     let mut options = ClusterOptions::new(&programs);
     options.nodes = NODES;
     let cluster = Cluster::start("inst", options).unwrap_or_else(|error| panic!("{error}"));
-    let (work, archive) = (cluster.state().join("skein-image"), cluster.state().join("skein.tar"));
-    build_skein(&programs, &work, &archive).unwrap_or_else(|error| panic!("{error}"));
+    let archive = image(&cluster, &programs);
     cluster.import_images(&archive).unwrap_or_else(|error| panic!("{error}"));
     steps.done("Kubernetes and an image");
 
@@ -108,18 +111,7 @@ fn the_plain_manifest_makes_a_network_and_kubectl_looks_at_it() {
     ));
     kubectl.good(&format!("label node {} skein.io/controller=", cluster.nodes()[0].name()));
     cluster.apply(&manifest()).unwrap_or_else(|error| panic!("{error}"));
-    for (name, count) in [
-        ("skein-controller", 1),
-        ("skein-agent", NODES),
-        ("skein-kube-manager", 2),
-        ("skein-loadbalancer", NODES),
-    ] {
-        let selector = format!("app.kubernetes.io/name={name}");
-        cluster
-            .wait_pods("skein-system", &selector, count, READY)
-            .unwrap_or_else(|error| panic!("{name}: {error}"));
-    }
-    cluster.wait_nodes_ready().unwrap_or_else(|error| panic!("{error}"));
+    runs(&cluster);
     steps.done("Skein, by its manifest");
 
     let status = wait_for("a good status", PATIENCE, || {
@@ -146,6 +138,36 @@ fn the_plain_manifest_makes_a_network_and_kubectl_looks_at_it() {
     steps.done("a network by kubectl alone");
     ingress(&cluster, &kubectl);
     steps.done("an Ingress, and its pods replaced");
+    removed(&cluster, &kubectl);
+    steps.done("removed by its manifest");
+    by_helm(&cluster, &kubectl);
+    steps.done("installed, upgraded and removed by Helm");
+}
+
+/// An archive with the image to install: one built from deploy/images/Dockerfile if `SKEIN_IMAGE_ARCHIVE` names it.
+fn image(cluster: &Cluster, programs: &Path) -> PathBuf {
+    if let Some(archive) = std::env::var_os("SKEIN_IMAGE_ARCHIVE") {
+        return archive.into();
+    }
+    let (work, archive) = (cluster.state().join("skein-image"), cluster.state().join("skein.tar"));
+    build_skein(programs, &work, &archive).unwrap_or_else(|error| panic!("{error}"));
+    archive
+}
+
+/// All pods of the installation are ready, and with them the nodes.
+fn runs(cluster: &Cluster) {
+    for (name, count) in [
+        ("skein-controller", 1),
+        ("skein-agent", NODES),
+        ("skein-kube-manager", 2),
+        ("skein-loadbalancer", NODES),
+    ] {
+        let selector = format!("app.kubernetes.io/name={name}");
+        cluster
+            .wait_pods("skein-system", &selector, count, READY)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    cluster.wait_nodes_ready().unwrap_or_else(|error| panic!("{error}"));
 }
 
 fn probe(namespace: &str, name: &str, node: &str, annotations: &str) -> String {
@@ -348,4 +370,71 @@ fn ingress(cluster: &Cluster, kubectl: &Kubectl<'_>) {
     }
     page("of successors");
     kubectl.good("delete ingress pages -n shop");
+}
+
+/// As docs/install.md says: workloads first, then what their network is made of.
+fn removed(cluster: &Cluster, kubectl: &Kubectl<'_>) {
+    kubectl.good("delete namespace shop --wait=false");
+    gone(kubectl, "get namespace shop --ignore-not-found");
+    let path = cluster.state().join("manifest.yaml");
+    std::fs::write(&path, manifest()).unwrap();
+    kubectl.good(&format!("delete -f {} --wait=false", path.display()));
+    gone(kubectl, "get namespace skein-system --ignore-not-found");
+}
+
+fn gone(kubectl: &Kubectl<'_>, line: &str) {
+    wait_for(&format!("nothing by {line}"), READY, || {
+        let left = kubectl.good(line);
+        if left.trim().is_empty() { Ok(()) } else { Err(left) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// The chart in a namespace that Helm makes; then with another value, then not at all.
+fn by_helm(cluster: &Cluster, kubectl: &Kubectl<'_>) {
+    let host = cluster.control_host();
+    let image = SKEIN_IMAGE.rsplit_once(':').unwrap();
+    let run = |words: &[&str]| {
+        let mut command = helm::helm(&cluster.state());
+        command.env("KUBECONFIG", cluster.admin_kubeconfig()).args(words);
+        host.run(&mut command).unwrap().success().unwrap_or_else(|error| panic!("{error}"))
+    };
+    let chart = helm::chart();
+    let address = host.ipv4().to_string();
+    let values = [
+        format!("--set=image.repository={}", image.0),
+        format!("--set=image.tag={}", image.1),
+        format!("--set=kubernetes.host={address}"),
+    ];
+    let release = |verb: &str, more: &[&str]| {
+        let mut words = vec![verb, "skein", chart.to_str().unwrap(), "--namespace", "skein-system"];
+        words.extend(values.iter().map(String::as_str));
+        words.extend(more);
+        run(&words)
+    };
+    release("install", &["--create-namespace"]);
+    runs(cluster);
+    let (first, second) = (cluster.nodes()[0].name(), cluster.nodes()[1].name());
+    let pods = [probe("default", "here", first, ""), probe("default", "there", second, "")];
+    start(cluster, "default", &pods.join("---\n"), &["here", "there"]);
+    let pod = |name: &str| cluster.pods("default", &format!("app={name}")).unwrap().remove(0);
+    let (here, there) = (pod("here"), pod("there"));
+    let reach = |when: &str| {
+        let asked = [format!("tcp:{}:80", there.address)];
+        wait_for(&format!("a pod to reach the other {when}"), PATIENCE, || {
+            let outcomes = here.ask(&asked, Duration::from_secs(1)).unwrap();
+            if outcomes[0].answered() { Ok(()) } else { Err(format!("{outcomes:?}")) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    };
+    reach("in Helm's network");
+    release("upgrade", &["--set=loadbalancer.enabled=false"]);
+    gone(kubectl, "get daemonset skein-loadbalancer -n skein-system --ignore-not-found");
+    reach("after an upgrade");
+    let status = run(&["status", "skein", "--namespace", "skein-system"]);
+    assert!(status.contains("STATUS: deployed") && status.contains("REVISION: 2"), "{status}");
+    kubectl.good("delete pod here there --wait=false");
+    gone(kubectl, "get pods here there --ignore-not-found");
+    run(&["uninstall", "skein", "--namespace", "skein-system"]);
+    gone(kubectl, "get daemonsets,statefulsets,deployments -n skein-system");
 }

@@ -160,9 +160,9 @@ async fn writes_through_all_replicas_have_one_order() {
     }
     assert_eq!(addresses.iter().collect::<BTreeSet<_>>().len(), addresses.len());
     // One more write, by which the others can be asked for all before it.
-    let last = client_revision(&replicas[1].1).await;
+    let last = support::create_at(&replicas[1].1, network("mark", &[])).await;
     for (_, client) in &replicas {
-        demand(client, last).await;
+        assert!(support::demand(client, last).await);
     }
     let views = [
         everything(&replicas[0].1).await,
@@ -199,36 +199,6 @@ async fn writes_through_all_replicas_have_one_order() {
     for (server, _) in replicas {
         server.shutdown().await;
     }
-}
-
-/// Writes something and returns its revision.
-async fn client_revision(client: &Client) -> u64 {
-    let uri = format!("{}/virtual-networks", client.base());
-    let fields = network(&format!("mark-{}", Uuid::new_v4()), &[]);
-    let body = json!({"virtual-network": fields}).to_string();
-    let request = hyper::Request::post(uri)
-        .header("content-type", "application/json")
-        .body(http_body_util::Full::new(bytes::Bytes::from(body)))
-        .unwrap();
-    let pool = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
-        .build_http();
-    let answer = pool.request(request).await.unwrap();
-    assert_eq!(answer.status(), 200);
-    answer.headers()["x-skein-revision"].to_str().unwrap().parse().unwrap()
-}
-
-/// Asks a replica for something as of a revision.
-async fn demand(client: &Client, revision: u64) {
-    let request = hyper::Request::get(format!("{}/virtual-networks", client.base()))
-        .header("x-skein-revision", revision)
-        .body(http_body_util::Empty::<bytes::Bytes>::new())
-        .unwrap();
-    let pool = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
-        .build_http();
-    let answer = pool.request(request).await.unwrap();
-    assert_eq!(answer.status(), 200);
-    let shown: u64 = answer.headers()["x-skein-revision"].to_str().unwrap().parse().unwrap();
-    assert!(shown >= revision);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -16,8 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::server::Router;
+use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tracing::{error, info};
 
@@ -119,8 +118,7 @@ impl Controller {
         let mut tasks = tokio::task::JoinSet::new();
 
         let router = grpc(authority, client.clone(), shared.clone(), config.silence)?;
-        let incoming = TcpListenerStream::new(listener);
-        let server = router.serve_with_incoming_shutdown(incoming, stopped(&stopping));
+        let server = router.serve_with_incoming_shutdown(at_once(listener), stopped(&stopping));
         tasks.spawn(async move {
             if let Err(error) = server.await {
                 error!(%error, "the gRPC server ended");
@@ -176,10 +174,15 @@ fn grpc(
         .tls_config(tls)?
         .http2_keepalive_interval(Some(silence.test))
         .http2_keepalive_timeout(Some(silence.answer))
-        .tcp_nodelay(true)
         .add_service(SessionServer::new(Sessions { shared: shared.clone() }))
         .add_service(EnrollServer::new(Enrolment { authority }))
         .add_service(PortsServer::new(PortService { client, shared })))
+}
+
+/// Connections whose messages leave at once. Whoever brings its own listener sets this here: the server's setting is not
+/// looked at then. Without it a message waits up to 40 ms until the other end acknowledges the one before.
+fn at_once(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 fn stopped(stopping: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send + 'static {
@@ -208,5 +211,21 @@ async fn clock(shared: Arc<Shared>) {
             next = now + SECOND;
             shared.change(|core| core.tick(now));
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use tokio_stream::StreamExt as _;
+
+    #[tokio::test]
+    async fn no_message_to_an_agent_waits_for_an_acknowledgement() {
+        let (listener, address) = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let mut incoming = at_once(listener);
+        let (_client, accepted) =
+            tokio::join!(tokio::net::TcpStream::connect(address), incoming.next());
+        assert!(accepted.unwrap().unwrap().nodelay().unwrap());
     }
 }

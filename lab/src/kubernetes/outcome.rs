@@ -12,6 +12,9 @@ pub struct ProbeAnswer {
     /// Address and port that were asked, as the server sees them; only TCP knows them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
+    /// The datagram that is answered, for who sends more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
 }
 
 /// What a probe that serves HTTP says of a request.
@@ -63,6 +66,9 @@ pub struct StreamReport {
     pub echoes: u64,
     /// The longest wait for one, in milliseconds.
     pub longest_gap: f64,
+    /// By how much the machine woke the client too late at most, in milliseconds: what of a gap may be its doing.
+    #[serde(default)]
+    pub longest_stall: f64,
     /// Why the connection ended early.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -167,6 +167,29 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// How many echoes have come so far, in steps of twenty.
+    ///
+    /// # Errors
+    /// Its report is not readable: it did not even begin.
+    pub fn echoes(&self) -> Result<u64, ClusterError> {
+        Ok(self.so_far()?.map_or(0, |report| report.echoes))
+    }
+
+    /// The pod at its other end, once there were echoes.
+    ///
+    /// # Errors
+    /// There were none yet, or its report is not readable.
+    pub fn pod(&self) -> Result<String, ClusterError> {
+        let none = || ClusterError::answer("skein-probe stream", "no echo yet");
+        Ok(self.so_far()?.ok_or_else(none)?.pod)
+    }
+
+    fn so_far(&self) -> Result<Option<StreamReport>, ClusterError> {
+        let text = super::files::read(self.process.log_path())?;
+        // The last line may be half written.
+        text.rsplit_once('\n').map(|(whole, _)| last_report(whole)).transpose()
+    }
+
     /// Ends it.
     ///
     /// # Errors
@@ -175,10 +198,15 @@ impl Stream {
         // It may have ended with an error, which its report tells.
         let _ = kill(Pid::from_raw(self.program.cast_signed()), Signal::SIGTERM);
         self.process.reap()?;
-        let text = super::files::read(self.process.log_path())?;
-        serde_json::from_str(text.trim())
-            .map_err(|error| ClusterError::answer("skein-probe stream", format!("{error}: {text}")))
+        last_report(&super::files::read(self.process.log_path())?)
     }
+}
+
+/// What a stream printed last.
+fn last_report(text: &str) -> Result<StreamReport, ClusterError> {
+    let last = text.trim().lines().next_back().unwrap_or_default();
+    serde_json::from_str(last)
+        .map_err(|error| ClusterError::answer("skein-probe stream", format!("{error}: {text}")))
 }
 
 /// A process in the cgroup of a container: the kernel's list is quicker than asking the runtime.

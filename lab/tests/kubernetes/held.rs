@@ -4,82 +4,25 @@
 //! moment is the end of the test. Everyone else asks after each step.
 
 use crate::outside::{Beyond, Ways};
+use crate::watch::Watch;
 use crate::{ANSWER, PATIENCE, PODS_READY, Steps, ask_from_host, create_namespace, create_pod};
 use serde_json::{Value, json};
-use skein_lab::kubernetes::{Asker, Cluster, KubeNode, KubePod, PROBE_IMAGE};
+use skein_lab::kubernetes::{Cluster, KubeNode, KubePod, PROBE_IMAGE, ProbeOutcome};
 use skein_lab::wait_for;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 const NAMESPACE: &str = "guarded";
 const SERVICE: &str = "/api/v1/namespaces/default/services/kept";
 const NODE_PORT: u16 = 30_290;
-/// How long the pods that are kept out wait for an answer.
-const SILENCE: Duration = Duration::from_millis(200);
+/// How long an answer that must not come is waited for.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// The policies, who asks in spite of them, and what else is to be as it was.
 pub(crate) struct Held {
     beyond: Beyond,
-    /// The address of a service whose clients stay with their member.
+    /// The address of a service whose clients stay with their member: its endpoints are the same through everything but the end of a pod.
     pub(crate) service: String,
     watches: Vec<Watch>,
-}
-
-/// A pod that must never be answered.
-struct Watch {
-    who: String,
-    stop: Arc<AtomicBool>,
-    rounds: Arc<AtomicUsize>,
-    answers: Arc<Mutex<Vec<String>>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch {
-    fn start(pod: &KubePod, targets: Vec<String>) -> Watch {
-        let mut asker: Asker = pod.asker().unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let rounds = Arc::new(AtomicUsize::new(0));
-        let answers = Arc::new(Mutex::new(Vec::new()));
-        let (stopping, count, heard) = (stop.clone(), rounds.clone(), answers.clone());
-        let thread = std::thread::spawn(move || {
-            while !stopping.load(Ordering::Relaxed) {
-                let Ok(outcomes) = asker.ask(&targets, SILENCE) else { break };
-                for outcome in outcomes.iter().filter(|outcome| outcome.answered()) {
-                    heard.lock().unwrap().push(format!("{outcome:?}"));
-                }
-                count.fetch_add(1, Ordering::Relaxed);
-                std::thread::sleep(SILENCE / 2);
-            }
-        });
-        Watch { who: pod.name.clone(), stop, rounds, answers, thread: Some(thread) }
-    }
-
-    fn rounds(&self) -> usize {
-        self.rounds.load(Ordering::Relaxed)
-    }
-
-    /// It has asked twice more, and was never answered.
-    fn check(&self, before: usize) {
-        wait_for(&format!("{} to ask", self.who), PATIENCE, || {
-            let now = self.rounds();
-            // The first one may have begun before.
-            if now > before + 2 { Ok(()) } else { Err(format!("{now} rounds, {before} before")) }
-        })
-        .unwrap_or_else(|error| panic!("{error}"));
-        let answers = self.answers.lock().unwrap();
-        assert!(answers.is_empty(), "{} is kept out and was answered: {answers:?}", self.who);
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 fn pod(name: &str, node: &str) -> Value {
@@ -134,11 +77,23 @@ impl Held {
             let each = |pod: &KubePod| protocols.map(|p| format!("{p}:{}:80", pod.address));
             pods.iter().flat_map(each).collect()
         };
-        let watches = strangers.iter().map(|pod| Watch::start(pod, at(&targets)));
-        let watches = watches.chain(mutes.iter().map(|pod| Watch::start(pod, at(&pods[..3]))));
+        let outsiders = strangers.iter().map(|pod| (pod, at(&targets)));
+        let outsiders = outsiders.chain(mutes.iter().map(|pod| (pod, at(&pods[..3]))));
+        let watches = outsiders.map(|(pod, targets)| {
+            // Kubernetes tells of policies and of pods on different ways: the pod may have been known first.
+            wait_for(&format!("{} to be kept out", pod.name), PATIENCE, || {
+                let outcomes = pod.ask(&targets, SILENCE).unwrap();
+                let open = outcomes.iter().any(ProbeOutcome::answered);
+                if open { Err(format!("{outcomes:?}")) } else { Ok(()) }
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
+            Watch::kept_out(pod, targets)
+        });
         let watches = watches.collect();
+        // A kubelet that was started again calls pods not ready until it has probed them.
         let service = json!({"metadata": {"name": "kept"}, "spec": {
             "type": "NodePort", "selector": {"set": "probe3"}, "sessionAffinity": "ClientIP",
+            "publishNotReadyAddresses": true,
             "ports": [{"port": 8080, "targetPort": 80, "nodePort": NODE_PORT}],
         }});
         let made = cluster.api().create("/api/v1/namespaces/default/services", &service).unwrap();
@@ -212,7 +167,7 @@ impl Held {
     pub(crate) fn end(self, cluster: &Cluster, steps: &mut Steps) {
         for watch in &self.watches {
             watch.check(watch.rounds());
-            println!("{} asked {} times in vain", watch.who, watch.rounds());
+            println!("{watch} in vain");
         }
         cluster.api().delete(SERVICE).unwrap();
         for namespace in [NAMESPACE, "out", "edge"] {

@@ -3,7 +3,7 @@
 use crate::outside::{POOL, World};
 use crate::support::web::Load;
 use crate::{
-    PATIENCE, PODS_READY, Steps, create_namespace, create_pod, ingress_certificates,
+    PATIENCE, PODS_GONE, PODS_READY, Steps, create_namespace, create_pod, ingress_certificates,
     ingress_controller, networks,
 };
 use serde_json::{Value, json};
@@ -23,9 +23,11 @@ const DEFINITION: &str =
 const HOST: &str = "one.example.com";
 const WILD: &str = "two.wild.example.com";
 /// From a change to a page by it: over HAProxy's reload, on a busy machine.
-pub(crate) const PAGE: Duration = Duration::from_secs(20);
+pub(crate) const PAGE: Duration = Duration::from_secs(60);
 /// How long an answer that must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(900);
+/// So many requests show that all goes on.
+const ENOUGH: usize = 50;
 /// A node that is told to end gives everything away before.
 const HAND_OVER: &str = "--hand-over";
 
@@ -183,7 +185,7 @@ impl<'a> Front<'a> {
             "args": ["serve", "http:8080"],
             "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "timeoutSeconds": 5},
             // Requests that are under way, and those sent before the last client knows.
-            "lifecycle": {"preStop": {"exec": {"command": ["/bin/sleep", "2"]}}},
+            "lifecycle": {"preStop": {"exec": {"command": ["/bin/sleep", "4"]}}},
         });
         let deployment = json!({
             "metadata": {"name": name},
@@ -191,7 +193,7 @@ impl<'a> Front<'a> {
                 "replicas": replicas, "selector": {"matchLabels": {"app": name}},
                 "template": {
                     "metadata": {"labels": {"app": name}},
-                    "spec": {"terminationGracePeriodSeconds": 4, "containers": [container]},
+                    "spec": {"terminationGracePeriodSeconds": 6, "containers": [container]},
                 },
             },
         });
@@ -416,8 +418,11 @@ fn beside_policies(front: &Front<'_>, shop: &[String; 2]) {
     create("all", json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
     // The address is closed, to whoever asks from outside as well.
     silent(&page);
-    let outside = front.world.ask(&[format!("tcp:{}:80", shop[0])], SILENCE);
-    assert!(!outside[0].answered(), "{outside:?}");
+    wait_for("the page to be closed to the world", PATIENCE, || {
+        let outside = front.world.ask(&[format!("tcp:{}:80", shop[0])], SILENCE);
+        if outside[0].answered() { Err(format!("{outside:?}")) } else { Ok(()) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
     create(
         "pages",
         json!({"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 80}]}]}),
@@ -487,23 +492,38 @@ fn renewed(front: &Front<'_>, shop: &[String; 2]) {
         // Each name has its own certificate, not just one that is there.
         assert!(asker.fetch(&url(HOST, "/"), to, Some(&second)).is_err());
     }
-    let renewal = front.certificate("renewed", HOST)["stringData"].take();
-    let (to, later) = (&shop[0], front.file("renewed"));
-    std::thread::scope(|scope| {
-        // It takes six seconds, all through the change.
-        let long = scope.spawn(|| front.beyond().fetch(&url(HOST, "/slow"), to, Some(&first)));
-        std::thread::sleep(Duration::from_millis(500));
-        let load = Load::start(front.world.outside.world(), to, HOST, 1, 2);
-        let since = Instant::now();
-        api.merge(&format!("{SECRETS}/one"), &json!({"stringData": renewal})).unwrap();
-        front.beyond().served(&url(HOST, "/"), to, Some(&later), "red-");
-        println!("the new certificate is served after {:.2} s", since.elapsed().as_secs_f64());
-        assert!(!long.is_finished(), "the long answer was no longer under way");
-        let page = long.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(page.code, 200);
-        let account = load.stop();
-        assert!(account.bad.is_empty() && account.good > 20, "{account:?}");
+    let (to, mut later) = (&shop[0], first);
+    // A long answer takes six seconds. If it was not under way all through the change, that is made once more.
+    let renewals = (0..5).take_while(|round| {
+        let name = format!("renewed-{round}");
+        let renewal = front.certificate(&name, HOST)["stringData"].take();
+        let before = std::mem::replace(&mut later, front.file(&name));
+        let later = &later;
+        std::thread::scope(|scope| {
+            let long = scope.spawn(|| front.beyond().fetch(&url(HOST, "/slow"), to, Some(&before)));
+            let load = Load::start(front.world.outside.world(), to, HOST, 1, 2);
+            load.goes_on(ENOUGH);
+            let since = Instant::now();
+            api.merge(&format!("{SECRETS}/one"), &json!({"stringData": renewal})).unwrap();
+            front.beyond().served(&url(HOST, "/"), to, Some(later), "red-");
+            println!("the new certificate is served after {:.2} s", since.elapsed().as_secs_f64());
+            load.goes_on(ENOUGH);
+            let ended_before = long.is_finished();
+            let page = long.join().unwrap();
+            let account = load.stop();
+            assert!(account.bad.is_empty(), "{account:?}");
+            match page {
+                // It came so late that it met the new certificate.
+                Err(error) if error.contains("certificate") => true,
+                page => {
+                    assert_eq!(page.unwrap_or_else(|error| panic!("{error}")).code, 200);
+                    ended_before
+                }
+            }
+        })
     });
+    assert!(renewals.count() < 5, "no long answer was under way all through the change");
+    let later = later;
     front.beyond().served(&url(WILD, "/"), to, Some(&second), "blue-");
     let kept = api.get(&format!("{INGRESSES}/shop")).unwrap()["spec"]["tls"].take();
     api.merge(&format!("{INGRESSES}/shop"), &json!({"spec": {"tls": null}})).unwrap();
@@ -525,7 +545,8 @@ fn scaled(front: &Front<'_>, shop: &[String; 2]) {
     for count in [4, 1] {
         let patch = json!({"spec": {"replicas": count}});
         front.cluster.api().merge(&path, &patch).unwrap();
-        front.cluster.wait_pods(NAMESPACE, "app=red", count, PODS_READY).unwrap();
+        front.cluster.wait_pods(NAMESPACE, "app=red", count, PODS_GONE).unwrap();
+        load.goes_on(ENOUGH);
     }
     let account = load.stop();
     println!(
@@ -536,7 +557,7 @@ fn scaled(front: &Front<'_>, shop: &[String; 2]) {
     );
     // This Kubernetes does not tell that an endpoint is terminating (1.22 does): each of the three pods that go may break the
     // one request that is under way between HAProxy and it at that moment.
-    assert!(account.bad.len() <= 3 && account.good > 300, "{account:?}");
+    assert!(account.bad.len() <= 3, "{account:?}");
 }
 
 /// What a role says of an Ingress's load balancer.
@@ -570,7 +591,7 @@ fn taken_over(front: &Front<'_>, shop: &[String; 2], roles: &mut [Balancer; 2]) 
     let load = Load::start(world, &shop[0], HOST, 2, 1);
     let pid = said(active, "shop")["state"]["pid"].clone();
     active.kill().unwrap();
-    std::thread::sleep(Duration::from_secs(1));
+    load.goes_on(ENOUGH);
     active.start_again().unwrap();
     wait_active(active, Some(standby));
     wait_for("the same HAProxy to be found", PAGE, || {
@@ -578,18 +599,20 @@ fn taken_over(front: &Front<'_>, shop: &[String; 2], roles: &mut [Balancer; 2]) 
         if state["pid"] == pid && pid.is_number() { Ok(()) } else { Err(format!("{state} {pid}")) }
     })
     .unwrap_or_else(|error| panic!("{error}"));
+    load.goes_on(ENOUGH);
     let account = load.stop();
     println!("role killed: {} requests, longest wait {:?}", account.good, account.silence);
     assert!(account.bad.is_empty(), "{:?}", account.bad);
 
     // From outside, and from a pod, which goes by routes of the fabric instead of an announced address.
     let load = Load::start(world, &shop[0], HOST, 2, 0);
+    load.goes_on(ENOUGH);
     let since = Instant::now();
     active.stop().unwrap();
     println!("the active node left within {:.1} s", since.elapsed().as_secs_f64());
     wait_active(standby, None);
     front.pod(2).served("http://one.example.com/blue", &shop[1], None, "blue-");
-    std::thread::sleep(Duration::from_secs(1));
+    load.goes_on(ENOUGH);
     let account = load.stop();
     println!(
         "role ended: {} requests, {} failed, longest wait {:?}",
@@ -598,7 +621,8 @@ fn taken_over(front: &Front<'_>, shop: &[String; 2], roles: &mut [Balancer; 2]) 
         account.silence
     );
     // Requests under way at the moment of the change may break; the next ones do not.
-    assert!(account.bad.len() <= 4 && account.silence < Duration::from_secs(3), "{account:?}");
+    let bound = Duration::from_secs(3) + 4 * account.stall;
+    assert!(account.bad.len() <= 4 && account.silence < bound, "{account:?}");
     active.start_again().unwrap();
     wait_active(active, Some(standby));
     front.beyond().served("http://one.example.com/blue", &shop[0], None, "blue-");
@@ -629,8 +653,12 @@ fn removed(front: &Front<'_>, network: &SkeinNetwork, roles: &[Balancer; 2]) {
         let left = node.run("ip", &["netns", "list"]).unwrap().success().unwrap();
         assert!(!left.contains("skein-lb-"), "{left}");
     }
-    let ports = network.skein(&["get", "virtual-machine-interface"]).unwrap().stdout;
-    assert!(!ports.contains("__Ingress__"), "{ports}");
+    // Those of other namespaces, too, which are on their way out.
+    wait_for("ports of Ingresses to go", PODS_GONE, || {
+        let ports = network.skein(&["get", "virtual-machine-interface"]).unwrap().stdout;
+        if ports.contains("__Ingress__") { Err(ports) } else { Ok(()) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
     for class in ["skein", "others"] {
         api.delete(&format!("{CLASSES}/{class}")).unwrap();
     }

@@ -1,6 +1,8 @@
 //! Pods, namespaces and members of services that come and go in numbers.
 
-use crate::{PATIENCE, PODS_READY, Steps, create_namespace, other_node};
+use crate::{
+    ANSWER, PATIENCE, PODS_GONE, PODS_READY, Steps, create_namespace, other_node, streams,
+};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, ProbeOutcome, SkeinNetwork};
 use skein_lab::wait_for;
@@ -11,8 +13,6 @@ const SERVICES: &str = "/api/v1/namespaces/default/services";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 /// Asked so often, one of ten members is left out once in ten thousand runs; then it is asked again.
 const OFTEN: usize = 120;
-/// A kubelet may wait for its collector, which comes once a minute, before it says that a pod is gone.
-const PODS_GONE: Duration = Duration::from_secs(120);
 const SHORT: Duration = Duration::from_millis(500);
 
 pub(crate) fn check(
@@ -46,8 +46,9 @@ fn names<'a>(pods: impl IntoIterator<Item = &'a KubePod>) -> BTreeSet<String> {
 fn answered_by(asker: &KubePod, target: &str, wanted: &BTreeSet<String>) -> Duration {
     let since = Instant::now();
     let targets = vec![target.to_owned(); OFTEN];
+    let timeout = if wanted.contains("-") { SHORT } else { ANSWER };
     wait_for(&format!("{} members", wanted.len()), PODS_READY, || {
-        let outcomes = asker.ask(&targets, SHORT).unwrap();
+        let outcomes = asker.ask(&targets, timeout).unwrap();
         let name = |o: &ProbeOutcome| o.answer.as_ref().map_or("-".into(), |a| a.pod.clone());
         let now: BTreeSet<String> = outcomes.iter().map(name).collect();
         if now == *wanted { Ok(()) } else { Err(format!("{now:?}, wanted {wanted:?}")) }
@@ -123,15 +124,14 @@ fn scaled(cluster: &Cluster, network: &SkeinNetwork, pods: &[KubePod]) {
             client.stream(target.trim_start_matches("tcp:"), &log(number)).unwrap()
         })
         .collect();
-    std::thread::sleep(Duration::from_millis(500));
+    streams.iter().for_each(streams::goes_on);
     scale(5);
     let stay = names(&living(5));
     let mut kept = 0;
     for stream in streams {
-        let report = stream.finish().unwrap();
-        if stay.contains(&report.pod) {
-            assert_eq!(report.error, None, "{report:?}");
-            assert!(report.echoes > 50, "{report:?}");
+        let member = stream.pod().unwrap();
+        if stay.contains(&member) {
+            streams::unnoticed(stream, &member);
             kept += 1;
         }
     }
@@ -140,10 +140,10 @@ fn scaled(cluster: &Cluster, network: &SkeinNetwork, pods: &[KubePod]) {
     let stream = asker
         .stream(target.trim_start_matches("tcp:"), &cluster.state().join("crowd.log"))
         .unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    streams::goes_on(&stream);
+    let member = stream.pod().unwrap();
     scale(8);
-    let report = stream.finish().unwrap();
-    assert_eq!(report.error, None, "{report:?}");
+    streams::unnoticed(stream, &member);
     answered_by(other, &target, &names(&living(8)));
     for path in [format!("{DEPLOYMENTS}/crowd"), format!("{SERVICES}/crowd")] {
         cluster.api().delete(&path).unwrap();

@@ -12,6 +12,7 @@
 #![allow(clippy::print_stdout, reason = "how long the steps took is for whoever reads a failure")]
 
 mod dns;
+mod followed;
 mod held;
 mod ingress;
 mod ingress_certificates;
@@ -35,8 +36,10 @@ mod secondary;
 mod service_flows;
 mod services;
 mod staged;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+mod watch;
 
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{
@@ -45,16 +48,19 @@ use skein_lab::kubernetes::{
 };
 use skein_lab::wait_for;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use support::{programs, steps::Steps};
 
 const NODES: usize = 3;
 /// Pods of one node; there are as many DaemonSets.
 const PER_NODE: usize = 3;
 const ANSWER: Duration = Duration::from_secs(3);
-const PODS_READY: Duration = Duration::from_secs(60);
+/// Images are there, but many pods may start at a time, and after restarts kubelets ask again only now and then.
+const PODS_READY: Duration = Duration::from_secs(120);
+/// A kubelet may wait for its collector, which comes once a minute, before it says that a pod is gone.
+const PODS_GONE: Duration = Duration::from_secs(180);
 /// Far above what a change needs to arrive everywhere: it is no measurement.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn daemon_sets() -> String {
     let one = |name: usize| {
@@ -70,7 +76,7 @@ fn daemon_sets() -> String {
                      image: \"{PROBE_IMAGE}\"\n        \
                      imagePullPolicy: Never\n        \
                      readinessProbe: {{tcpSocket: {{port: 80}}, periodSeconds: 1, timeoutSeconds: 5}}\n        \
-                     livenessProbe: {{tcpSocket: {{port: 81}}, periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 2}}\n"
+                     livenessProbe: {{tcpSocket: {{port: 81}}, initialDelaySeconds: 5, periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 2}}\n"
         )
     };
     (1..=PER_NODE).map(one).collect::<Vec<_>>().join("---\n")
@@ -253,19 +259,17 @@ fn assert_same(before: &[KubePod], after: &[KubePod]) {
 fn replace_a_pod(cluster: &Cluster, pods: &[KubePod], old: &KubePod) {
     let path = format!("/api/v1/namespaces/default/pods/{}", old.name);
     cluster.api().delete(&path).unwrap();
-    let start = Instant::now();
-    loop {
-        let now = cluster.pods("default", "app=probe").unwrap();
+    // A DaemonSet makes it when the old one is gone.
+    let living = wait_for("a pod's successor", PODS_GONE, || {
+        let now = cluster.pods("default", "app=probe").map_err(|error| error.to_string())?;
         let living: Vec<KubePod> = now
             .into_iter()
             .filter(|pod| pod.ready && pod.object["metadata"]["deletionTimestamp"].is_null())
             .collect();
-        if living.len() == pods.len() && living.iter().all(|pod| pod.uid != old.uid) {
-            return assert_all_pairs(&living, quickly);
-        }
-        assert!(start.elapsed() < PODS_READY, "no successor: {living:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        let replaced = living.iter().all(|pod| pod.uid != old.uid);
+        if living.len() == pods.len() && replaced { Ok(living) } else { Err(format!("{living:?}")) }
+    });
+    assert_all_pairs(&living.unwrap_or_else(|error| panic!("{error}")), quickly);
 }
 
 /// Every node reaches every pod by its own address, as its kubelet's probes do.

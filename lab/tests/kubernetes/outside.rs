@@ -2,7 +2,7 @@
 //! and a host behind it, which knows nothing of fabrics.
 
 use crate::networks::{assert_answers, assert_reach, on_every_node};
-use crate::{ANSWER, PATIENCE, PODS_READY, Steps, create_namespace};
+use crate::{ANSWER, PATIENCE, PODS_GONE, Steps, all_answered, create_namespace};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, ProbeOutcome, SkeinNetwork, ask_from, example};
 use skein_lab::{Outside, Process, wait_for};
@@ -58,7 +58,7 @@ impl Beyond {
 impl World<'_> {
     /// Out by the nodes' addresses, and in and out by their own.
     pub(crate) fn ways_are_open(&self, ways: &Ways) {
-        self.sees(&ways.translated, |pod| node_of(self, pod));
+        self.sees(&ways.translated, |pod| self.node_of(pod));
         self.sees(&ways.forwarded, |pod| pod.address.clone());
         self.reaches(&ways.forwarded);
     }
@@ -80,6 +80,12 @@ impl World<'_> {
             })
             .unwrap_or_else(|error| panic!("{error}"));
         }
+    }
+
+    /// The address of a pod's node in the underlay.
+    fn node_of(&self, pod: &KubePod) -> String {
+        let mut nodes = self.cluster.nodes().iter();
+        nodes.find(|node| node.name() == pod.node).unwrap().host().ipv4().to_string()
     }
 
     /// Waits until no pod reaches the world any more. All ask at once: what does not come is waited for.
@@ -135,11 +141,6 @@ pub(crate) fn check(
     Ways { translated, forwarded }
 }
 
-fn node_of(world: &World<'_>, pod: &KubePod) -> String {
-    let mut nodes = world.cluster.nodes().iter();
-    nodes.find(|node| node.name() == pod.node).unwrap().host().ipv4().to_string()
-}
-
 fn annotate(world: &World<'_>, namespace: &str, key: &str, value: &Value) {
     let annotations = json!({ format!("opencontrail.org/{key}"): value });
     let patch = json!({"metadata": {"annotations": annotations}});
@@ -150,7 +151,7 @@ fn annotate(world: &World<'_>, namespace: &str, key: &str, value: &Value) {
 fn of_the_cluster(world: &World<'_>, pods: &[KubePod]) {
     assert_answers(pods, world.target, false);
     annotate(world, "default", "ip_fabric_snat", &json!("true"));
-    world.sees(pods, |pod| node_of(world, pod));
+    world.sees(pods, |pod| world.node_of(pod));
     assert_reach(pods, pods, true);
     annotate(world, "default", "ip_fabric_snat", &Value::Null);
     world.closes(pods);
@@ -164,7 +165,7 @@ fn translated(world: &World<'_>, others: &[KubePod], steps: &mut Steps) -> Vec<K
     let own = on_every_node(cluster, "out", "web", &json!({}));
     assert_answers(&own, world.target, false);
     annotate(world, "out", "ip_fabric_snat", &json!("true"));
-    world.sees(&own, |pod| node_of(world, pod));
+    world.sees(&own, |pod| world.node_of(pod));
     world.outside.expects("10.244.0.0/16").unwrap();
     world.assert_kept_out(&own);
     // What is isolated stays so.
@@ -173,7 +174,7 @@ fn translated(world: &World<'_>, others: &[KubePod], steps: &mut Steps) -> Vec<K
     annotate(world, "out", "ip_fabric_snat", &json!("false"));
     world.closes(&own);
     annotate(world, "out", "ip_fabric_snat", &json!("true"));
-    world.sees(&own, |pod| node_of(world, pod));
+    world.sees(&own, |pod| world.node_of(pod));
     steps.done("outside by the nodes' addresses, on, off and on again");
     own
 }
@@ -217,9 +218,10 @@ fn forwarded(
         for number in 0..cluster.nodes().len() {
             let targets: Vec<String> =
                 own.iter().map(|pod| format!("tcp:{}:80", pod.address)).collect();
-            for outcome in crate::ask_from_node(cluster, number, &targets, ANSWER) {
-                assert!(outcome.answered(), "{}: {outcome:?}", cluster.nodes()[number].name());
-            }
+            wait_for("pods in the underlay to answer a node", PATIENCE, || {
+                all_answered(crate::ask_from_node(cluster, number, &targets, ANSWER))
+            })
+            .unwrap_or_else(|error| panic!("{}: {error}", cluster.nodes()[number].name()));
         }
         // It stays where it is, and says so.
         annotate(world, "edge", "ip_fabric_forwarding", &json!("false"));
@@ -238,19 +240,19 @@ fn forwarded(
             // Else a kubelet may wait for its collector's next minute before it says that a pod is gone.
             cluster.api().delete(&format!("{path}?gracePeriodSeconds=0")).unwrap();
         }
-        wait_for("its pods to go", PODS_READY, || {
+        wait_for("its pods to go", PODS_GONE, || {
             let left = cluster.pods("edge", "app=web").map_err(|error| error.to_string())?;
             if left.is_empty() { Ok(()) } else { Err(format!("{} are there", left.len())) }
         })
         .unwrap_or_else(|error| panic!("{error}"));
         cluster.api().delete("/api/v1/namespaces/edge").unwrap();
-        wait_for("the namespace to go", PODS_READY, || {
-            match cluster.api().get("/api/v1/namespaces/edge") {
-                Ok(_) => Err("it is there"),
-                Err(_) => Ok(()),
+        wait_for("the namespace to go", PODS_GONE, || {
+            match cluster.api().find("/api/v1/namespaces/edge").map_err(|e| e.to_string())? {
+                Some(_) => Err("it is there".to_owned()),
+                None => Ok(()),
             }
         })
-        .unwrap();
+        .unwrap_or_else(|error| panic!("{error}"));
     }
 }
 

@@ -276,40 +276,38 @@ impl<'c> Tables<'c> {
 
     /// Asks until all is as it should be; what is, is not asked again.
     fn until_right(&mut self, name: &str, mut cells: Vec<Cell>) {
-        let since = Instant::now();
-        while !cells.is_empty() {
+        let waited = wait_for(&format!("the table of {name}"), PATIENCE, || {
             let wrong = self.wrong(&cells);
-            if since.elapsed() > PATIENCE {
-                let lines: Vec<String> = wrong
-                    .iter()
-                    .map(|(cell, said)| {
-                        let place = |at: usize| {
-                            let pod = &self.pods[at];
-                            format!("{}/{} on {}", pod.namespace, pod.name, pod.node)
-                        };
-                        let right = Self::right(&self.world, *cell);
-                        let (from, to) = (place(cell.from), place(cell.to));
-                        format!("{from} -> {to} {:?} should be {right}: {said}", DOORS[cell.door])
-                    })
-                    .collect();
-                let ask = |port, path| {
-                    let answer = self.cluster.control_host().http(port, "GET", path, "");
-                    answer.map_or_else(|error| error.to_string(), |answer| answer.body)
-                };
-                panic!(
-                    "{name}: {} wrong\nmanager: {}\nconfiguration: {}\n{}\n{}\n{}\n{:?}\n{:?}",
-                    lines.len(),
-                    ask(8108, "/v1/status"),
-                    ask(8082, "/firewall-policys"),
-                    lines.join("\n"),
-                    json!(self.world.policies),
-                    json!(self.world.admin),
-                    self.world.namespaces,
-                    self.world.pods,
-                );
-            }
+            let lines = wrong.iter().map(|(cell, said)| self.describe(*cell, said));
+            let lines: Vec<String> = lines.collect();
             cells = wrong.into_iter().map(|(cell, _)| cell).collect();
-        }
+            if lines.is_empty() { Ok(()) } else { Err(lines.join("\n")) }
+        });
+        let ask = |port, path| {
+            let answer = self.cluster.control_host().http(port, "GET", path, "");
+            answer.map_or_else(|error| error.to_string(), |answer| answer.body)
+        };
+        waited.unwrap_or_else(|error| {
+            panic!(
+                "{error}\nmanager: {}\nconfiguration: {}\n{}\n{}\n{:?}\n{:?}",
+                ask(8108, "/v1/status"),
+                ask(8082, "/firewall-policys"),
+                json!(self.world.policies),
+                json!(self.world.admin),
+                self.world.namespaces,
+                self.world.pods,
+            )
+        });
+    }
+
+    fn describe(&self, cell: Cell, said: &str) -> String {
+        let place = |at: usize| {
+            let pod = &self.pods[at];
+            format!("{}/{} on {}", pod.namespace, pod.name, pod.node)
+        };
+        let (from, to) = (place(cell.from), place(cell.to));
+        let right = Self::right(&self.world, cell);
+        format!("{from} -> {to} {:?} should be {right}: {said}", DOORS[cell.door])
     }
 
     /// The whole table must be right, after what differs from another world.
@@ -463,13 +461,14 @@ impl<'c> Tables<'c> {
             if outcomes.iter().any(ProbeOutcome::answered) { Err("answered") } else { Ok(()) }
         })
         .unwrap();
-        let asks = format!("/bin/skein-probe ask --timeout 300 {}", targets.join(" "));
-        let script = format!("for round in 1 2 3; do {asks}; done");
         for number in 0..=count {
-            let (name, quiet) = match number {
-                0 => ("loud".to_owned(), "no"),
-                number => (format!("quiet-{number}"), "yes"),
+            // Who is to be answered waits for it.
+            let (name, quiet, wait) = match number {
+                0 => ("loud".to_owned(), "no", 15_000),
+                number => (format!("quiet-{number}"), "yes", 300),
             };
+            let asks = format!("/bin/skein-probe ask --timeout {wait} {}", targets.join(" "));
+            let script = format!("for round in 1 2 3; do {asks}; done");
             let container = json!({
                 "name": "probe", "image": PROBE_IMAGE, "imagePullPolicy": "Never",
                 "command": ["/bin/sh", "-c", script],

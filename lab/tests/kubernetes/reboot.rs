@@ -104,18 +104,22 @@ fn nothing_is_stale(
     lost: &KubePod,
 ) {
     let name = cluster.nodes()[number].name();
-    let all = cluster.api().list("/api/v1/pods").unwrap();
-    let here = all.iter().filter(|pod| {
-        pod["spec"]["nodeName"] == name
-            && pod["spec"]["hostNetwork"] != true
-            && pod["status"]["phase"] == "Running"
-    });
-    let wanted: BTreeSet<String> = here
-        .flat_map(|pod| pod["status"]["podIPs"].as_array().cloned().unwrap_or_default())
-        .filter_map(|ip| ip["ip"].as_str().map(str::to_owned))
-        .collect();
-    assert!(pods.iter().filter(|pod| pod.node == name).all(|pod| wanted.contains(&pod.address)));
     wait_for("the node to show its pods and nothing else", PATIENCE, || {
+        // Each time: of pods that it started last, the kubelet may not have told yet.
+        let all = cluster.api().list("/api/v1/pods").map_err(|error| error.to_string())?;
+        let here = all.iter().filter(|pod| {
+            pod["spec"]["nodeName"] == name
+                && pod["spec"]["hostNetwork"] != true
+                && pod["status"]["phase"] == "Running"
+        });
+        let wanted: BTreeSet<String> = here
+            .flat_map(|pod| pod["status"]["podIPs"].as_array().cloned().unwrap_or_default())
+            .filter_map(|ip| ip["ip"].as_str().map(str::to_owned))
+            .collect();
+        let own = pods.iter().filter(|pod| pod.node == name);
+        if let Some(pod) = own.into_iter().find(|pod| !wanted.contains(&pod.address)) {
+            return Err(format!("{} has no address in its status", pod.name));
+        }
         let ran = network.skein_on(number, &["vrouter", "interfaces", "-o", "json"]);
         let text = ran.map_err(|error| error.to_string())?.stdout;
         let shown: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;

@@ -1,13 +1,13 @@
 //! What cannot be done is said where its user looks: by an Event on the object, and in the pod's own events. Nothing hangs.
 
-use crate::{PODS_READY, Steps, create_namespace};
+use crate::{PODS_GONE, PODS_READY, Steps, create_namespace};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, PROBE_IMAGE};
 use skein_lab::wait_for;
 use std::time::Duration;
 
 /// A runtime waits 20 s for a pod's announcement before it says what is missing.
-const ANNOUNCED: Duration = Duration::from_secs(60);
+const ANNOUNCED: Duration = Duration::from_secs(120);
 
 const NETWORK: &str = "opencontrail.org/network";
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
@@ -179,7 +179,7 @@ impl Refused {
             let path = paths.iter().find(|(one, _)| one == kind).unwrap().1;
             cluster.api().delete(&format!("{path}/{name}")).unwrap();
         }
-        wait_for("the pods that never ran to go", PODS_READY, || {
+        wait_for("the pods that never ran to go", PODS_GONE, || {
             let all = cluster.api().list("/api/v1/namespaces/default/pods").unwrap();
             let left = all.iter().filter(|pod| {
                 pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("bad-"))

@@ -102,8 +102,13 @@ fn cluster_address(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) -> St
             answered_by(&members, &format!("node {node}"), ask);
         }
     }
-    let closed = pods[0].ask(&[format!("tcp:{address}:8081")], SHORT).unwrap();
-    assert_eq!(closed[0].error.as_deref(), Some("refused"), "{closed:?}");
+    wait_for("a port that the service does not have", PATIENCE, || {
+        let closed = pods[0].ask(&[format!("tcp:{address}:8081")], ANSWER).unwrap();
+        assert!(!closed[0].answered(), "{closed:?}");
+        let refused = closed[0].error.as_deref() == Some("refused");
+        if refused { Ok(()) } else { Err(format!("{closed:?}")) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
     steps.done("a service's cluster address from every pod and node");
     address
 }
@@ -151,15 +156,21 @@ fn the_api_server_is_reached(cluster: &Cluster, pods: &[KubePod]) {
             "/version",
         ]);
         // A kubeconfig of whoever runs this is none of a pod's.
-        let ran =
-            command.env("KUBECONFIG", "/dev/null").env("HOME", cluster.state()).output().unwrap();
-        let answer = String::from_utf8_lossy(&ran.stdout).into_owned();
-        assert!(answer.contains(&version), "{} asks: {ran:?}", pod.name);
+        command.env("KUBECONFIG", "/dev/null").env("HOME", cluster.state());
+        wait_for(&format!("the API server to answer {}", pod.name), PATIENCE, || {
+            let ran = command.output().unwrap();
+            let answer = String::from_utf8_lossy(&ran.stdout).into_owned();
+            if answer.contains(&version) { Ok(()) } else { Err(format!("{ran:?}")) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
     }
     // What answers plain HTTP so on that port is the API server.
     for node in cluster.nodes() {
-        let answer = node.host().inside(|| plain_http("10.96.0.1:443")).unwrap();
-        assert!(answer.contains("HTTPS server"), "{}: {answer}", node.name());
+        wait_for(&format!("the API server to answer {}", node.name()), PATIENCE, || {
+            let answer = node.host().inside(|| plain_http("10.96.0.1:443")).unwrap();
+            if answer.contains("HTTPS server") { Ok(()) } else { Err(answer) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
     }
 }
 

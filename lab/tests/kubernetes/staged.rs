@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
 /// Nodes tell controllers every 5 s, and controllers write as often.
-const REPORTED: Duration = Duration::from_secs(30);
+const REPORTED: Duration = Duration::from_secs(90);
 
 pub(crate) fn check(
     cluster: &Cluster,

@@ -23,7 +23,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long a change may take to have its effect. Far above what it needs: it is no measurement.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How long something that must not arrive is waited for.
 pub const SILENCE: Duration = Duration::from_millis(700);
 

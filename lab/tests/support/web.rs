@@ -1,10 +1,11 @@
 //! HTTP servers with a name, requests, and load whose every answer is counted.
 
-use skein_lab::Pod;
+use super::PATIENCE;
+use skein_lab::{Pod, wait_for};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -125,6 +126,7 @@ pub fn from_pod(pod: &Pod, address: &str, host: &str, path: &str) -> Result<(u16
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
+    good: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<Account>>,
 }
 
@@ -136,20 +138,34 @@ pub struct Account {
     pub bad: Vec<(Duration, String)>,
     /// The longest time without a good answer.
     pub silence: Duration,
+    /// By how much the machine woke a client too late at most.
+    pub stall: Duration,
 }
 
 impl Load {
     /// `fresh` clients open a connection for each request, `kept` ones keep theirs as long as they can.
     pub fn start(pod: &Pod, address: &str, host: &str, fresh: usize, kept: usize) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
+        let good = Arc::new(AtomicUsize::new(0));
         let threads = (0..fresh + kept).map(|nth| {
-            let (pod, stop) = (pod.clone(), stop.clone());
+            let (pod, stop, good) = (pod.clone(), stop.clone(), good.clone());
             let (address, host) = (address.to_owned(), host.to_owned());
             std::thread::spawn(move || {
-                pod.inside(|| run(&address, &host, nth >= fresh, &stop)).unwrap()
+                pod.inside(|| run(&address, &host, nth >= fresh, &stop, &good)).unwrap()
             })
         });
-        Load { threads: threads.collect(), stop }
+        Load { threads: threads.collect(), stop, good }
+    }
+
+    /// Waits until so many more are answered.
+    pub fn goes_on(&self, more: usize) {
+        let good = || self.good.load(Ordering::Relaxed);
+        let before = good();
+        wait_for("requests to be answered", PATIENCE, || match good() {
+            now if now >= before + more => Ok(()),
+            now => Err(format!("{before} before, {now} now")),
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
     }
 
     pub fn stop(self) -> Account {
@@ -160,12 +176,13 @@ impl Load {
             all.good += one.good;
             all.bad.extend(one.bad);
             all.silence = all.silence.max(one.silence);
+            all.stall = all.stall.max(one.stall);
         }
         all
     }
 }
 
-fn run(address: &str, host: &str, keep: bool, stop: &AtomicBool) -> Account {
+fn run(address: &str, host: &str, keep: bool, stop: &AtomicBool, good: &AtomicUsize) -> Account {
     let mut account = Account::default();
     let start = Instant::now();
     let mut last = Instant::now();
@@ -179,6 +196,7 @@ fn run(address: &str, host: &str, keep: bool, stop: &AtomicBool) -> Account {
         match outcome {
             Ok((answer, stream)) if answer.status == 200 => {
                 account.good += 1;
+                good.fetch_add(1, Ordering::Relaxed);
                 account.silence = account.silence.max(last.elapsed());
                 last = Instant::now();
                 open = Some(stream).filter(|_| keep && !answer.last);
@@ -191,7 +209,9 @@ fn run(address: &str, host: &str, keep: bool, stop: &AtomicBool) -> Account {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
+        let slept = Instant::now();
         std::thread::sleep(PAUSE);
+        account.stall = account.stall.max(slept.elapsed().saturating_sub(PAUSE));
     }
     account
 }

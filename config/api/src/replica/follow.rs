@@ -9,11 +9,13 @@ use tracing::{debug, info, warn};
 use super::Replica;
 
 /// How often etcd is asked for its newest revision: a stream that is silent may be broken.
-const PROBE: Duration = Duration::from_secs(2);
+const PROBE: Duration = Duration::from_secs(1);
 /// Probes in a row that may find the view behind before the stream counts as broken.
-const BEHIND: u32 = 3;
+const BEHIND: u32 = 2;
 /// Between attempts.
-const PAUSE: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(200);
+/// Between attempts to read everything, which is work for etcd.
+const REREAD: Duration = Duration::from_secs(2);
 /// Between complaints at start.
 const COMPLAIN: Duration = Duration::from_secs(10);
 
@@ -58,7 +60,10 @@ pub(crate) async fn follow(replica: Arc<Replica>, mut at: i64) {
                     at = now;
                     continue;
                 }
-                Err(error) => replica.trouble(&error),
+                Err(error) => {
+                    replica.trouble(&error);
+                    tokio::time::sleep(REREAD).await;
+                }
             }
         }
         // Another member may be there at once.
@@ -116,11 +121,15 @@ async fn run(replica: &Replica, changes: &mut Changes) -> StoreError {
                 Ok(lag) => {
                     replica.is_following(true);
                     behind = if lag == 0 { 0 } else { behind + 1 };
-                    if behind > BEHIND {
-                        let reason = "its watch is silent although there are commits".to_owned();
-                        let endpoints = replica.cluster.etcd.endpoints.join(",");
-                        return StoreError::Unreachable { endpoints, reason };
-                    }
+                    let silent = "its watch is silent although there are commits";
+                    let moved = "the member that is watched did not answer something else";
+                    let reason = match (behind > BEHIND, changes.is_elsewhere()) {
+                        (true, _) => silent,
+                        (_, true) => moved,
+                        _ => continue,
+                    };
+                    let endpoints = replica.cluster.etcd.endpoints.join(",");
+                    return StoreError::Unreachable { endpoints, reason: reason.to_owned() };
                 }
                 Err(error) => replica.trouble(&error),
             },

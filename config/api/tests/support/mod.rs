@@ -140,3 +140,36 @@ pub async fn http_get(address: SocketAddr, path: &str) -> String {
     stream.read_to_string(&mut text).await.unwrap();
     text
 }
+
+/// Creates a network and returns the revision that the answer names.
+pub async fn create_at(client: &Client, fields: Value) -> u64 {
+    let body = json!({"virtual-network": fields}).to_string();
+    let request = hyper::Request::post(format!("{}/virtual-networks", client.base()))
+        .header("content-type", "application/json")
+        .body(http_body_util::Full::new(bytes::Bytes::from(body)))
+        .unwrap();
+    let pool = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new());
+    let answer = pool.build_http().request(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    revision_of(&answer)
+}
+
+/// Asks a replica for something as of a revision; whether it has that.
+pub async fn demand(client: &Client, revision: u64) -> bool {
+    let request = hyper::Request::get(format!("{}/virtual-networks", client.base()))
+        .header("x-skein-revision", revision)
+        .body(http_body_util::Empty::<bytes::Bytes>::new())
+        .unwrap();
+    let pool = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new());
+    let answer = pool.build_http().request(request).await.unwrap();
+    if answer.status() == 503 {
+        return false;
+    }
+    assert_eq!(answer.status(), 200);
+    assert!(revision_of(&answer) >= revision);
+    true
+}
+
+fn revision_of<B>(answer: &hyper::Response<B>) -> u64 {
+    answer.headers()["x-skein-revision"].to_str().unwrap().parse().unwrap()
+}

@@ -19,8 +19,10 @@ use tracing::debug;
 use super::rpc::{self, kv_client::KvClient};
 use crate::StoreError;
 
-/// One attempt at one endpoint.
+/// One attempt at one endpoint, where much may be read.
 const ATTEMPT: Duration = Duration::from_secs(2);
+/// One attempt at one endpoint for what takes milliseconds: another member must be asked before a lease ends.
+pub(super) const SHORT: Duration = Duration::from_millis(600);
 /// A whole call, over all endpoints.
 pub(super) const CALL: Duration = Duration::from_secs(6);
 /// Between rounds over endpoints that all failed.
@@ -122,6 +124,12 @@ impl Etcd {
         format!("{}{suffix}", self.0.options.prefix).into_bytes()
     }
 
+    /// Address of the endpoint that answered last.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.0.endpoints[self.index()].0
+    }
+
     /// The endpoint that answered last, and its address.
     pub(super) fn current(&self) -> (String, Channel) {
         let (url, channel) = &self.0.endpoints[self.index()];
@@ -145,7 +153,12 @@ impl Etcd {
     }
 
     /// Calls one endpoint after the other until one answers, or `limit` is over. Only for what may be done twice.
-    pub(super) async fn call<T, F, Fut>(&self, limit: Duration, call: F) -> Result<T, StoreError>
+    pub(super) async fn call<T, F, Fut>(
+        &self,
+        attempt: Duration,
+        limit: Duration,
+        call: F,
+    ) -> Result<T, StoreError>
     where
         F: Fn(Channel) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
@@ -160,14 +173,14 @@ impl Etcd {
             }
             let at = self.index();
             let (url, channel) = &self.0.endpoints[at];
-            match tokio::time::timeout(ATTEMPT.min(left), call(channel.clone())).await {
+            match tokio::time::timeout(attempt.min(left), call(channel.clone())).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => {
                     if let Some(error) = self.permanent(url, &status) {
                         self.0.errors.fetch_add(1, Ordering::Relaxed);
                         return Err(error);
                     }
-                    last = format!("{url}: {}", told(&status));
+                    last = blamed(url, &status);
                 }
                 Err(_) => last = format!("{url}: no answer in time"),
             }
@@ -202,7 +215,7 @@ impl Etcd {
         &self,
         request: rpc::RangeRequest,
     ) -> Result<rpc::RangeResponse, StoreError> {
-        self.call(CALL, |channel| {
+        self.call(ATTEMPT, CALL, |channel| {
             let request = request.clone();
             async move { Ok(kv(channel).range(led(request)).await?.into_inner()) }
         })
@@ -231,7 +244,7 @@ impl Etcd {
             failure: vec![],
         };
         // Twice is as good as once: the second one finds the first.
-        self.call(CALL, |channel| {
+        self.call(ATTEMPT, CALL, |channel| {
             let request = request.clone();
             async move { Ok(kv(channel).txn(led(request)).await?.into_inner()) }
         })
@@ -323,6 +336,17 @@ pub(super) fn told(status: &Status) -> String {
         source = inner.source();
     }
     text
+}
+
+/// Which endpoint failed, and why as far as one can tell.
+pub(super) fn blamed(url: &str, status: &Status) -> String {
+    let reason = told(status);
+    // A server that does not take a certificate says so after the handshake, by closing.
+    let closed = ["connection closed", "reset", "broken pipe", "canceled"];
+    if url.starts_with("https:") && closed.iter().any(|word| reason.contains(word)) {
+        return format!("{url}: {reason}; does it take this client's certificate?");
+    }
+    format!("{url}: {reason}")
 }
 
 fn settings(reason: impl Into<String>) -> StoreError {

@@ -54,6 +54,8 @@ pub struct Changes {
     pieces: Vec<rpc::Event>,
     /// etcd's revision up to which everything was handed out.
     at: i64,
+    /// Where it comes from.
+    endpoint: String,
 }
 
 /// Prefix of commits' pieces: sorts after everything that is followed, and is not.
@@ -87,7 +89,7 @@ impl Etcd {
         match opened {
             Ok(stream) => {
                 let (etcd, stream) = (self.clone(), stream.into_inner());
-                Ok(Changes { etcd, stream, pieces: Vec::new(), at })
+                Ok(Changes { etcd, stream, pieces: Vec::new(), at, endpoint: url })
             }
             Err(status) => {
                 self.leave();
@@ -186,6 +188,12 @@ impl Changes {
         self.at
     }
 
+    /// Whether they come from another endpoint than the one that answered last: then this one may be dead without a word.
+    #[must_use]
+    pub fn is_elsewhere(&self) -> bool {
+        self.etcd.endpoint() != self.endpoint
+    }
+
     /// The next changes; waits for them. Safe to cancel: nothing is lost.
     ///
     /// # Errors
@@ -195,7 +203,10 @@ impl Changes {
             let answer = match self.stream.message().await {
                 Ok(Some(answer)) => answer,
                 Ok(None) => return Err(self.broken("etcd ended the watch")),
-                Err(status) => return Err(self.broken(&told(&status))),
+                Err(status) => {
+                    // A member that stops, an old token: another member, or the next attempt, may do.
+                    return Err(self.broken(&told(&status)));
+                }
             };
             if answer.compact_revision > 0 {
                 return Err(StoreError::Compacted);
@@ -215,7 +226,9 @@ impl Changes {
     }
 
     fn broken(&self, reason: &str) -> StoreError {
-        self.etcd.leave();
+        if !self.is_elsewhere() {
+            self.etcd.leave();
+        }
         StoreError::Unreachable { endpoints: self.etcd.endpoints(), reason: reason.to_owned() }
     }
 

@@ -10,6 +10,7 @@ pub(super) const FORMAT: u64 = 1;
 
 /// The newest commit. Whoever sees it change sees the whole commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)] // so that another format is called that
 pub(super) struct Head {
     /// Layout.
     pub(super) format: u64,
@@ -21,8 +22,10 @@ pub(super) struct Head {
     pub(super) compacted: u64,
     /// Who wrote it: the etcd revision that began its leadership.
     pub(super) term: i64,
+    /// Of this commit and no other: a writer knows its own again when the answer was lost.
+    pub(super) id: Uuid,
     /// The commit is in this many pieces below `packed/`, and not yet in its rows.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub(super) packed: usize,
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     campaign::Leader,
-    client::{Etcd, after},
+    client::{CALL, Etcd, SHORT, after, kv, led},
     layout::{
         CLAIMS, FORMAT, HEAD, Head, KV, LEADER, LOG, LogRow, OBJECTS, PackedRows, object_of,
         piece_key,
@@ -85,7 +85,12 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer, refuses, or holds what is not Skein's.
     pub async fn newest(&self) -> Result<u64, StoreError> {
-        self.get(HEAD).await?.map_or(Ok(0), |value| Ok(self.head(&value)?.revision))
+        let request = rpc::RangeRequest { key: self.key(HEAD).into(), ..Default::default() };
+        let answer = self.call(SHORT, CALL, |channel| {
+            let request = request.clone();
+            async move { Ok(kv(channel).range(led(request)).await?.into_inner()) }
+        });
+        answer.await?.kvs.pop().map_or(Ok(0), |kv| Ok(self.head(&kv.value)?.revision))
     }
 
     async fn leader(&self, at: i64) -> Result<Option<Leader>, StoreError> {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     campaign::Tenure,
-    client::{Etcd, absent, after, changed, created, delete, kv, led, put, read, told},
+    client::{Etcd, absent, after, blamed, changed, created, delete, kv, led, put, read},
     layout::{CLAIMS, FORMAT, HEAD, Head, LEADER, LOG, PACKED, PackedRows, log_key, piece_key},
     pack::{MOST_BYTES, MOST_ROWS, Rows, pack},
     rpc,
@@ -19,7 +19,7 @@ use super::{
 use crate::{ObjectStore, State, StoreError, Transaction};
 
 /// One attempt at a commit.
-const ATTEMPT: Duration = Duration::from_secs(2);
+const ATTEMPT: Duration = Duration::from_millis(1500);
 /// How long a commit is tried before its outcome counts as unknown.
 const COMMIT: Duration = Duration::from_secs(5);
 
@@ -106,8 +106,8 @@ impl EtcdStore {
         let compacts = oldest > from.compacted + retention / 16;
         let compacted = if compacts { oldest } else { from.compacted };
         let term = self.term()?;
-        let (format, first) = (FORMAT, from.revision + 1);
-        Ok((Head { format, revision, first, compacted, term, packed: 0 }, compacts))
+        let (format, first, id) = (FORMAT, from.revision + 1, Uuid::new_v4());
+        Ok((Head { format, revision, first, compacted, term, id, packed: 0 }, compacts))
     }
 
     fn log_row(&self, rows: &Rows) -> Result<(String, String), StoreError> {
@@ -184,7 +184,7 @@ impl EtcdStore {
             };
             let answer = self
                 .etcd
-                .call(COMMIT, |channel| {
+                .call(ATTEMPT, COMMIT, |channel| {
                     let request = request.clone();
                     async move { Ok(kv(channel).txn(led(request)).await?.into_inner()) }
                 })
@@ -230,7 +230,8 @@ impl EtcdStore {
         }
         let pieces = self.etcd.key(PACKED);
         operations.push(delete(pieces.clone(), after(&pieces)));
-        let next = Some(Head { packed: 0, term: self.term()?, ..at.head.clone() });
+        let (term, id) = (self.term()?, Uuid::new_v4());
+        let next = Some(Head { packed: 0, term, id, ..at.head.clone() });
         self.step(&at, Step { operations, fresh: vec![], next }).await
     }
 
@@ -300,7 +301,7 @@ impl EtcdStore {
                     if let Some(error) = self.etcd.permanent(&url, &status) {
                         return Err(error);
                     }
-                    reason = format!("{url}: {}", told(&status));
+                    reason = blamed(&url, &status);
                 }
                 Err(_) => reason = format!("{url}: no answer in time"),
             }

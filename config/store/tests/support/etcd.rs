@@ -3,7 +3,9 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 use std::{
+    io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -17,6 +19,29 @@ pub struct Server {
     client: u16,
     peer: u16,
     child: Option<Child>,
+    tls: Option<Files>,
+}
+
+/// Certificate, key, and the authority of its clients, PEM.
+pub struct Files {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub clients: PathBuf,
+}
+
+/// What etcd's JSON interface takes for bytes.
+fn base64(text: &str) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for three in text.as_bytes().chunks(3) {
+        let bytes = [three[0], *three.get(1).unwrap_or(&0), *three.get(2).unwrap_or(&0)];
+        let bits = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]);
+        for n in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * n)) as usize & 63];
+            out.push(if n <= three.len() { char::from(digit) } else { '=' });
+        }
+    }
+    out
 }
 
 fn free_port() -> u16 {
@@ -25,15 +50,39 @@ fn free_port() -> u16 {
 
 impl Server {
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// One that wants certificates from its clients.
+    pub fn start_with(tls: Option<Files>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut server = Self { dir, client: free_port(), peer: free_port(), child: None };
+        let mut server = Self { dir, client: free_port(), peer: free_port(), child: None, tls };
         server.run();
         server
     }
 
     /// Where clients find it.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.client)
+    }
+
+    /// Changes keys behind everybody's back, by etcd's JSON interface: `kv/put` and `kv/deleterange`.
+    pub fn meddle(&self, call: &str, fields: &[(&str, &str)]) {
+        let fields: Vec<String> = fields
+            .iter()
+            .map(|(name, value)| format!("\"{name}\":\"{}\"", base64(value)))
+            .collect();
+        let body = format!("{{{}}}", fields.join(","));
+        let mut stream = TcpStream::connect(("127.0.0.1", self.client)).unwrap();
+        let length = body.len();
+        let request = format!(
+            "POST /v3/{call} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
     /// Starts it, after a stop with its old data.
@@ -44,7 +93,12 @@ impl Server {
             .append(true)
             .open(self.dir.path().join("log"))
             .unwrap();
-        let child = Command::new("etcd")
+        let mut command = Command::new("etcd");
+        if let Some(tls) = &self.tls {
+            command.arg("--cert-file").arg(&tls.certificate).arg("--key-file").arg(&tls.key);
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&tls.clients);
+        }
+        let child = command
             .args(["--name", "test", "--log-level", "error", "--data-dir"])
             .arg(self.dir.path().join("data"))
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])

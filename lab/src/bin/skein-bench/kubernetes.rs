@@ -50,11 +50,31 @@ pub(crate) fn file(
 /// Measures the cluster.
 pub(crate) fn everything(figures: &mut Figures) -> Result<(), ClusterError> {
     let mut cluster = Cluster::start("skbk", ClusterOptions::new(&programs_folder()))?;
+    let (mut network, pods) = start(figures, &cluster)?;
+    members(figures, &cluster, &pods)?;
+    policy(figures, &cluster, &pods)?;
+    delete(&cluster, &pods)?;
+    services::measure(figures, &mut cluster)?;
+    many(figures, &cluster, &mut network)
+}
+
+/// Measures how pods start, and no more.
+pub(crate) fn pods(figures: &mut Figures) -> Result<(), ClusterError> {
+    let cluster = Cluster::start("skbk", ClusterOptions::new(&programs_folder()))?;
+    let (_network, pods) = start(figures, &cluster)?;
+    delete(&cluster, &pods)
+}
+
+/// How pods start, beside the runtime alone; leaves the network and the pods of the burst.
+fn start<'a>(
+    figures: &mut Figures,
+    cluster: &'a Cluster,
+) -> Result<(SkeinNetwork, Vec<KubePod>), ClusterError> {
     crate::say("Pods without a network: the runtime alone");
-    let null = without_network(&cluster)?;
+    let null = without_network(cluster)?;
     crate::say("The same pods with Skein");
-    let mut network = SkeinNetwork::install(&cluster, &services::network_options(&cluster)?)?;
-    let single = one_by_one(&cluster, "single")?;
+    let network = SkeinNetwork::install(cluster, &services::network_options(cluster)?)?;
+    let single = one_by_one(cluster, "single")?;
     figures.add(
         "pod start, median, beyond the runtime's own",
         (single - null.0) * 1e3,
@@ -63,7 +83,7 @@ pub(crate) fn everything(figures: &mut Figures) -> Result<(), ClusterError> {
         50.0,
         Better::Lower,
     );
-    let running = burst(&cluster, "burst")?;
+    let running = burst(cluster, "burst")?;
     let since = Instant::now();
     let pods = cluster.pods("default", "app=burst")?;
     let reached = all_reach_all(&pods)?;
@@ -81,11 +101,7 @@ pub(crate) fn everything(figures: &mut Figures) -> Result<(), ClusterError> {
         10.0,
         Better::Lower,
     );
-    members(figures, &cluster, &pods)?;
-    policy(figures, &cluster, &pods)?;
-    delete(&cluster, &pods)?;
-    services::measure(figures, &mut cluster)?;
-    many(figures, &cluster, &mut network)
+    Ok((network, pods))
 }
 
 /// Measures the manager of a large cluster.

@@ -2,7 +2,8 @@
 //! peer, measured in one run.
 //!
 //! `skein-bench fabric` measures only what goes through a fabric, `skein-bench kubernetes` a real cluster instead, and
-//! of that `skein-bench manager` only what a large one costs the manager, `skein-bench services` only new connections.
+//! of that `skein-bench manager` only what a large one costs the manager, `skein-bench pods` only how pods start,
+//! `skein-bench services` only new connections.
 //!
 //! Prints a table and writes `target/bench/summary.json` (`kubernetes.json`, `services.json`). A figure that falls short is said so; the
 //! exit code says whether the measurements could be made, not whether they please.
@@ -30,10 +31,11 @@ fn main() -> ExitCode {
             (kubernetes::everything(&mut figures).map_err(|e| e.to_string()), "kubernetes.json")
         }
         "manager" => (kubernetes::manager(&mut figures).map_err(|e| e.to_string()), "manager.json"),
+        "pods" => (kubernetes::pods(&mut figures).map_err(|e| e.to_string()), "pods.json"),
         "services" => (services::alone(&mut figures).map_err(|e| e.to_string()), "services.json"),
         other => {
             say(&format!(
-                "`{other}` is not a part: say `fabric`, `kubernetes`, `manager`, `services` or nothing."
+                "`{other}` is not a part: say `fabric`, `kubernetes`, `manager`, `pods`, `services` or nothing."
             ));
             return ExitCode::FAILURE;
         }

@@ -5,8 +5,8 @@
 //! - `skein-probe ask [--timeout MS] TARGET...` asks `PROTOCOL:HOST:PORT` targets (`-` reads them from
 //!   standard input), all at once, and prints a JSON list with how each ended.
 //! - `skein-probe asks` does so for every line of its input: a timeout in milliseconds, then targets.
-//! - `skein-probe stream [--seconds N] [--interval MS] HOST:PORT` keeps one connection busy and prints how
-//!   long its longest pause was.
+//! - `skein-probe stream [--seconds N] [--interval MS] HOST:PORT` keeps one connection busy and prints, now
+//!   and then and at the end, how many echoes there were and how long its longest pause was.
 //! - `skein-probe open [--milliseconds N] [--threads N]` opens new connections to the `ADDRESS:PORT` targets on standard
 //!   input, one after the other in each thread, and prints how many; `skein-probe end PORT` is who ends them.
 

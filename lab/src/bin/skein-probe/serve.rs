@@ -51,12 +51,16 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
 
 /// The answer to a client at an address.
 pub(crate) fn answer(pod: &str, client: SocketAddr, server: Option<SocketAddr>) -> Vec<u8> {
-    let answer = ProbeAnswer {
+    line(&ProbeAnswer {
         pod: pod.to_owned(),
         client: plain(client).to_string(),
         server: server.map(|address| plain(address).to_string()),
-    };
-    let mut text = serde_json::to_vec(&answer).unwrap_or_default();
+        question: None,
+    })
+}
+
+fn line(answer: &ProbeAnswer) -> Vec<u8> {
+    let mut text = serde_json::to_vec(answer).unwrap_or_default();
     text.push(b'\n');
     text
 }
@@ -98,8 +102,14 @@ fn udp(pod: &str, on: SocketAddr) -> Result<(), String> {
         let mut buffer = [0; 2048];
         loop {
             // An error is about an earlier answer that nobody wanted.
-            let Ok((_, client)) = socket.recv_from(&mut buffer) else { continue };
-            let _ = socket.send_to(&answer(&pod, client, None), client);
+            let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
+            let answer = ProbeAnswer {
+                pod: pod.clone(),
+                client: plain(client).to_string(),
+                server: None,
+                question: Some(String::from_utf8_lossy(&buffer[..length]).into_owned()),
+            };
+            let _ = socket.send_to(&line(&answer), client);
         }
     });
     Ok(())

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 /// How often one who stands by looks whether the lease was given back.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long giving it back may take: others get it anyway, later.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Takes part in the election until `stop` completes, then gives the lease back, so that another one need not wait for its
 /// end. The channel says who won.
@@ -72,17 +72,22 @@ pub(super) async fn take_part(
     }
 }
 
-/// Leaves the lease without a holder, as others' electors do.
+/// Leaves the lease without a holder, as others' electors do. A renewal that was under way when the end came may still arrive
+/// between: then once more.
 async fn give_back(api: &Api<Lease>, settings: &Election, name: &str) -> Result<(), kube::Error> {
-    let Some(mut lease) = api.get_opt(name).await? else { return Ok(()) };
-    let spec = lease.spec.get_or_insert_default();
-    if spec.holder_identity.as_deref() != Some(&settings.identity) {
-        return Ok(());
+    loop {
+        let Some(mut lease) = api.get_opt(name).await? else { return Ok(()) };
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_deref() != Some(&settings.identity) {
+            return Ok(());
+        }
+        spec.holder_identity = Some(String::new());
+        spec.renew_time = Some(MicroTime(Timestamp::now()));
+        spec.lease_duration_seconds = Some(1);
+        if won(api.replace(name, &PostParams::default(), &lease).await)? {
+            return Ok(());
+        }
     }
-    spec.holder_identity = Some(String::new());
-    spec.renew_time = Some(MicroTime(Timestamp::now()));
-    spec.lease_duration_seconds = Some(1);
-    won(api.replace(name, &PostParams::default(), &lease).await).map(drop)
 }
 
 fn step_down(leading: &watch::Sender<bool>, why: &str) {
