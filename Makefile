@@ -14,7 +14,7 @@ LAB := ip=iproute2 ping=iputils-ping iperf3=iperf3 ethtool=ethtool haproxy=hapro
 # For a real Kubernetes; its own programs come by scripts/kubernetes.
 KUBERNETES := etcd=etcd-server containerd=containerd runc=runc iptables=iptables busybox=busybox-static \
 	strip=binutils tar=tar unshare=util-linux nft=nftables curl=curl openssl=openssl
-TESTS := bpftool=bpftool curl=curl python3=python3 python:ensurepip=python3-venv qemu-system-x86_64=qemu-system-x86 \
+TESTS := bpftool=bpftool etcd=etcd-server curl=curl python3=python3 python:ensurepip=python3-venv qemu-system-x86_64=qemu-system-x86 \
 	busybox=busybox-static ldd=libc-bin
 
 # Tests and lab programs run as root; building does not. Cargo starts what it has built through this.

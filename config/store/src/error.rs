@@ -131,7 +131,7 @@ pub enum StoreError {
     NotLeader,
     /// A commit may have been stored or not.
     #[error(
-        "etcd at {endpoints} did not say what became of a write ({reason}); it may or may not be stored, look before writing again"
+        "it may or may not be stored, look before writing again: etcd at {endpoints} did not say what became of it ({reason})"
     )]
     Unknown {
         /// Who was asked.

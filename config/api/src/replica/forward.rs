@@ -253,8 +253,8 @@ impl Replica {
             && !self.published.reached(revision, REVISION_WAIT).await
         {
             return Err(ApiError::unavailable(format!(
-                "the write is stored at revision {revision}, which this replica does not have yet; \
-                 read it at another one"
+                "the leader stored this at revision {revision}, which reads here may not show yet; \
+                 look at another replica"
             )));
         }
         let mut response = Response::new(Full::new(body).boxed_unsync());

@@ -84,10 +84,7 @@ impl EtcdStore {
             };
             position = match result {
                 // "Nothing was stored" would be wrong for the group as a whole.
-                Err(StoreError::NotLeader) if stored => {
-                    let reason = "the leadership was lost in the middle of a group".to_owned();
-                    return Err(StoreError::Unknown { endpoints: self.etcd.endpoints(), reason });
-                }
+                Err(error) if stored => return Err(self.unknown(&error)),
                 result => result?,
             };
         }
@@ -166,13 +163,11 @@ impl EtcdStore {
         debug!(revision = head.revision, pieces = head.packed, "a large transaction is packed");
         let at = self.step(&at, Step { operations, fresh: vec![], next: Some(head) }).await?;
         // It is stored from here on, whoever lays it out.
-        self.lay_out(at, packed).await.map_err(|error| match error {
-            StoreError::NotLeader => {
-                let reason = "the leadership was lost after a large write".to_owned();
-                StoreError::Unknown { endpoints: self.etcd.endpoints(), reason }
-            }
-            other => other,
-        })
+        self.lay_out(at, packed).await.map_err(|error| self.unknown(&error))
+    }
+
+    fn unknown(&self, error: &StoreError) -> StoreError {
+        StoreError::Unknown { endpoints: self.etcd.endpoints(), reason: error.to_string() }
     }
 
     /// Nobody else writes claims while head and leadership stay as they are, which the commit checks.
