@@ -167,12 +167,12 @@ fn values_change_what_they_say() {
     assert_eq!(image, "registry.local/skein:0.1.0");
     assert_eq!(find("ConfigMap", "skein-kubernetes")["data"]["KUBERNETES_SERVICE_PORT"], "6443");
     assert_eq!(controller["spec"]["replicas"], 1);
-    let three = documents(&render(|values| {
-        let controller = &mut values["controller"];
-        controller["replicas"] = 3.into();
-        controller["etcd"]["endpoints"] = "https://10.0.0.1:2379,https://10.0.0.2:2379".into();
-        controller["addresses"] = "10.0.0.1,10.0.0.2,10.0.0.3".into();
-    }));
+    let three = documents(&render(&[
+        "--kube-version=1.34.0",
+        "--set=controller.replicas=3",
+        "--set=controller.etcd.endpoints=https://10.0.0.1:2379\\,https://10.0.0.2:2379",
+        "--set=controller.addresses=10.0.0.1\\,10.0.0.2\\,10.0.0.3",
+    ]));
     let several = |kind: &str| {
         let named = |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == "skein-controller";
         three.iter().find(named).unwrap_or_else(|| panic!("no {kind}"))
