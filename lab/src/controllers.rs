@@ -91,8 +91,12 @@ impl Controllers {
         let mut members = Vec::new();
         for host in hosts {
             let names = [host.ipv4().to_string(), "127.0.0.1".to_owned()];
-            let (certificate, key) =
-                authority.issue_files(host.name(), &format!("etcd-{}", host.name()), &[], &names)?;
+            let (certificate, key) = authority.issue_files(
+                host.name(),
+                &format!("etcd-{}", host.name()),
+                &[],
+                &names,
+            )?;
             let files = Files { ca: authority.ca_file(), certificate, key };
             members.push(Member {
                 etcd: etcd_line(&etcd, &host, &files, &peers.join(",")),
@@ -199,7 +203,9 @@ impl Controllers {
     /// The CLI with the addresses of all.
     #[must_use]
     pub fn cli(&self) -> Cli {
-        Cli { skein: self.skein.clone(), api: self.api(), pki: self.pki() }
+        let page = |member: &Member| format!("http://{}:{STATUS_PORT}", member.host.ipv4());
+        let pages = self.members.iter().map(page).collect::<Vec<_>>().join(",");
+        Cli { skein: self.skein.clone(), api: self.api(), pages, pki: self.pki() }
     }
 }
 
@@ -208,6 +214,8 @@ impl Controllers {
 pub struct Cli {
     skein: PathBuf,
     api: String,
+    /// The controllers' status pages.
+    pages: String,
     pki: PathBuf,
 }
 
@@ -220,6 +228,7 @@ impl Cli {
         let mut command = Command::new(&self.skein);
         command
             .env("SKEIN_API", &self.api)
+            .env("SKEIN_CONTROLLER", &self.pages)
             .env("SKEIN_CA", self.pki.join("ca.pem"))
             .env("SKEIN_CERT", self.pki.join("client.pem"))
             .env("SKEIN_KEY", self.pki.join("client.key"))

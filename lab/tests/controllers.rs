@@ -117,6 +117,32 @@ impl Fabric {
         ran.success().unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// What `skein status` tells, whatever its exit code.
+    fn status(&self) -> Result<Value, String> {
+        let ran = self.controllers.cli().run(self.nodes[0].host(), "status -o json --timeout 3");
+        let ran = ran.map_err(|error| error.to_string())?;
+        serde_json::from_str(&ran.stdout).map_err(|error| format!("{error}: {ran:?}"))
+    }
+
+    /// It tells who is away and that one of the others leads; with all of them, that all is well.
+    fn status_tells(&self, lost: Option<usize>) {
+        wait_for("a true status", PATIENCE, || {
+            let status = self.status()?;
+            let of = |name: &str, number: usize| status[name][number]["state"].clone();
+            let away = |number: usize| lost == Some(number);
+            let leaders = (0..COUNT).filter(|n| status["apis"][*n]["leads"] == true).count();
+            let told = (0..COUNT).all(|number| {
+                ["apis", "controllers"]
+                    .iter()
+                    .all(|name| (of(name, number) == "unreachable") == away(number))
+            });
+            let word = if lost.is_some() { "degraded" } else { "good" };
+            let holds = told && leaders == 1 && status["state"] == word;
+            if holds { Ok(()) } else { Err(status.to_string()) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    }
+
     fn lose(&mut self, number: usize) {
         self.controllers.power_off(&self.lab, number).unwrap();
     }
@@ -219,8 +245,7 @@ fn any_controller_may_be_lost_while_workloads_come_and_go() {
         right: fabric.attach(1, "right", "front"),
         behind: fabric.attach(1, "behind", "back"),
     };
-    let _services =
-        [&fixed.right, &fixed.behind].map(|workload| Echo::start(&workload.pod, 53));
+    let _services = [&fixed.right, &fixed.behind].map(|workload| Echo::start(&workload.pod, 53));
     soon("the route to the other node", || reaches(&fixed.left, &fixed.right));
     assert!(!reaches(&fixed.left, &fixed.behind), "no policy joins the networks");
     let sessions = wait_for("sessions everywhere", PATIENCE, || fabric.joined_everywhere());
@@ -249,6 +274,9 @@ fn any_controller_may_be_lost_while_workloads_come_and_go() {
                 assert!(transfer.arrived() > arrived, "the stream stands still");
                 let how = if lost == leads { "which led" } else { "which followed" };
                 steps.done(&format!("work without controller {lost}, {how}"));
+                if round == 0 {
+                    fabric.status_tells(Some(lost));
+                }
                 fabric.give_back(lost);
                 wait_for("sessions everywhere", PATIENCE, || fabric.joined_everywhere())
                     .unwrap_or_else(|error| panic!("{error}"));
@@ -263,6 +291,7 @@ fn any_controller_may_be_lost_while_workloads_come_and_go() {
     println!("{} writes acknowledged", written.len());
     assert!(written.len() > 10, "too little was written to show anything");
     last.detach().unwrap();
+    fabric.status_tells(None);
     let all = agree(&fabric.controllers);
     let names: Vec<&str> =
         all.values().filter_map(|one| one["fq_name"].as_array()?.last()?.as_str()).collect();
@@ -319,7 +348,8 @@ impl Kubernetes {
         for host in hosts {
             let (_, answer) = api(host, "GET", "/virtual-machines", &Value::Null).unwrap();
             let list = answer["virtual-machines"].as_array().cloned().unwrap_or_default();
-            names.extend(list.iter().map(|one| one["fq_name"][0].as_str().unwrap_or("").to_owned()));
+            names
+                .extend(list.iter().map(|one| one["fq_name"][0].as_str().unwrap_or("").to_owned()));
         }
         names
     }
@@ -374,7 +404,7 @@ fn kubernetes_adds_and_deletes_pods_while_any_controller_is_lost() {
         let name = format!("k8s__default__{goes}");
         wait_for("the deleted pod to leave the configuration", PATIENCE, || {
             let machines = all.machines();
-            let there = machines.iter().any(|machine| *machine == name);
+            let there = machines.contains(&name);
             if there { Err(format!("{name} of {machines:?}")) } else { Ok(()) }
         })
         .unwrap_or_else(|error| panic!("{error}"));

@@ -75,9 +75,11 @@ impl Endpoint {
 
     /// The replicas, each for itself.
     pub(crate) fn each(&self) -> impl Iterator<Item = Endpoint> {
-        self.bases
-            .iter()
-            .map(|base| Endpoint { bases: vec![base.clone()], text: base.clone(), ..self.clone() })
+        self.bases.iter().map(|base| Endpoint {
+            bases: vec![base.clone()],
+            text: base.clone(),
+            ..self.clone()
+        })
     }
 
     /// Reads a page, whatever its status, of the first replica that answers.

@@ -10,7 +10,9 @@ use serde_json::{Map, Value, json};
 use skein_model::{FqName, Kind, Object};
 use uuid::Uuid;
 
-use crate::{ClientError, Connector, Tls, Watcher, decode, replicas::Replicas, tls::CONNECT_ONE_OF_SEVERAL};
+use crate::{
+    ClientError, Connector, Tls, Watcher, decode, replicas::Replicas, tls::CONNECT_ONE_OF_SEVERAL,
+};
 
 /// A configuration API, at one address or at those of its replicas. Cloning shares its connections.
 ///

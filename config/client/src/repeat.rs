@@ -40,10 +40,15 @@ impl Repeat {
             (&Method::GET | &Method::HEAD | &Method::PUT, _) => Self::Same,
             (&Method::DELETE, Some(_)) => Self::Gone,
             (&Method::POST, None) => match first {
-                "fqname-to-id" | "id-to-fqname" | "list-bulk-collection" | "useragent-kv"
-                | "ref-update" | "ref-relax-for-delete" | "set-tag" | "chown" | "chmod" => {
-                    Self::Same
-                }
+                "fqname-to-id"
+                | "id-to-fqname"
+                | "list-bulk-collection"
+                | "useragent-kv"
+                | "ref-update"
+                | "ref-relax-for-delete"
+                | "set-tag"
+                | "chown"
+                | "chmod" => Self::Same,
                 "prop-collection-update" => {
                     let updates = body.and_then(|body| body.get("updates"));
                     let named = |update: &Value| {
@@ -52,7 +57,11 @@ impl Repeat {
                             && matches!(operation, Some("set" | "modify" | "delete"))
                     };
                     let all = updates.and_then(Value::as_array);
-                    if all.is_some_and(|all| all.iter().all(named)) { Self::Same } else { Self::Never }
+                    if all.is_some_and(|all| all.iter().all(named)) {
+                        Self::Same
+                    } else {
+                        Self::Never
+                    }
                 }
                 _ => match first.strip_suffix('s').and_then(Kind::parse) {
                     Some(kind) => Self::Made(kind),
@@ -85,7 +94,8 @@ pub(crate) fn holds(stored: &Value, sent: &Value) -> bool {
     match (stored, sent) {
         (Value::Object(stored), Value::Object(sent)) => fields_hold(stored, sent),
         (Value::Array(stored), Value::Array(sent)) => {
-            stored.len() == sent.len() && sent.iter().all(|one| stored.iter().any(|s| holds(s, one)))
+            stored.len() == sent.len()
+                && sent.iter().all(|one| stored.iter().any(|s| holds(s, one)))
         }
         _ => stored == sent,
     }
@@ -124,13 +134,17 @@ mod tests {
         let update = |updates: Value| {
             of(Method::POST, "/prop-collection-update", json!({"uuid": "1", "updates": updates}))
         };
-        assert_eq!(update(json!([{"operation": "set", "position": "k", "value": 1}])), Repeat::Same);
+        assert_eq!(
+            update(json!([{"operation": "set", "position": "k", "value": 1}])),
+            Repeat::Same
+        );
         assert_eq!(update(json!([{"operation": "add", "value": 1}])), Repeat::Never);
     }
 
     #[test]
     fn a_new_object_gets_a_uuid_once() {
-        let (body, uuid, fresh) = with_uuid(Kind::TAG, &json!({"tag": {"fq_name": ["t"]}})).unwrap();
+        let (body, uuid, fresh) =
+            with_uuid(Kind::TAG, &json!({"tag": {"fq_name": ["t"]}})).unwrap();
         assert!(fresh);
         assert_eq!(body["tag"]["uuid"], json!(uuid));
         let (same, again, fresh) = with_uuid(Kind::TAG, &body).unwrap();

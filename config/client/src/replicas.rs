@@ -1,21 +1,24 @@
 //! The replicas of an API: which one is asked next, and how new its answers have to be.
 //!
-//! No sockets and no clock here. Order is preference: the first one that is not put aside is asked. One that failed is put
+//! Order is preference: the first one that is not put aside is asked. One that failed is put
 //! aside, longer each time; then a single call tries it again while the others go on elsewhere.
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use crate::ClientError;
+use crate::{ClientError, tls::CONNECT_ONE_OF_SEVERAL};
 
 /// First and longest time for which a replica that failed is not asked. A host without power costs the call that tries it
 /// again the time to connect: of 30 s, one.
 const ASIDE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Pause between two replicas when a client meets them for the first time.
+const STAGGER: Duration = Duration::from_millis(150);
 
 /// When a replica may be asked again, and for how long it was put aside.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,6 +37,8 @@ pub(crate) struct Replicas {
     aside: Mutex<Vec<Aside>>,
     /// Newest revision that an answer spoke of: none may be older.
     revision: AtomicU64,
+    /// The first call has found out who is there.
+    met: tokio::sync::OnceCell<()>,
 }
 
 impl Replicas {
@@ -50,7 +55,38 @@ impl Replicas {
             return Err(ClientError::Address(list.to_owned()));
         }
         let aside = Mutex::new(vec![Aside::default(); bases.len()]);
-        Ok(Self { text: bases.join(","), bases, aside, revision: AtomicU64::new(0) })
+        let (text, revision) = (bases.join(","), AtomicU64::new(0));
+        Ok(Self { text, bases, aside, revision, met: tokio::sync::OnceCell::new() })
+    }
+
+    /// Before the first call: connects to one after the other, a moment apart, until one is there, and puts those aside that
+    /// were before it. A command that is run once would else wait for a preferred host without power each time.
+    pub(crate) async fn meet(self: &Arc<Self>) {
+        self.met.get_or_init(|| self.find_first()).await;
+    }
+
+    async fn find_first(&self) {
+        let mut calling = tokio::task::JoinSet::new();
+        for (index, base) in self.bases.iter().enumerate() {
+            let Some(address) = address(base) else { continue };
+            calling.spawn(async move {
+                tokio::time::sleep(STAGGER * u32::try_from(index).unwrap_or(0)).await;
+                (index, tokio::net::TcpStream::connect(address).await.is_ok())
+            });
+        }
+        let first = tokio::time::timeout(CONNECT_ONE_OF_SEVERAL, async {
+            while let Some(met) = calling.join_next().await {
+                if let Ok((index, true)) = met {
+                    return Some(index);
+                }
+            }
+            None
+        });
+        // Whoever is nowhere met is asked in order, with patience.
+        if let Ok(Some(first)) = first.await {
+            let now = Instant::now();
+            (0..first).for_each(|index| self.failed(index, now));
+        }
     }
 
     pub(crate) fn bases(&self) -> &[String] {
@@ -116,6 +152,13 @@ impl Replicas {
     }
 }
 
+/// `HOST:PORT` of a base.
+fn address(base: &str) -> Option<String> {
+    let uri: hyper::Uri = base.parse().ok()?;
+    let port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+    Some(format!("{}:{}", uri.host()?, uri.port_u16().unwrap_or(port)))
+}
+
 fn base(address: &str) -> Result<String, ClientError> {
     let base = address.trim_end_matches('/');
     let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
@@ -139,6 +182,12 @@ mod tests {
         for bad in ["", ",", "ftp://a", "http://a/b", "a:1,http://a/b"] {
             assert!(Replicas::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn addresses_have_ports() {
+        assert_eq!(address("https://a").as_deref(), Some("a:443"));
+        assert_eq!(address("https://[fd00::1]:8182").as_deref(), Some("[fd00::1]:8182"));
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Client {
     ) -> Result<Value, ClientError> {
         if self.replicas().len() == 1 {
             let sent = self.attempt(0, &method, path, body, None).await;
-            return self.read(sent.map_err(|failure| failure.error)?);
+            return self.read(&sent.map_err(|failure| failure.error)?);
         }
         let mut rule = Repeat::of(&method, path, body);
         let made = match (rule, body) {
@@ -132,9 +132,9 @@ impl Client {
                                 let same = *fresh || repeat::holds(&there[name], &body[name]);
                                 same.then(|| json!({ name: {"uuid": uuid} }))
                             });
-                            ours.map_or_else(|| self.read(answer), Ok)
+                            ours.map_or_else(|| self.read(&answer), Ok)
                         }
-                        _ => self.read(answer),
+                        _ => self.read(&answer),
                     };
                 }
                 Ok(Err(failure)) => {
@@ -245,7 +245,8 @@ impl Client {
         let response = self.pool.request(request).await.map_err(|error| {
             let told = self.unreachable(replica, &error);
             // The pool's word for a request that it got back unsent; its type says so nowhere else.
-            let unsent = error.is_connect() || error.to_string().starts_with("client error (Canceled)");
+            let unsent =
+                error.is_connect() || error.to_string().starts_with("client error (Canceled)");
             let refused = matches!(told, ClientError::Untrusted { .. });
             Failure { error: told, maybe_done: !unsent && !refused }
         })?;
@@ -256,9 +257,9 @@ impl Client {
         Ok(response)
     }
 
-    fn read(&self, answer: Answer) -> Result<Value, ClientError> {
+    fn read(&self, answer: &Answer) -> Result<Value, ClientError> {
         if !answer.status.is_success() {
-            return Err(refusal(&answer));
+            return Err(refusal(answer));
         }
         if answer.body.is_empty() {
             return Ok(Value::Null);
@@ -355,6 +356,9 @@ impl<'a> Attempts<'a> {
     /// Whom to ask now.
     async fn next(&mut self) -> Option<usize> {
         if self.round.is_empty() {
+            if self.client.replicas().len() > 1 {
+                self.client.replicas.meet().await;
+            }
             if !std::mem::take(&mut self.first) {
                 let over = self.started.elapsed() + PAUSE >= PATIENCE;
                 if over || self.client.replicas().len() == 1 {
@@ -379,13 +383,15 @@ impl<'a> Attempts<'a> {
     /// What to tell the caller: a refusal says most; else what happened at each.
     fn end(mut self) -> ClientError {
         let revision = self.client.replicas.revision();
-        let refused = |said: &Option<ClientError>| {
-            matches!(said, Some(ClientError::Refused { .. }))
-        };
+        let refused =
+            |said: &Option<ClientError>| matches!(said, Some(ClientError::Refused { .. }));
         if self.said.iter().all(refused) && revision > 0 {
             // They are there and do not serve: if it is because none knows what this client has seen, as after a restore, it
             // would never end.
-            warn!(revision, "no replica of the configuration API serves; starting anew with what they know");
+            warn!(
+                revision,
+                "no replica of the configuration API serves; starting anew with what they know"
+            );
             self.client.replicas.forget_revision();
         }
         if let Some(said) = self.said.iter_mut().find(|said| refused(said))
@@ -401,16 +407,19 @@ impl<'a> Attempts<'a> {
         let untrusted = |error: &ClientError| matches!(error, ClientError::Untrusted { .. });
         let all: Vec<&ClientError> = self.said.iter().flatten().collect();
         if !all.is_empty() && all.iter().all(|error| untrusted(error)) {
-            return self.said.into_iter().flatten().next().unwrap_or_else(|| {
-                self.client.silent("no replica was asked")
-            });
+            return self
+                .said
+                .into_iter()
+                .flatten()
+                .next()
+                .unwrap_or_else(|| self.client.silent("no replica was asked"));
         }
         let mut reasons = Vec::new();
         for (base, said) in self.client.replicas().iter().zip(&self.said) {
             let reason = match said {
-                Some(ClientError::Unreachable { reason, .. } | ClientError::Untrusted { reason, .. }) => {
-                    reason.clone()
-                }
+                Some(
+                    ClientError::Unreachable { reason, .. } | ClientError::Untrusted { reason, .. },
+                ) => reason.clone(),
                 Some(other) => other.to_string(),
                 None => continue,
             };

@@ -31,7 +31,8 @@ impl Bed {
         for _ in 0..3 {
             doors.push(Door::to(server.local_addr()).await);
         }
-        let list: Vec<String> = doors.iter().map(|door| format!("http://{}", door.address)).collect();
+        let list: Vec<String> =
+            doors.iter().map(|door| format!("http://{}", door.address)).collect();
         let client = Client::new(&list.join(",")).unwrap();
         Self { server: Some(server), doors, client, _directory: directory }
     }

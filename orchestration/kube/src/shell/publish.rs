@@ -139,7 +139,12 @@ mod tests {
     fn controllers_of_one_authority_leave_each_others_certificates_alone() {
         let client = |ca: &str, year| {
             let pem = certificate(year);
-            data(&[("api", "https://a"), ("ca.pem", ca), ("client.pem", &pem), ("client.key", &pem)])
+            data(&[
+                ("api", "https://a"),
+                ("ca.pem", ca),
+                ("client.pem", &pem),
+                ("client.key", &pem),
+            ])
         };
         let own = client("ca", 2040);
         assert!(serves(&client("ca", 2040), &own), "another one, as good");

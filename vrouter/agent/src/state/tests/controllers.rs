@@ -57,7 +57,7 @@ fn any_one_may_go_and_come_back_without_a_change_of_the_kernel() {
     let in_force = core.in_force().clone();
     assert!(in_force.interfaces.len() == 2 && in_force.routes.len() >= 4, "{in_force:?}");
     for lost in [0, 1, 2, 1, 0] {
-        let mut holds = |core: &mut Core, what: &str| {
+        let holds = |core: &mut Core, what: &str| {
             assert_eq!(settle(core), [], "controller {lost}: {what}");
             assert!(core.is_fresh(), "controller {lost}: {what}");
         };
