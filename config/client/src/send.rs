@@ -382,15 +382,18 @@ impl<'a> Attempts<'a> {
 
     /// What to tell the caller: a refusal says most; else what happened at each.
     fn end(mut self) -> ClientError {
-        let revision = self.client.replicas.revision();
         let refused =
             |said: &Option<ClientError>| matches!(said, Some(ClientError::Refused { .. }));
-        if self.said.iter().all(refused) && revision > 0 {
-            // They are there and do not serve: if it is because none knows what this client has seen, as after a restore, it
-            // would never end.
+        // As the API begins when it was asked for more than it knows.
+        let behind = |said: &Option<ClientError>| match said {
+            Some(ClientError::Refused { text, .. }) => text.starts_with(REVISION),
+            _ => false,
+        };
+        if self.said.iter().all(behind) {
+            let revision = self.client.replicas.revision();
             warn!(
                 revision,
-                "no replica of the configuration API serves; starting anew with what they know"
+                "no replica of the configuration API knows what was seen here, as after a restore; going on with what they know"
             );
             self.client.replicas.forget_revision();
         }
