@@ -2,6 +2,7 @@
 
 use crate::node::Node;
 use crate::port_service::{PortService, Refusal, Reply, addresses, read};
+use crate::port_times::Step;
 use crate::ports::{PodPlace, PortRecord};
 use axum::body::Bytes;
 use axum::extract::State;
@@ -105,6 +106,12 @@ impl PortService {
                         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint, true);
                     last = Unanswered::Refused(refusal);
                 }
+                Code::Aborted => {
+                    let hint = "it needs no network any more";
+                    let refusal =
+                        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, status.message(), hint, true);
+                    return Err(Unanswered::Refused(refusal));
+                }
                 Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated => {
                     let hint = "are plugin, agent and controller of the same release?";
                     let refusal = Refusal::new(StatusCode::CONFLICT, status.message(), hint, false);
@@ -127,7 +134,9 @@ pub(crate) async fn prepare(State(service): State<PortService>, body: Bytes) -> 
     if let Some(pod) = known.ok_or_else(Refusal::stopping)? {
         return Ok(axum::Json(pod));
     }
+    let asked = Instant::now();
     let found = service.find(&prepare, FIND_WAIT).await?;
+    let took = asked.elapsed();
     let records = records(&prepare, &found).map_err(|what| {
         let message = format!("the pod's ports are not usable: {what}");
         let hint = "correct the pod's annotations, or what its orchestrator made of them";
@@ -135,6 +144,7 @@ pub(crate) async fn prepare(State(service): State<PortService>, body: Bytes) -> 
     })?;
     let container = prepare.container;
     let registered = service.node.ask(move |node| {
+        node.times.took(Step::Objects, took);
         node.register(records);
         describe(node, &container)
     });

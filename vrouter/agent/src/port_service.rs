@@ -4,6 +4,7 @@
 
 use crate::node::NodeHandle;
 use crate::pod_service;
+use crate::port_times::Step;
 use crate::ports::PortRecord;
 use crate::session::Channels;
 use axum::Router;
@@ -19,7 +20,7 @@ use skein_proto::ports::ports_client::PortsClient;
 use skein_proto::ports::{EnsureReply, EnsureRequest, ReleaseRequest};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedMutexGuard};
 use tonic::Code;
 
@@ -249,6 +250,7 @@ async fn prepare(State(service): State<PortService>, body: Bytes) -> Reply<Port>
     }
     let key = prepare.key.clone();
     service.node.ask(move |node| node.begin(&key)).await.ok_or_else(Refusal::stopping)?;
+    let asked = Instant::now();
     let made = service.ensure(&prepare).await.and_then(|made| {
         record(&prepare, &made).map_err(|what| {
             let message = format!("the controller's answer is not usable: {what}");
@@ -266,10 +268,11 @@ async fn prepare(State(service): State<PortService>, body: Bytes) -> Reply<Port>
             return Err(refusal);
         }
     };
-    let key = prepare.key.clone();
+    let (key, took) = (prepare.key.clone(), asked.elapsed());
     let port = service
         .node
         .ask(move |node| {
+            node.times.took(Step::Objects, took);
             node.register(vec![record]);
             describe(node, &key)
         })

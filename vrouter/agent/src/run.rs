@@ -130,7 +130,9 @@ fn start_node(
     dns: dns::Dns,
     health: watch::Sender<health_port::Checks>,
 ) -> Result<(NodeHandle, std::thread::JoinHandle<()>), AgentError> {
-    let state = NodeState::load(&config.data_dir)?;
+    // Without a name every start is taken for the same one.
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let state = NodeState::load(&config.data_dir, boot.trim())?;
     let mut kernel = Kernel::open(
         &skein_datapath::Config::new(&config.pin_dir),
         underlay.clone(),
