@@ -365,6 +365,9 @@ impl Worker {
     fn recover(&mut self) -> Result<(), StoreError> {
         let before = self.published.revision();
         let state = self.store.load()?;
+        if let (0, 1.., Some(_)) = (state.revision, before, &self.tenure) {
+            return Err(StoreError::Emptied { path: "of this fabric".into(), known: before });
+        }
         self.head = Head::load(&state);
         match self.tenure {
             Some(_) => self.published.adopt(&state, before),

@@ -348,3 +348,29 @@ async fn a_restart_of_etcd_loses_nothing() {
     assert_eq!(kept, shown);
     server.shutdown().await;
 }
+
+/// An etcd whose disk is lost does not empty the network: what is known is shown until a person decides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_etcd_that_lost_its_data_is_not_believed() {
+    let mut etcd = etcd::Server::start();
+    let (server, client) = replica(&etcd, "one").await;
+    let (second, _) = replica(&etcd, "two").await;
+    until("it leads", || ready(&server)).await;
+    let net = client.create(Kind::VIRTUAL_NETWORK, network("n", &["10.0.0.0/24"])).await.unwrap();
+    let revision = server.revision();
+    etcd.kill();
+    etcd.wipe();
+    etcd.run();
+    for server in [&server, &second] {
+        until("it says that it is not ready", || async { !ready(server).await }).await;
+    }
+    let fields = json!({"fq_name": ["lost"], "virtual_network_refs": [{"uuid": net}]});
+    let (status, text) = refused(client.create(Kind::INSTANCE_IP, fields).await).unwrap_err();
+    assert_eq!(status, 503, "{text}");
+    client.get(Kind::VIRTUAL_NETWORK, net).await.unwrap();
+    assert!(!ready(&server).await && !ready(&second).await);
+    assert_eq!(stored(&etcd).await.revision, 0, "nobody begins anew");
+    assert_eq!((server.revision(), second.revision()), (revision, revision));
+    server.shutdown().await;
+    second.shutdown().await;
+}

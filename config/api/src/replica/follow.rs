@@ -67,7 +67,7 @@ pub(crate) async fn follow(replica: Arc<Replica>, mut at: i64) {
             }
         }
         // Another member may be there at once.
-        if let Err(error) = probe(&replica).await {
+        if let Err(error @ StoreError::Unreachable { .. }) = probe(&replica).await {
             replica.trouble(&error);
         }
         tokio::time::sleep(PAUSE).await;
@@ -77,6 +77,10 @@ pub(crate) async fn follow(replica: Arc<Replica>, mut at: i64) {
 async fn reload(replica: &Replica) -> Result<i64, StoreError> {
     let before = replica.published.revision();
     let loaded = replica.etcd.load().await?;
+    if loaded.state.revision == 0 && before > 0 {
+        // An empty network for everyone is not what anybody wants of a disk that was lost.
+        return Err(StoreError::Emptied { path: replica.etcd.name(), known: before });
+    }
     if loaded.state.revision < before {
         warn!(
             known = before,
@@ -89,9 +93,13 @@ async fn reload(replica: &Replica) -> Result<i64, StoreError> {
     Ok(loaded.at)
 }
 
-/// How many revisions etcd is ahead.
+/// How many revisions etcd is ahead. An error that is not about reaching it if it is behind.
 async fn probe(replica: &Replica) -> Result<u64, StoreError> {
+    let known = replica.published.revision();
     let newest = replica.etcd.newest().await?;
+    if newest < known {
+        return Err(StoreError::Compacted);
+    }
     let lag = newest.saturating_sub(replica.published.revision());
     replica.metrics.lag(lag);
     Ok(lag)
@@ -131,7 +139,8 @@ async fn run(replica: &Replica, changes: &mut Changes) -> StoreError {
                     let endpoints = replica.cluster.etcd.endpoints.join(",");
                     return StoreError::Unreachable { endpoints, reason: reason.to_owned() };
                 }
-                Err(error) => replica.trouble(&error),
+                Err(error @ StoreError::Unreachable { .. }) => replica.trouble(&error),
+                Err(error) => return error,
             },
         }
     }

@@ -232,6 +232,22 @@ impl Etcd {
         Ok(answer.kvs.pop().map(|kv| kv.value.to_vec()))
     }
 
+    /// Stores a value below the prefix, whatever is there and whoever leads: what measurements compare with.
+    ///
+    /// # Errors
+    /// etcd does not answer or refuses.
+    pub async fn put(&self, suffix: &str, value: Vec<u8>) -> Result<(), StoreError> {
+        let request = rpc::TxnRequest {
+            success: vec![put(self.key(suffix), value, 0)],
+            ..Default::default()
+        };
+        self.call(ATTEMPT, CALL, |channel| {
+            let request = request.clone();
+            async move { kv(channel).txn(led(request)).await.map(drop) }
+        })
+        .await
+    }
+
     /// Stores a value below the prefix unless one is there; returns the one that is there afterwards.
     ///
     /// # Errors

@@ -123,6 +123,11 @@ impl Server {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// Takes its data away, while it does not run.
+    pub fn wipe(&self) {
+        std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
+    }
+
     /// Kills it.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

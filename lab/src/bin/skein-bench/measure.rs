@@ -86,6 +86,21 @@ fn api(figures: &mut Figures, programs: &Path) -> Result<(), FabricError> {
         2000.0,
         Better::Higher,
     );
+    let measured = programs::run(&programs.join("examples/ports"), &["5000", "32", "etcd"])?;
+    let of = |name: &str| measured.get(name).copied().unwrap_or(f64::NAN);
+    crate::say(&format!(
+        "  on etcd: {:.0} ports/s, {:.0} by a replica that hands them on",
+        of("config_ports_per_second_on_etcd"),
+        of("config_ports_per_second_by_a_follower"),
+    ));
+    figures.add(
+        "the same with the configuration in etcd, of pairs of raw etcd puts",
+        of("config_ports_of_raw_puts"),
+        "x",
+        "same sizes, same connections, same etcd; within twice",
+        0.5,
+        Better::Higher,
+    );
     Ok(())
 }
 
