@@ -242,6 +242,8 @@ impl Fabric {
             releases: Vec::new(),
             making: std::collections::BTreeSet::default(),
             numbers: serde_json::from_value(numbers).unwrap(),
+            // Of this start of the machine: the state of an earlier one would be left behind.
+            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().into(),
         };
         state.save(&data).unwrap();
         saved::save(&data, &self.intent(host, setup), &self.routes(setup)).unwrap();
