@@ -30,6 +30,7 @@ pub struct Controllers {
 #[derive(Debug)]
 struct Member {
     host: Host,
+    logs: PathBuf,
     etcd: Vec<String>,
     controller: Vec<String>,
     /// Etcd and the controller; none while the host has no power.
@@ -38,11 +39,18 @@ struct Member {
 
 impl Member {
     fn start_etcd(&self) -> Result<Process, LabError> {
-        spawn(&self.host, "etcd", &self.etcd)
+        self.spawn("etcd", &self.etcd)
     }
 
     fn start_controller(&self) -> Result<Process, LabError> {
-        spawn(&self.host, "controller", &self.controller)
+        self.spawn("controller", &self.controller)
+    }
+
+    fn spawn(&self, name: &str, line: &[String]) -> Result<Process, LabError> {
+        let mut command = Command::new(line.first().map_or("", String::as_str));
+        command.args(line.get(1..).unwrap_or_default());
+        let log = self.logs.join(format!("{name}.log"));
+        Process::spawn(name, log, Some(&self.host.path()), &mut command)
     }
 
     fn wait_ready(&mut self) -> Result<(), LabError> {
@@ -60,15 +68,9 @@ impl Member {
     }
 }
 
-fn spawn(host: &Host, name: &str, line: &[String]) -> Result<Process, LabError> {
-    let mut command = Command::new(line.first().map_or("", String::as_str));
-    command.args(line.get(1..).unwrap_or_default());
-    host.spawn(name, &mut command)
-}
-
 impl Controllers {
     /// Starts a member of etcd and a controller on each of the hosts, and waits until all are ready. Certificates of etcd go
-    /// to `folder`.
+    /// to `folder`, logs to folders of the hosts' names in `logs`.
     ///
     /// # Errors
     /// A program is missing, or something did not start; the error quotes its log.
@@ -76,6 +78,7 @@ impl Controllers {
         hosts: Vec<Host>,
         folder: &Path,
         programs: &Path,
+        logs: &Path,
     ) -> Result<Controllers, ClusterError> {
         let etcd = require("etcd", "etcd-server")?;
         let program = |name: &str| {
@@ -97,11 +100,14 @@ impl Controllers {
                 &[],
                 &names,
             )?;
+            let logs = logs.join(host.name());
+            std::fs::create_dir_all(&logs).map_err(|e| ClusterError::file("create", &logs, e))?;
             let files = Files { ca: authority.ca_file(), certificate, key };
             members.push(Member {
                 etcd: etcd_line(&etcd, &host, &files, &peers.join(",")),
                 controller: controller_line(&skeind, &host, &files, &endpoints.join(",")),
                 host,
+                logs,
                 running: None,
             });
         }

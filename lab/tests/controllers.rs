@@ -96,7 +96,7 @@ impl Fabric {
         let mut lab = Lab::new(name, LabOptions::default()).unwrap();
         let hosts = (1..=COUNT).map(|n| lab.host(&format!("ctl{n}")).unwrap()).collect();
         let (folder, programs) = (lab.directory().join("etcd-pki"), programs::folder());
-        let controllers = Controllers::start(hosts, &folder, &programs);
+        let controllers = Controllers::start(hosts, &folder, &programs, &lab.directory());
         let controllers = controllers.unwrap_or_else(|error| panic!("{error}"));
         let join = controllers.pki().join("join-token");
         let mut nodes = Vec::new();
@@ -400,7 +400,9 @@ fn kubernetes_adds_and_deletes_pods_while_any_controller_is_lost() {
         all.start_pod(&comes, round % 2);
         all.cluster.api().delete(&format!("/api/v1/namespaces/default/pods/{goes}")).unwrap();
         let new = all.wait_pod(&comes);
+        steps.done("  added");
         all.all_reach_each_other(&[&fixed[0], &fixed[1], &new]);
+        steps.done("  reached");
         let name = format!("k8s__default__{goes}");
         wait_for("the deleted pod to leave the configuration", PATIENCE, || {
             let machines = all.machines();

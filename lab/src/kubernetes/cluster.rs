@@ -288,7 +288,8 @@ impl Cluster {
     pub fn add_controllers(&mut self, count: usize) -> Result<Controllers, ClusterError> {
         let hosts: Result<Vec<Host>, LabError> =
             (1..=count).map(|number| self.lab.host(&format!("ctl{number}"))).collect();
-        Controllers::start(hosts?, &self.state().join("etcd"), &self.options.programs)
+        let folder = self.state().join("etcd");
+        Controllers::start(hosts?, &folder, &self.options.programs, &self.logs())
     }
 
     /// Adds a router at the edge of the underlay and a host beyond it.
