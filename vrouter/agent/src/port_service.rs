@@ -26,7 +26,7 @@ use tonic::Code;
 
 /// How long `bind` waits for the controller's word to be in force.
 pub(crate) const BIND_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a controller may take to make a port's objects.
+/// How long a controller may take to make a port's objects. One that is silent is noticed sooner, by its connection.
 const ENSURE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Releases that failed are tried again this often.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(2);
@@ -183,6 +183,7 @@ impl PortService {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint, true)
         };
         let mut last = away("no controller is connected: no new port can be made".into());
+        let (mut missing, mut silent) = (None, false);
         for channel in self.channels.connected() {
             let mut client = PortsClient::new(channel);
             let status = match tokio::time::timeout(ENSURE_TIMEOUT, client.ensure(request.clone()))
@@ -204,11 +205,18 @@ impl PortService {
             );
             if refused {
                 let hint = "correct the network configuration, or make what it names";
-                return Err(Refusal::new(StatusCode::CONFLICT, status.message(), hint, false));
+                let refusal = Refusal::new(StatusCode::CONFLICT, status.message(), hint, false);
+                if status.code() != Code::NotFound {
+                    return Err(refusal);
+                }
+                // What was made a moment ago may be known to the next one already.
+                missing.get_or_insert(refusal);
+                continue;
             }
+            silent = true;
             last = away(status.message().to_owned());
         }
-        Err(last)
+        Err(missing.filter(|_| !silent).unwrap_or(last))
     }
 }
 

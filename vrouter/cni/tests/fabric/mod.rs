@@ -240,6 +240,8 @@ impl Fabric {
         let state = NodeState {
             ports,
             numbers: serde_json::from_value(numbers).unwrap(),
+            // Of this start of the machine: the state of an earlier one would be left behind.
+            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().into(),
             ..NodeState::default()
         };
         state.save(&data).unwrap();
