@@ -74,6 +74,27 @@ pub struct LogEntry {
     pub uuid: Uuid,
 }
 
+impl Transaction {
+    /// What it did, as the revision log tells it.
+    #[must_use]
+    pub fn log(&self) -> Vec<LogEntry> {
+        let revision = self.revision;
+        let puts = self.puts.iter().map(|object| LogEntry {
+            revision,
+            op: if object.created_revision == revision { LogOp::Create } else { LogOp::Update },
+            kind: object.kind,
+            uuid: object.uuid,
+        });
+        let deletes = self.deletes.iter().map(|gone| LogEntry {
+            revision,
+            op: LogOp::Delete,
+            kind: gone.kind,
+            uuid: gone.uuid,
+        });
+        puts.chain(deletes).collect()
+    }
+}
+
 /// Everything that is stored, as read at start.
 #[derive(Debug, Default)]
 pub struct State {

@@ -14,7 +14,7 @@ use skein_model::Object;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use crate::{Claim, LogEntry, LogOp, ObjectStore, State, StoreError, Transaction};
+use crate::{Claim, LogEntry, ObjectStore, State, StoreError, Transaction};
 
 const OBJECTS: TableDefinition<'_, (u64, u128), &[u8]> = TableDefinition::new("objects");
 const CLAIMS: TableDefinition<'_, &str, u128> = TableDefinition::new("claims");
@@ -201,7 +201,7 @@ impl EmbeddedStore {
                     }
                     .map_err(|e| fail(e.into()))?;
                 }
-                let entries = log_entries(one);
+                let entries = one.log();
                 if !entries.is_empty() {
                     let bytes = serde_json::to_vec(&entries)
                         .map_err(|source| StoreError::Encode { uuid: entries[0].uuid, source })?;
@@ -261,21 +261,4 @@ fn open_database(path: &Path, options: &Options) -> Result<Database, StoreError>
 
 fn needs_load(path: &Path) -> StoreError {
     StoreError::NeedsLoad { path: path.display().to_string() }
-}
-
-fn log_entries(transaction: &Transaction) -> Vec<LogEntry> {
-    let revision = transaction.revision;
-    let puts = transaction.puts.iter().map(|object| LogEntry {
-        revision,
-        op: if object.created_revision == revision { LogOp::Create } else { LogOp::Update },
-        kind: object.kind,
-        uuid: object.uuid,
-    });
-    let deletes = transaction.deletes.iter().map(|gone| LogEntry {
-        revision,
-        op: LogOp::Delete,
-        kind: gone.kind,
-        uuid: gone.uuid,
-    });
-    puts.chain(deletes).collect()
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{LogEntry, LogOp, Transaction};
+use crate::LogEntry;
 
 /// Layout of the keys; raised when an older version could not read them.
 pub(super) const FORMAT: u64 = 1;
@@ -65,21 +65,3 @@ pub(super) type LogRow = Vec<(u64, LogEntry)>;
 
 /// A transaction that is larger than one of etcd's: what to do with each key below the prefix.
 pub(super) type PackedRows = Vec<(String, Option<String>)>;
-
-/// What a transaction did.
-pub(super) fn log_entries(transaction: &Transaction) -> LogRow {
-    let revision = transaction.revision;
-    let puts = transaction.puts.iter().map(|object| LogEntry {
-        revision,
-        op: if object.created_revision == revision { LogOp::Create } else { LogOp::Update },
-        kind: object.kind,
-        uuid: object.uuid,
-    });
-    let deletes = transaction.deletes.iter().map(|gone| LogEntry {
-        revision,
-        op: LogOp::Delete,
-        kind: gone.kind,
-        uuid: gone.uuid,
-    });
-    puts.chain(deletes).map(|entry| (revision, entry)).collect()
-}

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::layout::{CLAIMS, KV, LogRow, log_entries, object_key};
+use super::layout::{CLAIMS, KV, LogRow, object_key};
 use crate::{StoreError, Transaction};
 
 /// Operations of one etcd transaction (`--max-txn-ops`), less those that every commit has: head, log, the log's end.
@@ -69,7 +69,8 @@ impl Rows {
             }
             changes.insert(format!("{KV}{key}"), value.clone());
         }
-        let log = log_entries(transaction);
+        let entries = transaction.log().into_iter();
+        let log: LogRow = entries.map(|entry| (entry.revision, entry)).collect();
         let row = |(key, value): (&String, &Option<String>)| {
             prefix * 2 + key.len() * 2 + value.as_ref().map_or(0, String::len) + ROW_OVERHEAD
         };
