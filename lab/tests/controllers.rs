@@ -27,7 +27,7 @@ use support::{SILENCE, api, programs};
 
 const COUNT: usize = 3;
 /// Far above what anything here needs, an election and a host that has to be noticed as lost included: no measurement.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(90);
 const PODS_READY: Duration = Duration::from_secs(90);
 const ANSWER: Duration = Duration::from_secs(3);
 /// What the three must agree on.
@@ -403,6 +403,14 @@ fn kubernetes_adds_and_deletes_pods_while_any_controller_is_lost() {
         steps.done("  added");
         all.all_reach_each_other(&[&fixed[0], &fixed[1], &new]);
         steps.done("  reached");
+        // Its end is the kubelet's and the runtime's work; only then it is ours to forget it.
+        wait_for("the deleted pod to have ended", PODS_READY, || {
+            let pods = all.cluster.pods("default", "all=pods").map_err(|e| e.to_string())?;
+            let there = pods.iter().find(|pod| pod.name == goes);
+            there.map_or(Ok(()), |pod| Err(format!("{pod:?}")))
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        steps.done("  ended");
         let name = format!("k8s__default__{goes}");
         wait_for("the deleted pod to leave the configuration", PATIENCE, || {
             let machines = all.machines();
