@@ -138,7 +138,9 @@ impl Fabric {
         fabric.wait_controller()?;
         for number in 1..=fabric.options.nodes {
             let host = fabric.lab.host(&format!("node{number}"))?;
-            let node = fabric.start_node(host)?;
+            let controllers = [format!("{}:{AGENT_PORT}", fabric.control_host.ipv4())];
+            let join = fabric.control_host.directory().join("data/pki/join-token");
+            let node = Node::start(host, &fabric.options.programs, &controllers, &join)?;
             fabric.nodes.push(node);
         }
         for node in &mut fabric.nodes {
@@ -150,47 +152,6 @@ impl Fabric {
     fn wait_controller(&mut self) -> Result<(), FabricError> {
         let host = self.control_host.clone();
         Ok(self.controller.wait_ready(READY, || answers(&host, 8083, "/readyz"))?)
-    }
-
-    fn start_node(&self, host: Host) -> Result<Node, FabricError> {
-        let programs = &self.options.programs;
-        let folder = host.directory().to_owned();
-        let join = self.control_host.directory().join("data/pki/join-token");
-        // The wires of a lab take what a card takes; the agent cannot know that of a veth.
-        let settings = folder.join("agent.toml");
-        std::fs::write(&settings, "super_packet_bytes = 196608\n")
-            .map_err(|source| FabricError::File { path: settings.clone(), source })?;
-        let command = vec![
-            program(programs, "skeind")?.display().to_string(),
-            "vrouter".into(),
-            "--config".into(),
-            settings.display().to_string(),
-            "--node".into(),
-            host.name().to_owned(),
-            "--controller".into(),
-            format!("{}:{AGENT_PORT}", self.control_host.ipv4()),
-            "--tunnel-address".into(),
-            host.ipv4().to_string(),
-            "--uplink".into(),
-            host.uplink().to_owned(),
-            "--data".into(),
-            folder.join("agent").display().to_string(),
-            "--pin-dir".into(),
-            host.bpf_directory().join("skein").display().to_string(),
-            "--socket".into(),
-            folder.join("agent.sock").display().to_string(),
-            "--join-file".into(),
-            join.display().to_string(),
-        ];
-        // A plugin's file has the name of its type.
-        let plugins = folder.join("cni-bin");
-        let link = plugins.join("skein");
-        let file = |source| FabricError::File { path: link.clone(), source };
-        std::fs::create_dir_all(&plugins).map_err(file)?;
-        std::os::unix::fs::symlink(program(programs, "skein-cni")?, &link).map_err(file)?;
-        let agent = start_agent(&host, &command)?;
-        let skein = program(programs, "skein")?;
-        Ok(Node { host, agent, command, plugins, skein })
     }
 
     /// The lab underneath.
@@ -267,6 +228,55 @@ impl Fabric {
 }
 
 impl Node {
+    /// Starts an agent on a host, which joins these controllers, `HOST:PORT` each, by the join string of a file. It may not be
+    /// ready yet: [`Node::wait_ready`].
+    ///
+    /// # Errors
+    /// A program is missing, or the agent did not start.
+    pub fn start(
+        host: Host,
+        programs: &Path,
+        controllers: &[String],
+        join: &Path,
+    ) -> Result<Node, FabricError> {
+        let folder = host.directory().to_owned();
+        // The wires of a lab take what a card takes; the agent cannot know that of a veth.
+        let settings = folder.join("agent.toml");
+        std::fs::write(&settings, "super_packet_bytes = 196608\n")
+            .map_err(|source| FabricError::File { path: settings.clone(), source })?;
+        let command = vec![
+            program(programs, "skeind")?.display().to_string(),
+            "vrouter".into(),
+            "--config".into(),
+            settings.display().to_string(),
+            "--node".into(),
+            host.name().to_owned(),
+            "--controller".into(),
+            controllers.join(","),
+            "--tunnel-address".into(),
+            host.ipv4().to_string(),
+            "--uplink".into(),
+            host.uplink().to_owned(),
+            "--data".into(),
+            folder.join("agent").display().to_string(),
+            "--pin-dir".into(),
+            host.bpf_directory().join("skein").display().to_string(),
+            "--socket".into(),
+            folder.join("agent.sock").display().to_string(),
+            "--join-file".into(),
+            join.display().to_string(),
+        ];
+        // A plugin's file has the name of its type.
+        let plugins = folder.join("cni-bin");
+        let link = plugins.join("skein");
+        let file = |source| FabricError::File { path: link.clone(), source };
+        std::fs::create_dir_all(&plugins).map_err(file)?;
+        std::os::unix::fs::symlink(program(programs, "skein-cni")?, &link).map_err(file)?;
+        let agent = start_agent(&host, &command)?;
+        let skein = program(programs, "skein")?;
+        Ok(Node { host, agent, command, plugins, skein })
+    }
+
     /// The host.
     pub fn host(&self) -> &Host {
         &self.host
@@ -320,7 +330,11 @@ impl Node {
         Ok(self.agent.wait_ready(READY, || answers(&host, 8085, "/healthz"))?)
     }
 
-    fn wait_ready(&mut self) -> Result<(), FabricError> {
+    /// Waits until the agent is ready.
+    ///
+    /// # Errors
+    /// It is not for too long; the error quotes its log.
+    pub fn wait_ready(&mut self) -> Result<(), FabricError> {
         let host = self.host.clone();
         Ok(self.agent.wait_ready(READY, || answers(&host, 8085, "/readyz"))?)
     }
@@ -350,7 +364,15 @@ impl Node {
         let pod = self.host.pod(name)?;
         let runtime = self.runtime(network)?;
         let attachment = Attachment::new(&format!("{}-{name}", self.host.namespace()), &pod.path());
-        let result = runtime.add(&attachment)?;
+        let result = match runtime.add(&attachment) {
+            Ok(result) => result,
+            Err(error) => {
+                // As a runtime that gives a sandbox up.
+                let _ = runtime.del(&attachment);
+                let _ = pod.remove();
+                return Err(error.into());
+            }
+        };
         let addresses = addresses(&result)?;
         Ok(Workload { pod, addresses, runtime, attachment })
     }
@@ -395,7 +417,7 @@ fn answers(host: &Host, port: u16, page: &str) -> Result<(), String> {
 }
 
 /// Splits a command line at spaces, keeping what stands in single quotes together.
-fn words(line: &str) -> Vec<String> {
+pub(crate) fn words(line: &str) -> Vec<String> {
     let mut out = Vec::new();
     for (at, part) in line.split('\'').enumerate() {
         if at % 2 == 1 {

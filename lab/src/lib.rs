@@ -13,6 +13,7 @@
 mod bridge;
 mod cni;
 mod command;
+mod controllers;
 mod error;
 mod fabric;
 mod host;
@@ -33,6 +34,7 @@ pub mod kubernetes;
 pub use bridge::{BridgeOverVxlan, LocalBridge};
 pub use cni::{Attachment, CniError, CniRuntime};
 pub use command::{Ran, require};
+pub use controllers::{Cli, Controllers};
 pub use error::LabError;
 pub use fabric::{Fabric, FabricError, FabricOptions, Node, Workload};
 pub use host::{Host, Pod};

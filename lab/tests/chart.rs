@@ -166,6 +166,33 @@ fn values_change_what_they_say() {
     let image = &controller["spec"]["template"]["spec"]["containers"][0]["image"];
     assert_eq!(image, "registry.local/skein:0.1.0");
     assert_eq!(find("ConfigMap", "skein-kubernetes")["data"]["KUBERNETES_SERVICE_PORT"], "6443");
+    assert_eq!(controller["spec"]["replicas"], 1);
+    let three = documents(&render(&[
+        "--kube-version=1.34.0",
+        "--set=controller.replicas=3",
+        "--set=controller.etcd.endpoints=https://10.0.0.1:2379\\,https://10.0.0.2:2379",
+        "--set=controller.addresses=10.0.0.1\\,10.0.0.2\\,10.0.0.3",
+    ]));
+    let several = |kind: &str| {
+        let named = |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == "skein-controller";
+        three.iter().find(named).unwrap_or_else(|| panic!("no {kind}"))
+    };
+    assert_eq!(several("PodDisruptionBudget")["spec"]["maxUnavailable"], 1);
+    assert_eq!(several("StatefulSet")["spec"]["replicas"], 3);
+    let pod = &several("StatefulSet")["spec"]["template"]["spec"];
+    let arguments = pod["containers"][0]["args"].to_string();
+    for argument in [
+        "--etcd=https://10.0.0.1:2379,https://10.0.0.2:2379",
+        "--publish-address=10.0.0.1,10.0.0.2,10.0.0.3",
+        "--advertise-api=https://$(HOST_ADDRESS):8182",
+    ] {
+        assert!(arguments.contains(argument), "{argument}: {arguments}");
+    }
+    let volumes = pod["volumes"].as_array().unwrap();
+    assert_eq!(volumes[0]["secret"]["secretName"], "skein-etcd");
+    assert_eq!(volumes.len(), 2, "{volumes:?}");
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    assert_eq!(mounts.len(), 2, "{mounts:?}");
     // Keys are read where somebody says so, and everywhere only on request.
     let bound = |all: &[Value]| {
         all.iter().any(|o| {

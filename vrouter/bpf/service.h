@@ -40,7 +40,7 @@ static __always_inline bool source_allowed(struct scratch *s, const struct servi
 
 /*
  * Picks a member for the client s->key.local and makes it s->flow's other end. A member that would give the workload two flows
- * that look the same is passed over; if all would, the client gets another port there.
+ * that look the same is passed over; if all would, or it is the one that the client is to keep, the client gets another port there.
  */
 static __always_inline int service_pick(struct scratch *s, const struct service *service, __u32 hash)
 {
@@ -50,6 +50,7 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 	struct member *chosen = &pick->fresh.member, *member;
 	__u32 count = service->count, index;
 	const struct ip *self = &s->key.local;
+	bool kept = false;
 	int i;
 
 	if (s->lent) {
@@ -81,7 +82,8 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 			pick->known.family = p->family;
 			pick->known.pad = 0;
 			flags = bpf_map_lookup_elem(&member_set, &pick->known);
-			if (!flags || !(*flags & MEMBER_ELIGIBLE))
+			kept = flags && *flags & MEMBER_ELIGIBLE;
+			if (!kept)
 				chosen->port = 0;
 		}
 	}
@@ -128,6 +130,11 @@ static __always_inline int service_pick(struct scratch *s, const struct service 
 		}
 		if (mate_free())
 			break;
+		/* Its own member, by another port. */
+		if (!i && kept && f->form == FORM_WORKLOAD) {
+			s->crowded = 1;
+			break;
+		}
 	}
 	f->open_destination = chosen->port;
 	if (service->affinity) {

@@ -20,7 +20,7 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// The API at an address.
+    /// The API at an address, or at those of its replicas with commas in between.
     pub(crate) fn new(address: &str, tls: &Tls, timeout: Duration) -> Result<Api, Error> {
         let next = "is it running? `skein status` looks at every role; \
                     --api or SKEIN_API gives another address";
@@ -30,15 +30,9 @@ impl Api {
         Ok(Api { endpoint, client })
     }
 
-    /// Where it is.
-    pub(crate) fn url(&self) -> &str {
-        self.endpoint.url()
-    }
-
-    /// Whether a health page says yes, and its text.
-    pub(crate) async fn probe(&self, path: &str) -> Result<(bool, String), Error> {
-        let answer = self.endpoint.read(path, &[]).await?;
-        Ok((answer.status == 200, answer.body.trim().to_owned()))
+    /// The replicas' pages about themselves.
+    pub(crate) fn replicas(&self) -> impl Iterator<Item = Endpoint> {
+        self.endpoint.each()
     }
 
     /// Every object of a type, with properties and references; of one project if given.
@@ -171,6 +165,9 @@ impl Api {
                 let text = text.trim();
                 let reason = if text.is_empty() { "no reason given" } else { text }.to_owned();
                 Error::Refused { action, reason, status }
+            }
+            ClientError::Unreachable { reason, .. } if self.client.replicas().len() > 1 => {
+                self.endpoint.silent(&reason)
             }
             ClientError::Unreachable { reason, .. } => {
                 // A chain of causes; the innermost is the one that helps.

@@ -41,7 +41,8 @@ pub(crate) struct Cli {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Where the config API is [default: http://127.0.0.1:8082]
+    /// Where the config API is; of several controllers, all addresses with commas in between
+    /// [default: http://127.0.0.1:8082]
     #[arg(long, global = true, env = "SKEIN_API", value_name = "URL", hide_env_values = true)]
     pub(crate) api: Option<String>,
     /// Certificates of the authority that vouches for an https:// API (PEM) [default: those the
@@ -58,7 +59,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "SKEIN_SERVER_NAME", value_name = "NAME")]
     #[arg(hide_env_values = true)]
     pub(crate) server_name: Option<String>,
-    /// Where the controller's status page is [default: http://127.0.0.1:8083]
+    /// Where the controller's status page is; of several controllers, all addresses with commas in
+    /// between [default: http://127.0.0.1:8083]
     #[arg(
         long,
         global = true,

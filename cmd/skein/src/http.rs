@@ -14,7 +14,10 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     service: &'static str,
-    base: String,
+    /// Where it is; where its replicas are, with the first one to be asked first.
+    bases: Vec<String>,
+    /// All of them, with commas in between.
+    text: String,
     next: &'static str,
     timeout: Duration,
     client: Client<Connector, Empty<Bytes>>,
@@ -30,7 +33,8 @@ pub(crate) struct Answer {
 }
 
 impl Endpoint {
-    /// `address` may be a URL, HOST:PORT, or HOST, to which `port` is added.
+    /// `address` may be a URL, HOST:PORT, or HOST, to which `port` is added; or several of these with commas in between, which
+    /// offer the same.
     pub(crate) fn new(
         service: &'static str,
         address: &str,
@@ -50,23 +54,53 @@ impl Endpoint {
         next: &'static str,
         tls: &Tls,
     ) -> Result<Endpoint, Error> {
-        let base = url_of(address, port)?;
-        let connector = if base.starts_with("https:") { tls.connector() } else { Tls::plain() };
+        let list = address.split(',').map(str::trim).filter(|one| !one.is_empty());
+        let mut bases: Vec<String> = list.map(|one| url_of(one, port)).collect::<Result<_, _>>()?;
+        if bases.is_empty() {
+            bases.push(url_of(address, port)?);
+        }
+        let secure = bases.iter().any(|base| base.starts_with("https:"));
+        let connector = if secure { tls.connector() } else { Tls::plain() };
         let connector = connector.map_err(|e| {
             Error::usage(e.to_string(), "--ca, --cert and --key name the files, all in PEM")
         })?;
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Endpoint { service, base, next, timeout, client })
+        Ok(Endpoint { service, text: bases.join(","), bases, next, timeout, client })
     }
 
-    /// The URL that requests go to, without a slash at the end.
+    /// The URL that requests go to, without a slash at the end; of several, with commas in between.
     pub(crate) fn url(&self) -> &str {
-        &self.base
+        &self.text
     }
 
-    /// Reads a page, whatever its status.
+    /// The replicas, each for itself.
+    pub(crate) fn each(&self) -> impl Iterator<Item = Endpoint> {
+        self.bases.iter().map(|base| Endpoint {
+            bases: vec![base.clone()],
+            text: base.clone(),
+            ..self.clone()
+        })
+    }
+
+    /// Reads a page, whatever its status, of the first replica that answers.
     pub(crate) async fn read(&self, path: &str, query: &[(&str, String)]) -> Result<Answer, Error> {
-        let uri = format!("{}{path}{}", self.base, query_text(query));
+        let mut last = self.silent("it has no address");
+        for base in &self.bases {
+            match self.read_at(base, path, query).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn read_at(
+        &self,
+        base: &str,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Answer, Error> {
+        let uri = format!("{base}{path}{}", query_text(query));
         let uri: Uri = uri.parse().map_err(|e| self.silent(&format!("{uri:?}: {e}")))?;
         let call = async {
             let response = self.client.get(uri).await.map_err(|e| self.failed(&e))?;
@@ -75,9 +109,11 @@ impl Endpoint {
             let body = body.map_err(|e| self.failed(&e))?.to_bytes();
             Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
         };
-        tokio::time::timeout(self.timeout, call)
+        // The time is for all of them.
+        let timeout = self.timeout / u32::try_from(self.bases.len()).unwrap_or(1).max(1);
+        tokio::time::timeout(timeout, call)
             .await
-            .unwrap_or_else(|_| Err(self.silent(&late(self.timeout))))
+            .unwrap_or_else(|_| Err(self.silent(&late(timeout))))
     }
 
     /// Reads JSON; any status but 200 is an error.
@@ -95,13 +131,13 @@ impl Endpoint {
 
     /// The error for a service to which there is no trusted connection.
     pub(crate) fn untrusted(&self, reason: &str) -> Error {
-        let (service, url) = (self.service, self.base.clone());
+        let (service, url) = (self.service, self.text.clone());
         Error::Untrusted { service, url, reason: reason.to_owned() }
     }
 
     /// The error for a service that gave no answer.
     pub(crate) fn silent(&self, cause: &str) -> Error {
-        let (service, url, next) = (self.service, self.base.clone(), self.next);
+        let (service, url, next) = (self.service, self.text.clone(), self.next);
         Error::Unreachable { service, url, cause: cause.to_owned(), next }
     }
 

@@ -44,14 +44,15 @@ pub(crate) struct Flags {
     /// Runs in a Kubernetes cluster: keep how to join in Secrets of this namespace
     #[arg(long, value_name = "NAMESPACE", env = "SKEIN_PUBLISH_NAMESPACE")]
     publish_namespace: Option<String>,
-    /// Address under which the cluster's nodes reach this controller, for those Secrets
+    /// Address under which the cluster's nodes reach this controller, for those Secrets; of several controllers all addresses
     #[arg(
         long,
         value_name = "ADDR",
         env = "SKEIN_PUBLISH_ADDRESS",
+        value_delimiter = ',',
         requires = "publish_namespace"
     )]
-    publish_address: Option<IpAddr>,
+    publish_address: Vec<IpAddr>,
     /// Where agents connect, over TLS [default: 0.0.0.0:8084]
     #[arg(long, value_name = "ADDR:PORT", env = "SKEIN_LISTEN")]
     listen: Option<SocketAddr>,
@@ -160,7 +161,7 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
     }
     let mut names = flags.api_names;
     names.extend(file.api_names);
-    names.extend(flags.publish_address.map(|address| address.to_string()));
+    names.extend(flags.publish_address.iter().map(ToString::to_string));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -184,21 +185,26 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
     api.https = Some(secure(https, file.tls, names, &pki)?);
     let listen = flags.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN);
     let status = flags.status.or(file.status).unwrap_or(DEFAULT_STATUS);
-    let publication = match (flags.publish_namespace, flags.publish_address) {
-        (Some(namespace), Some(address)) => Some(Publication {
-            namespace,
-            kubernetes: skein_kube::Kubernetes::default(),
-            pki,
-            agents: SocketAddr::new(address, listen.port()).to_string(),
-            api: format!("https://{}", SocketAddr::new(address, https.port())),
-        }),
-        (Some(_), None) => {
+    let at = |port: u16, scheme: &str| {
+        let all = flags.publish_address.iter();
+        let all = all.map(|address| format!("{scheme}{}", SocketAddr::new(*address, port)));
+        all.collect::<Vec<_>>().join(",")
+    };
+    let publication = match flags.publish_namespace {
+        Some(_) if flags.publish_address.is_empty() => {
             return Err(RoleError::Flag {
                 name: "--publish-namespace",
                 reason: "give --publish-address, too: nodes must know where this is".into(),
             });
         }
-        (None, _) => None,
+        Some(namespace) => Some(Publication {
+            namespace,
+            kubernetes: skein_kube::Kubernetes::default(),
+            pki,
+            agents: at(listen.port(), ""),
+            api: at(https.port(), "https://"),
+        }),
+        None => None,
     };
     let controller = ControllerConfig {
         listen,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// Flags of roles that are clients of the configuration API.
 #[derive(Debug, Args)]
 pub(crate) struct ApiFlags {
-    /// Address of the configuration API [default: http://127.0.0.1:8082]
+    /// Address of the configuration API; of several controllers all, with commas in between [default: http://127.0.0.1:8082]
     #[arg(long, value_name = "URL", env = "SKEIN_API")]
     api: Option<String>,
     /// Certificates of the authority that vouches for the API (PEM) [default: those the machine trusts]

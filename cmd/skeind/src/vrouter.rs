@@ -13,7 +13,7 @@ pub(crate) struct Flags {
     /// Settings file (TOML); flags and variables win over it
     #[arg(long, value_name = "FILE", env = "SKEIN_CONFIG")]
     config: Option<PathBuf>,
-    /// Controllers; give it twice for two [for example 10.0.0.1:8084]
+    /// Controllers; all of them; may be given more than once [for example 10.0.0.1:8084]
     #[arg(
         long = "controller",
         value_name = "ADDR:PORT",

@@ -1,25 +1,29 @@
 //! Calls of the API, one method each.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, Response, body::Incoming, header};
+use http_body_util::Full;
+use hyper::Method;
 use hyper_util::{client::legacy::Client as Pool, rt::TokioExecutor};
 use serde_json::{Map, Value, json};
 use skein_model::{FqName, Kind, Object};
 use uuid::Uuid;
 
-use crate::{ClientError, Connector, Tls, Watcher, decode, tls};
+use crate::{
+    ClientError, Connector, Tls, Watcher, decode, replicas::Replicas, tls::CONNECT_ONE_OF_SEVERAL,
+};
 
-/// Time for one call.
-const TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A configuration API. Cloning shares its connections.
+/// A configuration API, at one address or at those of its replicas. Cloning shares its connections.
+///
+/// With several, a call goes to the first in the list that answers. The next one is asked when one cannot be reached, says
+/// that it cannot serve now (503), or is silent; a host without power is noticed within about two seconds. Only what may be
+/// done twice is sent twice: [`request`](Self::request) says what that is. What this client wrote, and what it has seen,
+/// it finds at every replica.
 #[derive(Debug, Clone)]
 pub struct Client {
-    base: String,
-    pool: Pool<Connector, Full<Bytes>>,
+    pub(crate) replicas: Arc<Replicas>,
+    pub(crate) pool: Pool<Connector, Full<Bytes>>,
 }
 
 /// What to list.
@@ -52,121 +56,48 @@ pub struct ReferenceChange {
 
 impl Client {
     /// A client of the API at `http://HOST:PORT` (or `HOST:PORT`), or at `https://HOST:PORT` if a public authority
-    /// vouches for it. Nothing is sent yet.
+    /// vouches for it; of several replicas, with commas between their addresses. Nothing is sent yet.
     ///
     /// # Errors
     /// The address cannot be one.
-    pub fn new(address: &str) -> Result<Self, ClientError> {
-        Self::with_tls(address, &Tls::default())
+    pub fn new(addresses: &str) -> Result<Self, ClientError> {
+        Self::with_tls(addresses, &Tls::default())
     }
 
-    /// A client of the API at `https://HOST:PORT`, or of one without TLS, for which `tls` says nothing.
+    /// A client of the API at `https://HOST:PORT`, or of one without TLS, for which `tls` says nothing; of several
+    /// replicas, with commas between their addresses, the preferred one first.
     ///
     /// # Errors
-    /// The address cannot be one, or a file of `tls` is not usable.
-    pub fn with_tls(address: &str, tls: &Tls) -> Result<Self, ClientError> {
-        let base = address.trim_end_matches('/');
-        let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
-        let good = base.parse::<hyper::Uri>().is_ok_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.authority().is_some()
-                && uri.path() == "/"
-        });
-        if !good {
-            return Err(ClientError::Address(address.to_owned()));
-        }
-        let connector = if base.starts_with("https:") { tls.connector()? } else { Tls::plain()? };
+    /// An address cannot be one, or a file of `tls` is not usable.
+    pub fn with_tls(addresses: &str, tls: &Tls) -> Result<Self, ClientError> {
+        let replicas = Replicas::parse(addresses)?;
+        let secure = replicas.bases().iter().any(|base| base.starts_with("https:"));
+        let connector = match (secure, replicas.bases().len()) {
+            (true, 1) => tls.connector()?,
+            (false, 1) => Tls::plain()?,
+            (true, _) => tls.connector_within(CONNECT_ONE_OF_SEVERAL)?,
+            (false, _) => Tls::plain_within(CONNECT_ONE_OF_SEVERAL)?,
+        };
         let pool = Pool::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { base, pool })
+        Ok(Self { replicas: Arc::new(replicas), pool })
     }
 
-    /// Where the API is, without a trailing slash.
+    /// Where the API is, without trailing slashes; of several replicas, with commas in between.
     #[must_use]
     pub fn base(&self) -> &str {
-        &self.base
+        self.replicas.text()
     }
 
-    pub(crate) fn answer_error(&self, reason: impl Into<String>) -> ClientError {
-        ClientError::Answer { base: self.base.clone(), reason: reason.into() }
-    }
-
-    /// Sends a request and hands out the response with its body unread.
-    pub(crate) async fn open(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-        last_event: Option<u64>,
-    ) -> Result<Response<Incoming>, ClientError> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
-        if let Some(revision) = last_event {
-            request = request.header("last-event-id", revision);
-        }
-        let bytes = match body {
-            Some(body) => {
-                request = request.header(header::CONTENT_TYPE, "application/json");
-                Bytes::from(body.to_string())
-            }
-            None => Bytes::new(),
-        };
-        let request = request
-            .body(Full::new(bytes))
-            .map_err(|e| self.answer_error(format!("bad request: {e}")))?;
-        self.pool.request(request).await.map_err(|e| self.unreachable(&e))
-    }
-
-    pub(crate) fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> ClientError {
-        if let Some(reason) = tls::explain(error) {
-            return ClientError::Untrusted { base: self.base.clone(), reason };
-        }
-        let mut reason = error.to_string();
-        if self.base.starts_with("http:") && tls::is_no_http(error) {
-            reason.push_str(" (if it serves HTTPS, write https:// before the address)");
-        }
-        let mut source = error.source();
-        while let Some(inner) = source {
-            reason = format!("{reason}: {inner}");
-            source = inner.source();
-        }
-        ClientError::Unreachable { base: self.base.clone(), reason }
-    }
-
-    /// Any call: `path` begins with a slash. An empty answer is null.
-    ///
-    /// # Errors
-    /// The API cannot be reached or refuses.
-    pub async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Value, ClientError> {
-        let call = async {
-            let response = self.open(method, path, body, None).await?;
-            let status = response.status();
-            let bytes =
-                response.into_body().collect().await.map_err(|e| self.unreachable(&e))?.to_bytes();
-            if !status.is_success() {
-                let text = String::from_utf8_lossy(&bytes).into_owned();
-                return Err(ClientError::Refused { status: status.as_u16(), text });
-            }
-            if bytes.is_empty() {
-                return Ok(Value::Null);
-            }
-            serde_json::from_slice(&bytes).map_err(|e| self.answer_error(e.to_string()))
-        };
-        tokio::time::timeout(TIMEOUT, call).await.unwrap_or_else(|_| {
-            Err(ClientError::Unreachable {
-                base: self.base.clone(),
-                reason: format!("no answer within {} s", TIMEOUT.as_secs()),
-            })
-        })
+    /// The addresses of the replicas, in order of preference.
+    #[must_use]
+    pub fn replicas(&self) -> &[String] {
+        self.replicas.bases()
     }
 
     fn object(&self, kind: Kind, mut envelope: Value) -> Result<Object, ClientError> {
         match envelope.get_mut(kind.name()).map(Value::take) {
-            Some(Value::Object(fields)) => decode(kind, fields).map_err(|e| self.answer_error(e)),
-            _ => Err(self.answer_error(format!("it holds no {kind}"))),
+            Some(Value::Object(fields)) => decode(kind, fields).map_err(|e| self.misunderstood(e)),
+            _ => Err(self.misunderstood(format!("it holds no {kind}"))),
         }
     }
 
@@ -202,7 +133,7 @@ impl Client {
     fn uuid_in(&self, answer: &Value) -> Result<Uuid, ClientError> {
         let uuid =
             answer.get("uuid").and_then(Value::as_str).and_then(|text| Uuid::try_parse(text).ok());
-        uuid.ok_or_else(|| self.answer_error("it holds no uuid"))
+        uuid.ok_or_else(|| self.misunderstood("it holds no uuid"))
     }
 
     /// The type and name of a uuid.
@@ -214,7 +145,7 @@ impl Client {
             self.request(Method::POST, "/id-to-fqname", Some(&json!({"uuid": uuid}))).await?;
         let kind = answer.get("type").and_then(Value::as_str).and_then(Kind::parse);
         let name = answer.get("fq_name").and_then(|n| serde_json::from_value(n.clone()).ok());
-        kind.zip(name).ok_or_else(|| self.answer_error("it holds no type and name"))
+        kind.zip(name).ok_or_else(|| self.misunderstood("it holds no type and name"))
     }
 
     /// Creates an object from its fields and returns its uuid.
@@ -287,7 +218,7 @@ impl Client {
             Some(Value::Array(list)) => {
                 list.into_iter().map(|one| self.object(kind, one)).collect()
             }
-            _ => Err(self.answer_error(format!("it holds no {kind}s"))),
+            _ => Err(self.misunderstood(format!("it holds no {kind}s"))),
         }
     }
 
@@ -343,7 +274,7 @@ impl Client {
         let path = format!("/virtual-network/{network}/ip-alloc");
         let mut answer = self.request(Method::POST, &path, Some(&body)).await?;
         serde_json::from_value(answer["ip_addr"].take())
-            .map_err(|e| self.answer_error(e.to_string()))
+            .map_err(|e| self.misunderstood(e.to_string()))
     }
 
     /// Gives such addresses back.

@@ -27,6 +27,9 @@ mod decode;
 mod error;
 mod events;
 mod init;
+mod repeat;
+mod replicas;
+mod send;
 mod tls;
 mod watcher;
 

@@ -17,6 +17,13 @@ use rustls::{
 
 use crate::ClientError;
 
+/// Time for a connection to come about.
+const CONNECT: Duration = Duration::from_secs(5);
+/// The same where another replica can be asked instead: the kernel repeats a lost first packet after one second.
+pub(crate) const CONNECT_ONE_OF_SEVERAL: Duration = Duration::from_millis(1500);
+/// After so long without any sign from a host its connections end.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// Makes the connections of a client.
 pub type Connector = HttpsConnector<HttpConnector>;
 
@@ -43,15 +50,24 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn tcp() -> HttpConnector {
+fn tcp(connect: Duration) -> HttpConnector {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(Duration::from_secs(5)));
+    connector.set_connect_timeout(Some(connect));
+    // A host without power says nothing, not even that a connection is over. The kernel asks it; a busy server need not.
+    connector.set_keepalive(Some(SILENCE / 2));
+    connector.set_keepalive_interval(Some(SILENCE / 2));
+    connector.set_keepalive_retries(Some(2));
+    connector.set_tcp_user_timeout(Some(SILENCE));
     connector.enforce_http(false);
     connector
 }
 
-fn wrap(config: ClientConfig, server_name: Option<ServerName<'static>>) -> Connector {
+fn wrap(
+    config: ClientConfig,
+    server_name: Option<ServerName<'static>>,
+    connect: Duration,
+) -> Connector {
     let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
     let builder = match server_name {
         Some(name) => {
@@ -59,7 +75,7 @@ fn wrap(config: ClientConfig, server_name: Option<ServerName<'static>>) -> Conne
         }
         None => builder,
     };
-    builder.enable_http1().wrap_connector(tcp())
+    builder.enable_http1().wrap_connector(tcp(connect))
 }
 
 impl Tls {
@@ -68,9 +84,14 @@ impl Tls {
     /// # Errors
     /// The cryptography is not usable on this machine.
     pub fn plain() -> Result<Connector, ClientError> {
+        Self::plain_within(CONNECT)
+    }
+
+    /// The same, with the time that a connection may take to come about.
+    pub(crate) fn plain_within(connect: Duration) -> Result<Connector, ClientError> {
         let config =
             builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
-        Ok(wrap(config, None))
+        Ok(wrap(config, None, connect))
     }
 
     /// Makes connections by these files.
@@ -78,6 +99,11 @@ impl Tls {
     /// # Errors
     /// A file cannot be read or holds something else.
     pub fn connector(&self) -> Result<Connector, ClientError> {
+        self.connector_within(CONNECT)
+    }
+
+    /// The same, with the time that a connection may take to come about.
+    pub(crate) fn connector_within(&self, connect: Duration) -> Result<Connector, ClientError> {
         let mut roots = RootCertStore::empty();
         match &self.ca {
             Some(path) => {
@@ -110,7 +136,7 @@ impl Tls {
                 reason: format!("{name:?}: {e}; write a DNS name or an address"),
             })
         });
-        Ok(wrap(config, name.transpose()?))
+        Ok(wrap(config, name.transpose()?, connect))
     }
 }
 

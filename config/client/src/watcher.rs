@@ -1,9 +1,9 @@
 //! List and watch, over reconnects.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
-use hyper::{Method, body::Incoming};
+use hyper::body::Incoming;
 use serde_json::{Map, Value};
 use skein_model::{Kind, Object};
 use tracing::{debug, info};
@@ -13,6 +13,7 @@ use crate::{
     Client, ClientError, decode,
     events::{Parser, Raw},
     init,
+    send::Opened,
 };
 
 /// First and longest wait before connecting again.
@@ -39,14 +40,23 @@ pub enum Event {
     },
 }
 
-/// A stream of [`Event`]s that never ends: it connects again, with growing waits, and resumes where it was.
+/// An open answer of one replica.
+#[derive(Debug)]
+struct Stream {
+    replica: usize,
+    body: Incoming,
+    parser: Parser,
+}
+
+/// A stream of [`Event`]s that never ends: it connects again, with growing waits, and resumes where it was, also
+/// at another replica.
 #[derive(Debug)]
 pub struct Watcher {
     client: Client,
     types: String,
     /// All events up to this revision were handed out.
     complete: Option<u64>,
-    stream: Option<(Incoming, Parser)>,
+    stream: Option<Stream>,
     /// Objects of a snapshot in the making.
     collecting: Vec<Object>,
     wait: Duration,
@@ -104,7 +114,7 @@ impl Watcher {
 
     /// An event out of the bytes that are here already.
     fn buffered(&mut self) -> Option<Event> {
-        while let Some(raw) = self.stream.as_mut()?.1.next() {
+        while let Some(raw) = self.stream.as_mut()?.parser.next() {
             match self.interpret(&raw) {
                 Ok(Some(event)) => return Some(event),
                 Ok(None) => {}
@@ -124,7 +134,7 @@ impl Watcher {
     async fn fill(&mut self) -> Result<(), ClientError> {
         if self.stream.is_none() {
             let path = format!("/watch?resource_type={}", self.types);
-            let response = self.client.open(Method::GET, &path, None, self.complete).await?;
+            let Opened { response, replica } = self.client.open(&path, self.complete).await?;
             let status = response.status();
             if status.as_u16() == 410 {
                 debug!(since = self.complete, "the revision is no longer known; listing again");
@@ -132,20 +142,18 @@ impl Watcher {
                 return Ok(());
             }
             if !status.is_success() {
-                let bytes = response
-                    .into_body()
-                    .collect()
-                    .await
-                    .map_err(|e| self.client.unreachable(&e))?;
+                let body = response.into_body().collect().await;
+                let bytes = body.map_err(|e| self.client.unreachable(replica, &e))?;
                 let text = String::from_utf8_lossy(&bytes.to_bytes()).into_owned();
                 return Err(ClientError::Refused { status: status.as_u16(), text });
             }
             self.collecting.clear();
-            self.stream = Some((response.into_body(), Parser::default()));
+            let (body, parser) = (response.into_body(), Parser::default());
+            self.stream = Some(Stream { replica, body, parser });
         }
-        let Some((body, parser)) = &mut self.stream else { return Ok(()) };
-        let frame = tokio::time::timeout(SILENCE, body.frame()).await;
-        match frame {
+        let Some(Stream { replica, body, parser }) = &mut self.stream else { return Ok(()) };
+        let replica = *replica;
+        let error = match tokio::time::timeout(SILENCE, body.frame()).await {
             Ok(Some(Ok(frame))) => {
                 if let Some(bytes) = frame.data_ref() {
                     parser.push(bytes);
@@ -155,12 +163,15 @@ impl Watcher {
                     info!("watch of the configuration API works again");
                     self.failing = false;
                 }
-                Ok(())
+                return Ok(());
             }
-            Ok(Some(Err(error))) => Err(self.client.unreachable(&error)),
-            Ok(None) => Err(self.client.answer_error("the watch ended")),
-            Err(_) => Err(self.client.answer_error("the watch fell silent")),
-        }
+            Ok(Some(Err(error))) => self.client.unreachable(replica, &error),
+            Ok(None) => self.client.answer_error(replica, "the watch ended"),
+            Err(_) => self.client.answer_error(replica, "the watch fell silent"),
+        };
+        // The next one may know more; what ended here in order comes back soon.
+        self.client.replicas.failed(replica, Instant::now());
+        Err(error)
     }
 
     fn object(
@@ -184,11 +195,13 @@ impl Watcher {
                 })?;
                 // The last one carries the revision.
                 let Some(revision) = raw.id else { return Ok(None) };
+                self.client.replicas.saw(revision);
                 self.complete = Some(revision);
                 Ok(Some(Event::Snapshot(std::mem::take(&mut self.collecting), revision)))
             }
             "create" | "update" | "delete" => {
                 let revision = raw.id.ok_or("an event has no revision")?;
+                self.client.replicas.saw(revision);
                 let envelope: Map<String, Value> =
                     serde_json::from_str(&raw.data).map_err(|error| error.to_string())?;
                 let (name, fields) = envelope.into_iter().next().ok_or("an event is empty")?;

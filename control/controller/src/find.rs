@@ -28,13 +28,25 @@ pub(crate) async fn wait(
     let limit = Duration::from_millis(request.wait_ms.into()).min(WAIT_LIMIT);
     let mut news = shared.news();
     let mut missing = String::new();
+    let mut seen = false;
     let search = async {
         loop {
             news.mark_unchanged();
-            match shared.read(|core| find(core, node, request)) {
+            let (found, there) = shared.read(|core| {
+                (find(core, node, request), matches!(machine(core, request), Ok(Some(_))))
+            });
+            match found {
                 Ok(reply) => return Ok(reply),
                 Err(reason) => missing = reason,
             }
+            // What has a name may come back as another one of that name; what has a uuid is gone for good.
+            if seen && !there && !request.machine.is_empty() {
+                return Err(Status::aborted(format!(
+                    "virtual-machine {} was removed while its interfaces were waited for: the workload is being deleted",
+                    wanted(request)
+                )));
+            }
+            seen |= there;
             if news.changed().await.is_err() {
                 return Err(Status::unavailable("the controller is stopping"));
             }
@@ -43,19 +55,26 @@ pub(crate) async fn wait(
     tokio::time::timeout(limit, search).await.unwrap_or_else(|_| Err(Status::not_found(missing)))
 }
 
+/// The machine that is asked for; none is known, or what is wrong with the question.
+fn machine<'a>(core: &'a Core, request: &FindRequest) -> Result<Option<&'a Arc<Object>>, String> {
+    let graph = core.engine().graph();
+    if request.machine.is_empty() {
+        return Ok(graph.by_name(Kind::VIRTUAL_MACHINE, &FqName::single(&request.machine_name)));
+    }
+    let uuid = request.machine.parse().map_err(|_| format!("{:?} is no uuid", request.machine))?;
+    Ok(graph.get_kind(Kind::VIRTUAL_MACHINE, uuid))
+}
+
+/// What people call it.
+fn wanted(request: &FindRequest) -> &str {
+    if request.machine_name.is_empty() { &request.machine } else { &request.machine_name }
+}
+
 /// The machine's ports, or what is missing.
 fn find(core: &Core, node: &str, request: &FindRequest) -> Result<FindReply, String> {
     let graph = core.engine().graph();
-    let machine = if request.machine.is_empty() {
-        graph.by_name(Kind::VIRTUAL_MACHINE, &FqName::single(&request.machine_name))
-    } else {
-        let uuid =
-            request.machine.parse().map_err(|_| format!("{:?} is no uuid", request.machine))?;
-        graph.get_kind(Kind::VIRTUAL_MACHINE, uuid)
-    };
-    let wanted =
-        if request.machine_name.is_empty() { &request.machine } else { &request.machine_name };
-    let machine = machine.ok_or_else(|| {
+    let wanted = wanted(request);
+    let machine = machine(core, request)?.ok_or_else(|| {
         format!(
             "no virtual-machine {wanted} in the configuration: its orchestrator has not announced the \
              workload; of a pod its Events say why, and if they do not: is kube-manager running, and does it reach the \
@@ -169,4 +188,106 @@ fn annotations(object: &Object) -> Vec<KeyValue> {
 fn annotation(object: &Object, key: &str) -> Option<String> {
     let pairs: KeyValuePairs = object.property("annotations")?;
     pairs.key_value_pair.into_iter().find(|pair| pair.key.as_deref() == Some(key))?.value
+}
+
+#[cfg(test)]
+#[path = "../../compiler/tests/world/mod.rs"]
+mod world;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::world::{Build, id, network};
+    use super::*;
+    use serde_json::json;
+    use skein_model::Change;
+
+    fn changed(shared: &Shared, changes: &[Change]) {
+        shared.change(|core| core.configure(changes, 1, false));
+    }
+
+    fn machine() -> Change {
+        Build::new(Kind::VIRTUAL_MACHINE, "pod").put()
+    }
+
+    fn port() -> Change {
+        let annotations = json!({"key_value_pair": [{"key": "families", "value": "v4,v6"}]});
+        Build::new(Kind::VIRTUAL_MACHINE_INTERFACE, "pod")
+            .with(
+                "virtual_machine_interface_mac_addresses",
+                json!({"mac_address": ["02:00:00:00:00:01"]}),
+            )
+            .with("annotations", annotations)
+            .refer(Kind::VIRTUAL_NETWORK, "red")
+            .refer(Kind::VIRTUAL_MACHINE, "pod")
+            .put()
+    }
+
+    fn address(name: &str, address: &str) -> Change {
+        Build::new(Kind::INSTANCE_IP, name)
+            .with("instance_ip_address", json!(address))
+            .refer(Kind::VIRTUAL_NETWORK, "red")
+            .refer(Kind::VIRTUAL_MACHINE_INTERFACE, "pod")
+            .put()
+    }
+
+    /// A red network of both families, and somebody who waits for the pod's ports there.
+    async fn waiting() -> (Arc<Shared>, tokio::task::JoinHandle<Result<FindReply, Status>>) {
+        let shared = Arc::new(Shared::new("here".into()));
+        let mut changes = network("red", 1, &[]);
+        let subnet = |prefix: &str, length: u8| json!({"subnet": {"ip_prefix": prefix, "ip_prefix_len": length}});
+        let subnets = json!({"ipam_subnets": [subnet("10.1.0.0", 24), subnet("fd00:1::", 64)]});
+        let red = Build::new(Kind::VIRTUAL_NETWORK, "red")
+            .with("virtual_network_network_id", json!(1))
+            .refer_with(Kind::NETWORK_IPAM, "ipam", subnets);
+        changes.push(red.put());
+        changed(&shared, &changes);
+        let request = FindRequest {
+            machine: id(Kind::VIRTUAL_MACHINE, "pod").to_string(),
+            machine_name: "pod".into(),
+            wait_ms: 60_000,
+        };
+        let (asked, there) = (request.clone(), shared.clone());
+        let answer = tokio::spawn(async move { wait(&there, "node-1", &asked).await });
+        let missing = shared.read(|core| find(core, "node-1", &request)).unwrap_err();
+        assert!(missing.contains("no virtual-machine pod"), "{missing}");
+        (shared, answer)
+    }
+
+    #[tokio::test]
+    async fn the_answer_comes_with_the_last_address() {
+        let (shared, answer) = waiting().await;
+        let mut reasons = Vec::new();
+        for change in [machine(), port(), address("four", "10.1.0.5")] {
+            changed(&shared, &[change]);
+            tokio::task::yield_now().await;
+            assert!(!answer.is_finished());
+            let request = FindRequest { machine_name: "pod".into(), ..FindRequest::default() };
+            reasons.push(shared.read(|core| find(core, "node-1", &request)).unwrap_err());
+        }
+        for (reason, wanted) in
+            reasons.iter().zip(["has 0 of 1 interfaces", "no instance-ip", "no v6 instance-ip"])
+        {
+            assert!(reason.contains(wanted), "{reason}");
+        }
+        changed(&shared, &[address("six", "fd00:1::5")]);
+        let found = answer.await.unwrap().unwrap();
+        let prefixes: Vec<&str> =
+            found.ports[0].addresses.iter().map(|address| &*address.prefix).collect();
+        assert_eq!(prefixes, ["10.1.0.5/24", "fd00:1::5/64"]);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_machine_that_is_removed_hears_at_once() {
+        let (shared, answer) = waiting().await;
+        // Let it see each state: what comes and goes between two looks was never there.
+        tokio::task::yield_now().await;
+        changed(&shared, &[machine(), port()]);
+        tokio::task::yield_now().await;
+        let gone = [Kind::VIRTUAL_MACHINE_INTERFACE, Kind::VIRTUAL_MACHINE]
+            .map(|kind| Change::Delete(id(kind, "pod")));
+        changed(&shared, &gone);
+        let refused = answer.await.unwrap().unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Aborted, "{refused}");
+    }
 }

@@ -86,11 +86,24 @@ fn due(core: &Core) -> Vec<(Uuid, Value)> {
     due
 }
 
+/// Whether the API beside this controller is the one that writes. Of several controllers each may hear other nodes for a while,
+/// and would put right what the other one has just written; so the one beside the leader writes alone.
+async fn leads(client: &Client) -> bool {
+    let Ok(metrics) = client.text("/metrics").await else { return false };
+    let mut lines = metrics.lines().filter_map(|line| line.strip_prefix("skein_api_leader "));
+    // One that is alone does not speak of it.
+    lines.next().is_none_or(|value| value.trim() == "1")
+}
+
 /// Writes reports until the task is dropped.
 pub(crate) async fn report(client: Client, shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(INTERVAL).await;
-        for (policy, report) in shared.read(due) {
+        let due = shared.read(due);
+        if due.is_empty() || !leads(&client).await {
+            continue;
+        }
+        for (policy, report) in due {
             let fields = json!({ "staged_report": report });
             if let Err(error) = client.update(Kind::FIREWALL_POLICY, policy, fields).await {
                 debug!(%policy, %error, "a report is not written; tried again");

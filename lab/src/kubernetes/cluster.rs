@@ -4,7 +4,7 @@ use super::control_plane::{API_PORT, BootstrapToken, Plan};
 use super::node::{self, KubeNode, Prepared};
 use super::{Api, Authority, ClusterError, ControlPlane, KubePod, Programs, cgroups, files, image};
 use crate::command::run;
-use crate::{Host, Lab, LabError, LabOptions, Outside, Ran, wait_for};
+use crate::{Controllers, Host, Lab, LabError, LabOptions, Outside, Ran, wait_for};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -279,6 +279,17 @@ impl Cluster {
     /// A command that failed.
     pub fn add_host(&mut self, name: &str) -> Result<Host, ClusterError> {
         Ok(self.lab.host(name)?)
+    }
+
+    /// Adds hosts for several controllers, `ctl1` and so on, and starts these.
+    ///
+    /// # Errors
+    /// A command that failed; a program that did not start, with the end of its log.
+    pub fn add_controllers(&mut self, count: usize) -> Result<Controllers, ClusterError> {
+        let hosts: Result<Vec<Host>, LabError> =
+            (1..=count).map(|number| self.lab.host(&format!("ctl{number}"))).collect();
+        let folder = self.state().join("etcd");
+        Controllers::start(hosts?, &folder, &self.options.programs, &self.logs())
     }
 
     /// Adds a router at the edge of the underlay and a host beyond it.

@@ -4,7 +4,7 @@
 use super::control_plane::SERVICE_RANGE;
 use super::daemon::{Daemon, Line, Place};
 use super::{Cluster, ClusterError, KubeNode, files};
-use crate::{Host, Ran};
+use crate::{Controllers, Host, Ran};
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ pub struct SkeinNetwork {
     agents: Vec<Agent>,
     /// What makes configuration objects from Kubernetes' objects.
     pub manager: Daemon,
-    /// The controller with the configuration API; none: it is another cluster's.
+    /// The controller with the configuration API; none: it is another cluster's, or there are several.
     own_controller: Option<Daemon>,
     controller: Controller,
     /// Where the manager is.
@@ -77,6 +77,25 @@ struct Controller {
     host: Host,
     /// Its certificates and keys.
     pki: PathBuf,
+    /// Where its clients on other hosts find the configuration API: of several, all addresses.
+    api: String,
+    /// Where agents connect.
+    agents: Vec<String>,
+    /// There are several, none of them beside the manager.
+    several: bool,
+}
+
+impl Controller {
+    fn alone(host: Host, pki: PathBuf) -> Controller {
+        let address = host.ipv4();
+        Controller {
+            api: format!("https://{address}:{TLS_PORT}"),
+            agents: vec![format!("{address}:{AGENT_PORT}")],
+            host,
+            pki,
+            several: false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -115,7 +134,7 @@ impl SkeinNetwork {
         let mut daemon =
             Daemon::start("skein-controller", log, Place::Host(control_host.clone()), line)?;
         daemon.wait_ready(READY, || answers(&control_host, 8083))?;
-        let controller = Controller { host: control_host, pki: data.join("pki") };
+        let controller = Controller::alone(control_host, data.join("pki"));
         Self::with(cluster, options, controller, Some(daemon))
     }
 
@@ -129,6 +148,25 @@ impl SkeinNetwork {
         first: &SkeinNetwork,
     ) -> Result<SkeinNetwork, ClusterError> {
         Self::with(cluster, options, first.controller.clone(), None)
+    }
+
+    /// The same with several controllers, on hosts of their own.
+    ///
+    /// # Errors
+    /// As [`SkeinNetwork::install`].
+    pub fn install_on(
+        cluster: &Cluster,
+        options: &NetworkOptions,
+        controllers: &Controllers,
+    ) -> Result<SkeinNetwork, ClusterError> {
+        let controller = Controller {
+            host: controllers.host(0).clone(),
+            pki: controllers.pki(),
+            api: controllers.api(),
+            agents: controllers.for_agents(),
+            several: true,
+        };
+        Self::with(cluster, options, controller, None)
     }
 
     fn with(
@@ -197,7 +235,7 @@ impl SkeinNetwork {
         let line = Line::new(skeind)
             .arg("vrouter")
             .flag("node", format!("{}{}", options.node_prefix, node.name()))
-            .flag("controller", format!("{}:{AGENT_PORT}", self.controller.host.ipv4()))
+            .flag("controller", self.controller.agents.join(","))
             .flag("tunnel-address", host.ipv4())
             .flag("uplink", host.uplink())
             .flag("join-file", "/var/lib/skein/join")
@@ -311,11 +349,12 @@ fn start_manager(
         .flag("pod-subnets", options.pod_subnets.join(","))
         .flag("service-subnets", options.service_subnets.join(","))
         .args(&options.manager_arguments);
-    let line = if controller.host.namespace() == cluster.control_host().namespace() {
+    let beside = controller.host.namespace() == cluster.control_host().namespace();
+    let line = if beside && !controller.several {
         line.flag("api", format!("http://127.0.0.1:{API_PORT}"))
     } else {
-        let Controller { host, pki } = controller;
-        line.flag("api", format!("https://{}:{TLS_PORT}", host.ipv4()))
+        let Controller { pki, api, .. } = controller;
+        line.flag("api", api)
             .file("ca", &pki.join("ca.pem"))
             .file("cert", &pki.join("client.pem"))
             .file("key", &pki.join("client.key"))

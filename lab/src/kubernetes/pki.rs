@@ -126,7 +126,10 @@ impl Authority {
     }
 
     /// Writes a kubeconfig that authenticates by a token.
-    pub(crate) fn token_kubeconfig(&self, path: &Path, token: &str) -> Result<(), ClusterError> {
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn token_kubeconfig(&self, path: &Path, token: &str) -> Result<(), ClusterError> {
         self.write_kubeconfig(path, &json!({ "token": token }))
     }
 

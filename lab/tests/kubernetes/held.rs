@@ -101,6 +101,12 @@ impl Held {
         Held { beyond, service, watches }
     }
 
+    /// Where the pods are that policies let in some, `app=target`, and whom they let in there, `app=friend`.
+    #[allow(clippy::unused_self, reason = "there is such a namespace as long as it holds")]
+    pub(crate) fn namespace(&self) -> &'static str {
+        NAMESPACE
+    }
+
     /// Pods of a namespace, as they run now.
     fn running(cluster: &Cluster, namespace: &str, app: &str, count: usize) -> Vec<KubePod> {
         wait_for(&format!("pods {app} of {namespace}"), PODS_READY, || {

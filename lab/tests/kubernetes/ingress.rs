@@ -3,8 +3,8 @@
 use crate::outside::{POOL, World};
 use crate::support::web::Load;
 use crate::{
-    PATIENCE, PODS_GONE, PODS_READY, Steps, create_namespace, create_pod, ingress_certificates,
-    ingress_controller, networks,
+    PATIENCE, PODS_GONE, PODS_READY, Steps, create_namespace, create_pod, fronts,
+    ingress_certificates, ingress_controller, networks,
 };
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{
@@ -52,6 +52,7 @@ pub(crate) fn check(world: &World<'_>, network: &SkeinNetwork, steps: &mut Steps
     steps.done("an Ingress beside network policies");
     isolated(&front);
     steps.done("an Ingress in an isolated namespace");
+    fronts::check(&front, network, steps);
     renewed(&front, &shop);
     steps.done("TLS: names, another certificate, off and on");
     ingress_certificates::check(&front);
@@ -232,7 +233,7 @@ impl<'a> Front<'a> {
         self.addresses_of(&format!("{INGRESSES}/{name}"))
     }
 
-    fn addresses_of(&self, path: &str) -> [String; 2] {
+    pub(crate) fn addresses_of(&self, path: &str) -> [String; 2] {
         let made = self.cluster.api().wait("two addresses", path, PAGE, |object| {
             object["status"]["loadBalancer"]["ingress"][1]["ip"].is_string()
         });

@@ -12,7 +12,9 @@
 #![allow(clippy::print_stdout, reason = "how long the steps took is for whoever reads a failure")]
 
 mod dns;
+mod fail_closed;
 mod followed;
+mod fronts;
 mod held;
 mod ingress;
 mod ingress_certificates;
@@ -31,7 +33,9 @@ mod policy_cases;
 mod random_policies;
 mod reboot;
 mod refusals;
+mod replicas;
 mod restarts;
+mod sandboxes;
 mod secondary;
 mod service_flows;
 mod services;
@@ -39,7 +43,9 @@ mod staged;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+mod users;
 mod watch;
+mod wide_action;
 
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{
@@ -132,8 +138,9 @@ fn wait_answer(from: &KubePod, target: &str) -> ProbeAnswer {
 #[test]
 fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     let mut steps = Steps::start();
-    let mut cluster = Cluster::start("k8s", ClusterOptions::new(&programs::folder()))
-        .unwrap_or_else(|error| panic!("{error}"));
+    let mut options = ClusterOptions::new(&programs::folder());
+    let webhook = users::Webhook::ask_it(&mut options);
+    let mut cluster = Cluster::start("k8s", options).unwrap_or_else(|error| panic!("{error}"));
     steps.done("Kubernetes");
     assert_kubelets_joined_by_requests(&cluster);
     let upstream = dns::upstream(cluster.control_host());
@@ -189,6 +196,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     node_ports::check(&cluster, &pods, &mut steps);
     dns::check(&cluster, &mut network, &upstream, &pods, &mut steps);
     policies::check(&cluster, &mut steps);
+    wide_action::check(&cluster, &mut network, &options, &pods[2], &mut steps);
     staged::check(&cluster, &network, &pods, &mut steps);
     let refused = refusals::start(&cluster);
     networks::check(&cluster, &network, &pods, &mut steps);
@@ -198,12 +206,16 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     let beyond = outside::Beyond::start(&mut cluster);
     let world = beyond.world(&cluster);
     let ways = outside::check(&world, &network, &pods, &mut steps);
+    replicas::check(&world, &mut steps);
     ingress::check(&world, &network, &mut steps);
     world.ways_are_open(&ways);
+    let users = users::Users::start(&cluster, &mut steps);
     let held = held::Held::start(&cluster, beyond, &pods);
     held.check(&cluster, "the start");
     steps.done("policies, services and ways that are to hold");
+    sandboxes::check(&cluster, &held, &mut steps);
     restarts::check(&mut cluster, &mut network, &options, &held, &pods, &mut steps);
+    users.end(&cluster, &mut steps);
     reboot::check(&mut cluster, &mut network, &held, &mut steps);
     held.end(&cluster, &mut steps);
 
@@ -211,6 +223,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     drop(network);
     drop(upstream);
     drop(cluster);
+    drop(webhook);
     steps.done("clean-up");
     assert_nothing_is_left("k8s", &[&state, &tree]);
 }

@@ -68,7 +68,7 @@ impl World<'_> {
     }
 
     /// Each pod is answered by the world, which sees it by this address.
-    fn sees(&self, pods: &[KubePod], seen: impl Fn(&KubePod) -> String) {
+    pub(crate) fn sees(&self, pods: &[KubePod], seen: impl Fn(&KubePod) -> String) {
         for pod in pods {
             wait_for(&format!("{} to reach the world", pod.name), PATIENCE, || {
                 let outcomes = pod.ask(self.target, ANSWER).unwrap();
@@ -83,7 +83,7 @@ impl World<'_> {
     }
 
     /// The address of a pod's node in the underlay.
-    fn node_of(&self, pod: &KubePod) -> String {
+    pub(crate) fn node_of(&self, pod: &KubePod) -> String {
         let mut nodes = self.cluster.nodes().iter();
         nodes.find(|node| node.name() == pod.node).unwrap().host().ipv4().to_string()
     }
@@ -102,7 +102,7 @@ impl World<'_> {
     }
 
     /// Each pod answers the world, and sees it by its own address.
-    fn reaches(&self, pods: &[KubePod]) {
+    pub(crate) fn reaches(&self, pods: &[KubePod]) {
         let own = format!("{}:", self.outside.addresses().0);
         for pod in pods {
             let targets = ["tcp", "udp", "sctp"].map(|p| format!("{p}:{}:80", pod.address));
@@ -118,7 +118,7 @@ impl World<'_> {
         }
     }
 
-    fn assert_kept_out(&self, pods: &[KubePod]) {
+    pub(crate) fn assert_kept_out(&self, pods: &[KubePod]) {
         let targets: Vec<String> = pods.iter().map(|p| format!("tcp:{}:80", p.address)).collect();
         for outcome in self.ask(&targets, SILENCE) {
             assert!(!outcome.answered(), "{outcome:?}");
@@ -313,14 +313,14 @@ fn answering(outcomes: &[ProbeOutcome]) -> BTreeSet<String> {
 }
 
 /// A service of type LoadBalancer.
-struct Balanced<'a> {
+pub(crate) struct Balanced<'a> {
     world: &'a World<'a>,
     path: String,
     targets: Vec<String>,
 }
 
 impl<'a> Balanced<'a> {
-    fn new(
+    pub(crate) fn new(
         world: &'a World<'a>,
         namespace: &str,
         annotations: &Value,
@@ -350,7 +350,7 @@ impl<'a> Balanced<'a> {
     }
 
     /// Waits until exactly these answer the world; "-" is nobody.
-    fn answers(&self, members: &BTreeSet<String>) {
+    pub(crate) fn answers(&self, members: &BTreeSet<String>) {
         let timeout = if members.contains("-") { SILENCE } else { ANSWER };
         wait_for(&format!("{} to answer the world by {members:?}", self.path), PATIENCE, || {
             let now = answering(&self.world.ask(&self.targets, timeout));
@@ -359,7 +359,7 @@ impl<'a> Balanced<'a> {
         .unwrap_or_else(|error| panic!("{error}"));
     }
 
-    fn remove(self) {
+    pub(crate) fn remove(self) {
         self.world.cluster.api().delete(&self.path).unwrap();
     }
 }

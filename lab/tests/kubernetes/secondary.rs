@@ -4,7 +4,7 @@ use crate::networks::{assert_answers, assert_reach, on_every_node};
 use crate::services::answered_by;
 use crate::{
     ANSWER, PATIENCE, PODS_READY, Steps, all_answered, ask_from_host, create_namespace, create_pod,
-    dns, wait_answer,
+    dns, fail_closed, wait_answer,
 };
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE};
@@ -54,6 +54,11 @@ pub(crate) fn check(cluster: &Cluster, others: &[KubePod], steps: &mut Steps) {
     steps.done("services on a second network");
     policies(cluster, &own);
     steps.done("policies on a second network");
+    let askers = own[1..].iter().map(|side| side.pod.clone()).collect::<Vec<_>>();
+    let subject = json!({"matchLabels": own[0].pod.object["metadata"]["labels"]});
+    fail_closed::of_other_networks(cluster, &askers, &own[0].address, &subject);
+    fail_closed::of_administrators(cluster, &others[..3]);
+    steps.done("policies that nobody understands fail closed");
     three_networks(cluster, others);
     steps.done("three networks in an isolated namespace, one of another");
     for side in &own {

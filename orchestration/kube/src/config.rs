@@ -9,7 +9,8 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ManagerConfig {
-    /// The configuration API: `https://HOST:PORT`, or `http://` on the machine itself.
+    /// The configuration API: `https://HOST:PORT`, or `http://` on the machine itself; of several controllers all addresses,
+    /// with commas in between.
     pub api: String,
     /// Certificates of the authority that vouches for the API, PEM; none: those the machine trusts.
     pub ca: Option<PathBuf>,

@@ -21,7 +21,7 @@ use crate::plan::Write;
 use crate::settings::Settings;
 use crate::tellings::Told;
 use skein_model::{FqName, Graph, Kind};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 use uuid::Uuid;
 use work::State;
@@ -102,6 +102,8 @@ pub struct Core {
     owners: HashMap<Uuid, Key>,
     states: HashMap<Key, State>,
     marked: BTreeSet<Key>,
+    /// Marked pods that had nothing yet, in the order in which they were marked; some may be done meanwhile.
+    fresh: VecDeque<Key>,
     /// Owners by what they wait for.
     waiting: HashMap<(Kind, FqName), BTreeSet<Key>>,
     waiting_gone: HashMap<Uuid, BTreeSet<Key>>,
@@ -138,6 +140,7 @@ impl Core {
             owners: HashMap::new(),
             states: HashMap::new(),
             marked: BTreeSet::new(),
+            fresh: VecDeque::new(),
             waiting: HashMap::new(),
             waiting_gone: HashMap::new(),
             later: BTreeMap::new(),
@@ -210,6 +213,14 @@ impl Core {
         }
     }
 
+    /// The owner of a pod that should have ports and has nothing yet.
+    #[must_use]
+    pub fn new_pod(&self, object: &KubeObject) -> Option<Key> {
+        let KubeObject::Pod(pod) = object else { return None };
+        let key = Key::new(Sort::Pod, &pod.meta.namespace, &pod.meta.name);
+        (pod.is_attached() && !self.owned.contains_key(&key)).then_some(key)
+    }
+
     /// A Kubernetes object is gone.
     pub fn kube_delete(&mut self, object: &KubeObject) {
         if let Some(changed) = self.cache.delete(object) {
@@ -226,7 +237,24 @@ impl Core {
 
     /// Marks an owner.
     pub fn mark(&mut self, key: Key) {
+        let fresh = key.sort == Sort::Pod && !self.owned.contains_key(&key);
+        if fresh && !self.marked.contains(&key) {
+            self.fresh.push_back(key.clone());
+        }
         self.marked.insert(key);
+    }
+
+    /// The next owner to look at: pods come last, when the policies about them are known, and new ones, which cannot start
+    /// before, go before others that change, in their order: nobody overtakes them by its name.
+    fn next_marked(&mut self) -> Option<Key> {
+        if self.marked.first()?.sort == Sort::Pod {
+            while let Some(key) = self.fresh.pop_front() {
+                if self.marked.remove(&key) {
+                    return Some(key);
+                }
+            }
+        }
+        self.marked.pop_first()
     }
 
     /// Marks everyone: resync. It repairs any drift, whatever caused it.
@@ -259,7 +287,7 @@ impl Core {
         }
         let mut out = Vec::new();
         while self.busy < limit {
-            let Some(key) = self.marked.pop_first() else {
+            let Some(key) = self.next_marked() else {
                 if self.complete {
                     break;
                 }

@@ -439,3 +439,27 @@ async fn virtual_routers_are_told_their_nodes_zone_and_addresses() {
     assert_eq!(note(&bench.must(Kind::VIRTUAL_ROUTER, router).await, "zone"), Some("west"));
     assert_eq!(bench.log, Vec::<String>::new(), "no write was refused");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_pods_go_before_changes_of_others_in_the_order_in_which_they_came() {
+    let mut bench = Bench::new().await;
+    bench.put(namespace("shop", "", ""));
+    let old: Vec<String> = (0..8).map(|n| format!("a{n}")).collect();
+    for name in &old {
+        bench.put(pod("shop", name, "", ""));
+    }
+    bench.settle().await;
+    // Each of these is a write, and their names come first.
+    for name in &old {
+        bench.put(pod("shop", name, "version: '2'", ""));
+    }
+    for name in ["z", "m"] {
+        bench.put(pod("shop", name, "", ""));
+    }
+    let now = std::time::Duration::from_secs(3600);
+    let order: Vec<String> = (1..=3)
+        .flat_map(|busy| bench.core.poll(now, busy))
+        .map(|w| w.key.name.to_string())
+        .collect();
+    assert_eq!(order, ["z", "m", "a0"]);
+}

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub struct AgentConfig {
     /// Name of the virtual-router object; also the subject of the certificate.
     pub node: String,
-    /// Controllers as `host:port`, at most two are used.
+    /// All controllers as `host:port`, five at most: each has to know every node.
     pub controllers: Vec<String>,
     /// Where other nodes send encapsulated packets; absent: the first global address of the uplink.
     pub tunnel_address: Option<IpAddr>,

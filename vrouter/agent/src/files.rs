@@ -9,7 +9,7 @@ use std::path::Path;
 /// What the new content must survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durability {
-    /// The end of the process. After a loss of power the file is whole, but may be the old one.
+    /// The end of the process, and no wait for the disk. After a loss of power the file may be the old one, or empty.
     Process,
     /// Loss of power.
     Machine,
@@ -36,8 +36,8 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], durable: Durability) -> Result<
         .and_then(|mut file| {
             file.write_all(bytes)?;
             // A rename may reach the disk before the bytes do: without this a loss of power could
-            // leave an empty file, and a daemon that refuses to start on it.
-            file.sync_all()
+            // leave an empty file.
+            if durable == Durability::Machine { file.sync_all() } else { Ok(()) }
         });
     written.map_err(AgentError::file("write", &aside))?;
     std::fs::rename(&aside, path).map_err(AgentError::file("replace", path))?;

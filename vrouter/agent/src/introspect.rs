@@ -480,6 +480,7 @@ fn metrics_text(node: &mut Node) -> String {
     for (name, help, value) in gauges {
         let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} gauge\n{name} {value}");
     }
+    text.push_str(&node.times.text());
     text.push_str(&crate::staged::metrics(node));
     let name = "skein_agent_drop_events_total";
     let _ = writeln!(text, "# HELP {name} Sampled drop events.\n# TYPE {name} counter");

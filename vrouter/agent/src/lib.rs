@@ -20,6 +20,7 @@ mod look;
 mod node;
 mod pod_service;
 mod port_service;
+mod port_times;
 mod ports;
 mod run;
 pub mod saved;

@@ -7,6 +7,7 @@ mod controllers;
 mod ports;
 
 use crate::kernel::Kernel;
+use crate::port_times::{PortTimes, Step};
 use crate::ports::{NodeState, PendingRelease, PortRecord, Ports};
 use crate::saved::Saver;
 use crate::state::{Core, LocalPort};
@@ -112,12 +113,17 @@ pub(crate) struct Node {
     name: String,
     directory: PathBuf,
     controllers: Vec<Controller>,
-    waiting: Vec<(Uuid, oneshot::Sender<()>)>,
+    /// Ports whose policy is not in force yet, since when, and who waits for it.
+    waiting: Vec<(Uuid, Instant, oneshot::Sender<()>)>,
+    pub(crate) times: PortTimes,
     /// Sub-interfaces that controllers were asked for.
     nested_interest: BTreeSet<Uuid>,
     published: BTreeMap<(String, String, String), wire::LocalRoute>,
     saver: Saver,
+    /// Since when something waits for the saver: the controllers' word, or the node's own state.
     unsaved_since: Option<Instant>,
+    unsaved_word: bool,
+    uncopied: bool,
     saved_state: NodeState,
     told_revision: u64,
     timeouts: Timeouts,
@@ -174,9 +180,12 @@ impl Node {
             directory: setup.directory,
             controllers: setup.controllers.into_iter().map(controller).collect(),
             waiting: Vec::new(),
+            times: PortTimes::default(),
             nested_interest: BTreeSet::new(),
             published: BTreeMap::new(),
             unsaved_since: None,
+            unsaved_word: false,
+            uncopied: false,
             saved_state: setup.state,
             told_revision: 0,
             unclaimed: BTreeMap::new(),
@@ -233,8 +242,9 @@ impl Node {
             let due = self.unsaved_since.is_some_and(|since| since.elapsed() >= SAVE_DELAY);
             if due || (!open && self.unsaved_since.is_some()) {
                 self.unsaved_since = None;
-                let (intent, routes) = self.core.saved();
-                self.saver.save(intent, routes);
+                let word = std::mem::take(&mut self.unsaved_word).then(|| self.core.saved());
+                let state = std::mem::take(&mut self.uncopied).then(|| self.saved_state.clone());
+                self.saver.save(word, state);
             }
             if !open {
                 return;
@@ -305,9 +315,9 @@ impl Node {
         self.save_state();
         self.publish();
         let core = &self.core;
-        for (_, reply) in
-            self.waiting.extract_if(.., |(uuid, _)| core.port_problem(*uuid).is_none())
-        {
+        let in_force = |uuid: Uuid| core.port_problem(uuid).is_none();
+        for (_, since, reply) in self.waiting.extract_if(.., |(uuid, ..)| in_force(*uuid)) {
+            self.times.took(Step::Policy, since.elapsed());
             let _ = reply.send(());
         }
         if self.core.revision() != self.told_revision && self.apply_failure.is_none() {
@@ -405,12 +415,17 @@ impl Node {
             releases: self.releases.clone(),
             making: self.making.clone(),
             numbers: self.core.numbers().clone(),
+            boot: self.saved_state.boot.clone(),
         };
         if state == self.saved_state {
             return;
         }
         match state.save(&self.directory) {
-            Ok(()) => self.saved_state = state,
+            Ok(()) => {
+                self.saved_state = state;
+                self.uncopied = true;
+                self.unsaved_since.get_or_insert_with(Instant::now);
+            }
             Err(error) => tracing::warn!(%error, "ports are not saved: free disk space"),
         }
     }

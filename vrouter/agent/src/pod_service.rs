@@ -2,6 +2,7 @@
 
 use crate::node::Node;
 use crate::port_service::{PortService, Refusal, Reply, addresses, read};
+use crate::port_times::Step;
 use crate::ports::{PodPlace, PortRecord};
 use axum::body::Bytes;
 use axum::extract::State;
@@ -72,16 +73,30 @@ impl PortService {
             let hint = "see that a controller runs and `skein status` shows this node connected";
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint, true)
         };
-        let mut last = away("no controller is connected: a new pod's ports cannot be found".into());
+        // All at once: they know the same, and one may be silent.
+        let mut asked = tokio::task::JoinSet::new();
         for channel in self.channels.connected() {
-            let mut client = PortsClient::new(channel);
-            let asked = client.find(request.clone());
-            let status = match tokio::time::timeout(wait + FIND_SLACK, asked).await {
+            let request = request.clone();
+            asked.spawn(async move {
+                let mut client = PortsClient::new(channel);
+                match tokio::time::timeout(wait + FIND_SLACK, client.find(request)).await {
+                    Ok(answer) => answer,
+                    Err(_) => Err(tonic::Status::deadline_exceeded(
+                        "the controller did not answer in time",
+                    )),
+                }
+            });
+        }
+        let mut last = Unanswered::Away(away(
+            "no controller is connected: a new pod's ports cannot be found".into(),
+        ));
+        while let Some(answer) = asked.join_next().await {
+            let status = match answer {
                 Ok(Ok(reply)) => return Ok(reply.into_inner()),
                 Ok(Err(status)) => status,
-                Err(_) => tonic::Status::deadline_exceeded("the controller did not answer in time"),
+                Err(_) => tonic::Status::unavailable("the agent is stopping"),
             };
-            last = match status.code() {
+            match status.code() {
                 // It waited, and this is what was missing to the end.
                 Code::NotFound => {
                     let message = format!("{} ({} s waited)", status.message(), wait.as_secs());
@@ -89,6 +104,12 @@ impl PortService {
                                 the call may be repeated";
                     let refusal =
                         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint, true);
+                    last = Unanswered::Refused(refusal);
+                }
+                Code::Aborted => {
+                    let hint = "it needs no network any more";
+                    let refusal =
+                        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, status.message(), hint, true);
                     return Err(Unanswered::Refused(refusal));
                 }
                 Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated => {
@@ -96,10 +117,12 @@ impl PortService {
                     let refusal = Refusal::new(StatusCode::CONFLICT, status.message(), hint, false);
                     return Err(Unanswered::Refused(refusal));
                 }
-                _ => away(status.message().to_owned()),
-            };
+                // What one found missing says more than that another is away.
+                _ if matches!(last, Unanswered::Refused(_)) => {}
+                _ => last = Unanswered::Away(away(status.message().to_owned())),
+            }
         }
-        Err(Unanswered::Away(last))
+        Err(last)
     }
 }
 
@@ -111,7 +134,9 @@ pub(crate) async fn prepare(State(service): State<PortService>, body: Bytes) -> 
     if let Some(pod) = known.ok_or_else(Refusal::stopping)? {
         return Ok(axum::Json(pod));
     }
+    let asked = Instant::now();
     let found = service.find(&prepare, FIND_WAIT).await?;
+    let took = asked.elapsed();
     let records = records(&prepare, &found).map_err(|what| {
         let message = format!("the pod's ports are not usable: {what}");
         let hint = "correct the pod's annotations, or what its orchestrator made of them";
@@ -119,6 +144,7 @@ pub(crate) async fn prepare(State(service): State<PortService>, body: Bytes) -> 
     })?;
     let container = prepare.container;
     let registered = service.node.ask(move |node| {
+        node.times.took(Step::Objects, took);
         node.register(records);
         describe(node, &container)
     });

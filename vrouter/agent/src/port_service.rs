@@ -4,6 +4,7 @@
 
 use crate::node::NodeHandle;
 use crate::pod_service;
+use crate::port_times::Step;
 use crate::ports::PortRecord;
 use crate::session::Channels;
 use axum::Router;
@@ -19,13 +20,13 @@ use skein_proto::ports::ports_client::PortsClient;
 use skein_proto::ports::{EnsureReply, EnsureRequest, ReleaseRequest};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedMutexGuard};
 use tonic::Code;
 
 /// How long `bind` waits for the controller's word to be in force.
 pub(crate) const BIND_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a controller may take to make a port's objects.
+/// How long a controller may take to make a port's objects. One that is silent is noticed sooner, by its connection.
 const ENSURE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Releases that failed are tried again this often.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(2);
@@ -182,6 +183,7 @@ impl PortService {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message, hint, true)
         };
         let mut last = away("no controller is connected: no new port can be made".into());
+        let (mut missing, mut silent) = (None, false);
         for channel in self.channels.connected() {
             let mut client = PortsClient::new(channel);
             let status = match tokio::time::timeout(ENSURE_TIMEOUT, client.ensure(request.clone()))
@@ -203,11 +205,18 @@ impl PortService {
             );
             if refused {
                 let hint = "correct the network configuration, or make what it names";
-                return Err(Refusal::new(StatusCode::CONFLICT, status.message(), hint, false));
+                let refusal = Refusal::new(StatusCode::CONFLICT, status.message(), hint, false);
+                if status.code() != Code::NotFound {
+                    return Err(refusal);
+                }
+                // What was made a moment ago may be known to the next one already.
+                missing.get_or_insert(refusal);
+                continue;
             }
+            silent = true;
             last = away(status.message().to_owned());
         }
-        Err(last)
+        Err(missing.filter(|_| !silent).unwrap_or(last))
     }
 }
 
@@ -241,6 +250,7 @@ async fn prepare(State(service): State<PortService>, body: Bytes) -> Reply<Port>
     }
     let key = prepare.key.clone();
     service.node.ask(move |node| node.begin(&key)).await.ok_or_else(Refusal::stopping)?;
+    let asked = Instant::now();
     let made = service.ensure(&prepare).await.and_then(|made| {
         record(&prepare, &made).map_err(|what| {
             let message = format!("the controller's answer is not usable: {what}");
@@ -258,10 +268,11 @@ async fn prepare(State(service): State<PortService>, body: Bytes) -> Reply<Port>
             return Err(refusal);
         }
     };
-    let key = prepare.key.clone();
+    let (key, took) = (prepare.key.clone(), asked.elapsed());
     let port = service
         .node
         .ask(move |node| {
+            node.times.took(Step::Objects, took);
             node.register(vec![record]);
             describe(node, &key)
         })

@@ -6,7 +6,7 @@ use crate::state::Numbers;
 use serde::{Deserialize, Serialize};
 use skein_cni::port_api::{Port, PortAddress, PortKey};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 /// A port as it is kept on disk.
@@ -106,37 +106,114 @@ pub struct NodeState {
     /// Labels and VRF numbers.
     #[serde(default)]
     pub numbers: Numbers,
+    /// Which start of the machine this is of, as the kernel calls it.
+    #[serde(default)]
+    pub boot: String,
 }
 
 impl NodeState {
-    /// File name within the data directory.
+    /// File name within the data directory: what an agent that is killed finds again.
     pub const FILE: &'static str = "node.json";
+    /// A copy that is a moment older and survives a loss of power, which takes the workloads with it.
+    pub const COPY: &'static str = "node.copy.json";
 
-    /// Reads the state of the last run; a missing file is a new node.
+    /// Reads the state of the last run; without a file this is a new node. `boot` is this start of the machine: the state of another one
+    /// may be a moment older than what other nodes know of this one.
     ///
     /// # Errors
-    /// The file is there and not readable.
-    pub fn load(directory: &Path) -> Result<Self, AgentError> {
-        let path = directory.join(Self::FILE);
-        let Some(bytes) = files::read(&path)? else { return Ok(Self::default()) };
+    /// The file is there, and neither it nor its copy is readable.
+    pub fn load(directory: &Path, boot: &str) -> Result<Self, AgentError> {
+        let found = Self::newest(directory)?;
+        let is_new = found.is_none();
+        let mut state = found.unwrap_or_default();
+        if is_new {
+            state.numbers.begin_anywhere();
+        } else if state.boot != boot {
+            state.numbers.skip_forgotten();
+        }
+        boot.clone_into(&mut state.boot);
+        Ok(state)
+    }
+
+    fn newest(directory: &Path) -> Result<Option<Self>, AgentError> {
+        match Self::read(directory.join(Self::FILE)) {
+            Ok(Some(state)) => Ok(Some(state)),
+            Ok(None) => Self::read(directory.join(Self::COPY)),
+            Err(damaged) => match Self::read(directory.join(Self::COPY)) {
+                Ok(Some(copy)) => {
+                    tracing::warn!(%damaged, "the copy of the node's state is used");
+                    Ok(Some(copy))
+                }
+                _ => Err(damaged),
+            },
+        }
+    }
+
+    fn read(path: PathBuf) -> Result<Option<Self>, AgentError> {
+        let Some(bytes) = files::read(&path)? else { return Ok(None) };
         serde_json::from_slice(&bytes)
+            .map(Some)
             .map_err(|error| AgentError::Damaged { path, reason: error.to_string() })
     }
 
-    /// Replaces the state on disk.
+    /// Replaces the state, without a wait for the disk: new pods wait for this.
     ///
     /// # Errors
     /// The disk refused; the old state is still there.
     pub fn save(&self, directory: &Path) -> Result<(), AgentError> {
-        let path = directory.join(Self::FILE);
+        self.write(&directory.join(Self::FILE), files::Durability::Process)
+    }
+
+    /// Replaces the copy, and waits until it is on the disk.
+    ///
+    /// # Errors
+    /// The disk refused; the old copy is still there.
+    pub fn save_copy(&self, directory: &Path) -> Result<(), AgentError> {
+        self.write(&directory.join(Self::COPY), files::Durability::Machine)
+    }
+
+    fn write(&self, path: &Path, durable: files::Durability) -> Result<(), AgentError> {
         let bytes = serde_json::to_vec(self).map_err(|error| AgentError::Damaged {
-            path: path.clone(),
+            path: path.to_owned(),
             reason: error.to_string(),
         })?;
-        // A killed agent loses nothing. A machine that loses power loses its workloads with the file.
-        files::replace(&path, &bytes, files::Durability::Process)
+        files::replace(path, &bytes, durable)
     }
 }
 
 /// Ports by key.
 pub(crate) type Ports = BTreeMap<PortKey, PortRecord>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(releases: &[&str]) -> NodeState {
+        let key = |container: &&str| PortKey {
+            container: (*container).to_owned(),
+            interface: "eth0".to_owned(),
+        };
+        let releases = releases.iter().map(|one| PendingRelease { key: key(one) }).collect();
+        NodeState { releases, boot: "this one".into(), ..NodeState::default() }
+    }
+
+    #[test]
+    fn what_a_loss_of_power_damages_has_a_copy() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let load = || NodeState::load(folder, "this one");
+        assert_eq!(load().unwrap().releases, [], "a new node");
+        state(&["one"]).save_copy(folder).unwrap();
+        assert_eq!(load().unwrap(), state(&["one"]), "the file is not there yet");
+        state(&["one", "two"]).save(folder).unwrap();
+        assert_eq!(load().unwrap(), state(&["one", "two"]));
+        let later = NodeState::load(folder, "another").unwrap();
+        assert_eq!(later.releases, state(&["one", "two"]).releases);
+        assert_ne!(later.numbers, Numbers::default(), "labels that are forgotten are left out");
+        std::fs::write(folder.join(NodeState::FILE), b"").unwrap();
+        assert_eq!(load().unwrap(), state(&["one"]));
+        std::fs::write(folder.join(NodeState::COPY), b"{").unwrap();
+        let error = load().unwrap_err().to_string();
+        assert!(error.contains(NodeState::FILE), "{error}");
+    }
+}

@@ -22,8 +22,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
-/// More controllers than this are not used.
-const CONTROLLERS_USED: usize = 2;
+/// More controllers than this are refused: each is told everything, and tells it.
+const MOST_CONTROLLERS: usize = 5;
 /// How often the age of the certificate is looked at.
 const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
 
@@ -44,8 +44,7 @@ pub async fn run(
         .map_err(AgentError::file("create", &config.data_dir))?;
     let underlay = Underlay::find(&config)?;
     ensure_bpffs(&config.pin_dir)?;
-    let controllers: Vec<String> =
-        config.controllers.iter().take(CONTROLLERS_USED).cloned().collect();
+    let controllers = config.controllers.clone();
     let (dns, dns_sockets) = dns::new(&config, underlay.tunnel_address);
     let machine_address = Some(underlay.tunnel_address)
         .filter(std::net::IpAddr::is_ipv4)
@@ -111,6 +110,10 @@ fn check(config: &AgentConfig) -> Result<(), AgentError> {
     if config.controllers.iter().any(|address| !address.contains(':')) {
         return wrong("controllers", "write each as `host:port`");
     }
+    if config.controllers.len() > MOST_CONTROLLERS {
+        // Every node has to be known to every controller, so none may be left out in silence.
+        return wrong("controllers", "name at most five; three stand the loss of any one");
+    }
     if config.dns.port == 0 || config.dns.first_view_port < 1024 {
         return wrong("dns", "port must not be 0, first_view_port not below 1024");
     }
@@ -127,7 +130,9 @@ fn start_node(
     dns: dns::Dns,
     health: watch::Sender<health_port::Checks>,
 ) -> Result<(NodeHandle, std::thread::JoinHandle<()>), AgentError> {
-    let state = NodeState::load(&config.data_dir)?;
+    // Without a name every start is taken for the same one.
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let state = NodeState::load(&config.data_dir, boot.trim())?;
     let mut kernel = Kernel::open(
         &skein_datapath::Config::new(&config.pin_dir),
         underlay.clone(),

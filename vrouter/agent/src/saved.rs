@@ -1,8 +1,9 @@
-//! The controllers' last word on disk, so that a node starts without them (headless).
+//! The controllers' last word on disk, so that a node starts without them (headless), and what else can wait for the disk.
 //!
 //! The file holds the protocol's own messages, each with its length before it: what a controller would
 //! send to bring a new agent up to date.
 
+use crate::ports::NodeState;
 use crate::{AgentError, files};
 use prost::Message;
 use skein_proto::session::{Intent, Routes};
@@ -36,22 +37,34 @@ pub fn save(directory: &Path, intent: &Intent, routes: &Routes) -> Result<(), Ag
     files::replace(&directory.join(FILE), &bytes, files::Durability::Machine)
 }
 
+/// What is to be written; only the last of each counts.
+#[derive(Default)]
+struct Work {
+    word: Option<(Intent, Routes)>,
+    state: Option<NodeState>,
+}
+
 /// Writes on a thread of its own: an fsync takes milliseconds, and the core has packets' routes to write.
 pub(crate) struct Saver {
-    queue: Option<mpsc::Sender<(Intent, Routes)>>,
+    queue: Option<mpsc::Sender<Work>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Saver {
     pub(crate) fn start(directory: PathBuf) -> Self {
-        let (queue, work) = mpsc::channel::<(Intent, Routes)>();
+        let (queue, work) = mpsc::channel::<Work>();
         let thread = std::thread::spawn(move || {
-            while let Ok(mut latest) = work.recv() {
-                // Only the last word counts.
+            while let Ok(Work { mut word, mut state }) = work.recv() {
                 while let Ok(newer) = work.try_recv() {
-                    latest = newer;
+                    word = newer.word.or(word);
+                    state = newer.state.or(state);
                 }
-                if let Err(error) = save(&directory, &latest.0, &latest.1) {
+                if let Some(Err(error)) = state.map(|state| state.save_copy(&directory)) {
+                    tracing::warn!(%error, "the copy of the node's state is not saved: free disk space");
+                }
+                if let Some(Err(error)) =
+                    word.map(|(intent, routes)| save(&directory, &intent, &routes))
+                {
                     tracing::warn!(%error, "the last intent is not saved: a restart would need a controller");
                 }
             }
@@ -59,9 +72,9 @@ impl Saver {
         Self { queue: Some(queue), thread: Some(thread) }
     }
 
-    pub(crate) fn save(&self, intent: Intent, routes: Routes) {
+    pub(crate) fn save(&self, word: Option<(Intent, Routes)>, state: Option<NodeState>) {
         if let Some(queue) = &self.queue {
-            let _ = queue.send((intent, routes));
+            let _ = queue.send(Work { word, state });
         }
     }
 }

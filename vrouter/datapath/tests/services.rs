@@ -9,88 +9,13 @@
 )]
 
 mod bed;
+use bed::balanced::*;
 use bed::whole::{Whole, whole};
 use bed::*;
 use skein_datapath::{DropReason as R, *};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
-
-/// VRF of the services; members are reached there, by contexts.
-const SERVICES: u32 = 2;
-const WEB: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
-const WEB6: Ipv6Addr = Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 1);
-const BOB_CONTEXT: u32 = 5;
-const BOB_CONTEXT_LABEL: u32 = 105;
-/// A policy of Bob's context, beside ALLOW of his own.
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const SCTP: u8 = 132;
-const VXLAN: usize = 14 + 20 + 8 + 8 + 14;
-
-fn key(address: impl Into<IpAddr>, protocol: u8, port: u16) -> ServiceKey {
-    ServiceKey { vrf: SERVICES, address: address.into(), protocol, port }
-}
-
-fn member(address: impl Into<IpAddr>, port: u16) -> ServiceMember {
-    ServiceMember { address: address.into(), port, draining: false }
-}
-
-fn service(at: ServiceKey, members: Vec<ServiceMember>) -> Service {
-    Service {
-        at,
-        member_vrf: SERVICES,
-        members,
-        affinity: None,
-        keep_source: false,
-        link_local: false,
-        open: false,
-        sources: vec![],
-        by_node: false,
-    }
-}
-
-/// Alice's VRF has routes to the service addresses; theirs has routes to everyone.
-fn with_services() -> Bed {
-    let mut bed = Bed::new();
-    let context =
-        Context { vrf: SERVICES, policy4: Some(ALLOW), policy6: Some(ALLOW), floating: None };
-    bed.datapath.set_context(BOB_CONTEXT, &context).unwrap();
-    bed.datapath.set_label(BOB_CONTEXT_LABEL, bed.bob, BOB_CONTEXT).unwrap();
-    bed.datapath.set_next_hop(20, &NextHop::Service { vrf: SERVICES }).unwrap();
-    let bob = NextHop::Local { ifindex: bed.bob, context: BOB_CONTEXT };
-    bed.datapath.set_next_hop(21, &bob).unwrap();
-    let routes = [
-        (SERVICES, "10.1.0.2/32", 1, 1001),
-        (SERVICES, "10.1.0.3/32", 21, 1002),
-        (SERVICES, "10.1.0.9/32", 3, 1009),
-        (SERVICES, "10.2.0.0/16", 3, 1010),
-        (SERVICES, "fd01::2/128", 1, 1001),
-        (SERVICES, "fd01::3/128", 21, 1002),
-        (SERVICES, "fd01::9/128", 3, 1009),
-        (VRF, "10.96.0.0/16", 20, 0),
-        (VRF, "fd96::/64", 20, 0),
-    ];
-    let changes = routes.map(|(vrf, prefix, next_hop, identity)| {
-        RouteChange::Set(Route { vrf, prefix: prefix.parse().unwrap(), next_hop, identity })
-    });
-    bed.datapath.change_routes(&changes).unwrap();
-    bed
-}
-
-fn bob_sends(bed: &Bed, packet: &Whole) -> Ran {
-    let bytes = packet.packet();
-    let kind = if packet.source.is_ipv4() { 0x0800 } else { 0x86dd };
-    bed.run(Hook::Workload, bed.bob, &ethernet(BOB_MAC, GATEWAY_MAC, kind, &bytes))
-}
-
-fn alice_sends(bed: &Bed, packet: &Whole) -> Ran {
-    bed.alice(&from_alice(&packet.packet()))
-}
-
-fn far_sends(bed: &Bed, packet: &Whole) -> Ran {
-    bed.fabric(&vxlan(PEER, ALICE_LABEL, &packet.packet()))
-}
 
 #[test]
 fn a_member_behind_a_tunnel_gets_the_packet_and_its_answer_comes_from_the_service() {
@@ -209,10 +134,6 @@ fn a_service_without_members_and_a_port_without_service_are_refused_by_icmp() {
     assert!(bed.datapath.flows(FlowFilter::default()).unwrap().is_empty());
 }
 
-fn many(count: u8) -> Vec<ServiceMember> {
-    (1..=count).map(|n| member([10, 2, 0, n], 8000 + u16::from(n))).collect()
-}
-
 /// The member each client port gets.
 fn picks(bed: &Bed, protocol: u8, ports: std::ops::Range<u16>) -> BTreeMap<u16, (IpAddr, u16)> {
     ports
@@ -312,169 +233,6 @@ fn tcp_stays_with_a_member_that_takes_no_new_connections_while_it_is_routed() {
 }
 
 #[test]
-fn a_connection_ends_when_both_forms_have_seen_its_end() {
-    let mut bed = with_services();
-    bed.datapath.set_service(&service(key(WEB, TCP, 80), many(1))).unwrap();
-    let asked = whole(TCP, (ALICE, 1000), (WEB, 80));
-    let seen = asked.between((ALICE, 1000), ([10, 2, 0, 1], 8001));
-    let closed = Timeouts { closed: Duration::ZERO, ..Timeouts::default() };
-    let swept = |bed: &mut Bed| {
-        std::thread::sleep(Duration::from_millis(20));
-        bed.datapath.sweep(&closed).unwrap()
-    };
-    alice_sends(&bed, &asked.kind(SYN));
-    far_sends(&bed, &seen.back().kind(SYN | ACK));
-    alice_sends(&bed, &asked.kind(FIN | ACK));
-    assert_eq!(swept(&mut bed).removed, 0, "half closed");
-    far_sends(&bed, &seen.back().kind(FIN | ACK));
-    assert_eq!(swept(&mut bed), Swept { live: 0, removed: 2 });
-}
-
-#[test]
-fn a_reset_that_will_be_believed_ends_both_forms_at_once_and_no_other_does() {
-    let mut bed = with_services();
-    bed.datapath.set_service(&service(key(WEB, TCP, 80), many(1))).unwrap();
-    let asked = whole(TCP, (ALICE, 1000), (WEB, 80));
-    let seen = asked.between((ALICE, 1000), ([10, 2, 0, 1], 8001));
-    let open = |bed: &Bed| {
-        assert_eq!(alice_sends(bed, &asked.kind(SYN).numbers(99, 0)).outcome, bed.tunnel_out());
-        far_sends(bed, &seen.back().kind(SYN | ACK).numbers(499, 100));
-        alice_sends(bed, &asked.numbers(100, 500));
-        assert_eq!(bed.datapath.vif_counters(ALICE_ID).unwrap().flows, 2);
-    };
-    let flows = |bed: &Bed| {
-        let counted = bed.datapath.vif_counters(ALICE_ID).unwrap().flows;
-        let there = bed.datapath.flows(FlowFilter::default()).unwrap().len();
-        assert_eq!(counted as usize, 2 * there);
-        there
-    };
-    open(&bed);
-    for wrong in [0, 100, 499, 501, 500 + (1 << 31)] {
-        let ran = far_sends(&bed, &seen.back().kind(RST).numbers(wrong, 0));
-        assert_eq!(ran.outcome, bed.delivered(bed.alice), "who gets it knows better");
-        assert_eq!(flows(&bed), 1, "{wrong}");
-    }
-    // Translated like any packet, though its entries are gone by then.
-    let reset = seen.back().kind(RST | ACK).numbers(500, 100);
-    let ran = far_sends(&bed, &reset);
-    assert_eq!(ran.outcome, bed.delivered(bed.alice));
-    assert_eq!(ran.frame[14..], reset.between((WEB, 80), (ALICE, 1000)).packet());
-    assert_eq!(flows(&bed), 0);
-    // The client's own, by what the server acknowledged.
-    open(&bed);
-    let ran = alice_sends(&bed, &asked.kind(RST).numbers(100, 0));
-    assert_eq!(ran.frame[VXLAN..], seen.kind(RST).numbers(100, 0).hops_less(1).packet());
-    assert_eq!(flows(&bed), 0);
-    // A port where nobody listens.
-    alice_sends(&bed, &asked.kind(SYN).numbers(99, 0));
-    far_sends(&bed, &seen.back().kind(RST | ACK).numbers(0, 100));
-    assert_eq!(flows(&bed), 0);
-    // Somebody looks at what has ended.
-    bed.datapath.keep_ended(true).unwrap();
-    open(&bed);
-    far_sends(&bed, &reset);
-    assert_eq!(flows(&bed), 1);
-    bed.datapath.keep_ended(false).unwrap();
-    far_sends(&bed, &reset);
-    assert_eq!(flows(&bed), 0);
-    // Without a service, in both directions.
-    let plain = whole(TCP, (ALICE, 1000), (FAR, 80));
-    for (ends, way) in [(plain, alice_sends as fn(&Bed, &Whole) -> Ran), (plain.back(), far_sends)]
-    {
-        alice_sends(&bed, &plain.kind(SYN).numbers(7, 0));
-        far_sends(&bed, &plain.back().kind(SYN | ACK).numbers(7, 8));
-        alice_sends(&bed, &plain.numbers(8, 8));
-        way(&bed, &ends.kind(RST).numbers(9, 0));
-        assert_eq!(bed.datapath.flows(FlowFilter::default()).unwrap().len(), 1);
-        way(&bed, &ends.kind(RST).numbers(8, 0));
-        assert_eq!(bed.datapath.flows(FlowFilter::default()).unwrap().len(), 0);
-    }
-}
-
-#[test]
-fn an_answered_question_is_forgotten_soon_and_a_conversation_is_not() {
-    let mut bed = with_services();
-    bed.datapath.set_service(&service(key(WEB, UDP, 53), many(1))).unwrap();
-    let question = |port| whole(UDP, (ALICE, port), (WEB, 53));
-    let seen = |port| question(port).between((ALICE, port), ([10, 2, 0, 1], 8001));
-    let exchange = |bed: &Bed, port| {
-        assert_eq!(alice_sends(bed, &question(port)).outcome, bed.tunnel_out());
-        assert_eq!(far_sends(bed, &seen(port).back()).outcome, bed.delivered(bed.alice));
-    };
-    // A connection is not meant by it.
-    alice_sends(&bed, &whole(TCP, (ALICE, 1), (FAR, 80)).kind(SYN));
-    let brief = Timeouts { brief: Duration::ZERO, ..Timeouts::default() };
-    exchange(&bed, 1000);
-    alice_sends(&bed, &question(1001));
-    std::thread::sleep(Duration::from_millis(20));
-    assert_eq!(bed.datapath.sweep(&Timeouts::default()).unwrap(), Swept { live: 5, removed: 0 });
-    assert_eq!(bed.datapath.sweep(&brief).unwrap(), Swept { live: 1, removed: 4 });
-    exchange(&bed, 1002);
-    alice_sends(&bed, &question(1003));
-    std::thread::sleep(Duration::from_millis(2100));
-    alice_sends(&bed, &question(1002));
-    alice_sends(&bed, &question(1003));
-    std::thread::sleep(Duration::from_millis(20));
-    // Who was never answered has no conversation, however long it asks.
-    assert_eq!(bed.datapath.sweep(&brief).unwrap(), Swept { live: 3, removed: 2 });
-    let flows = bed.datapath.flows(FlowFilter::default()).unwrap();
-    assert!(flows.iter().any(|flow| flow.local_port == 1002), "{flows:?}");
-}
-
-#[test]
-fn connections_age_by_protocol_and_port_as_the_list_says() {
-    let mut bed = with_services();
-    bed.datapath.set_service(&service(key(WEB, TCP, 80), many(1))).unwrap();
-    let opened = [
-        whole(TCP, (ALICE, 1000), (WEB, 80)),
-        whole(TCP, (ALICE, 1001), (FAR, 81)),
-        whole(TCP, (ALICE, 1002), (FAR, 82)),
-        whole(UDP, (ALICE, 1003), (FAR, 81)),
-        whole(1, (ALICE, 1004), (FAR, 1004)).kind(8),
-    ];
-    let age = |protocol, port, idle| Age { protocol, port, idle };
-    let (soon, late) = (Some(Duration::from_nanos(1)), Some(Duration::from_secs(3600)));
-    let zero = Timeouts { idle: Duration::ZERO, ..Timeouts::default() };
-    let mut left = |ages: &[Age], timeouts: &Timeouts| -> Vec<u16> {
-        for packet in &opened {
-            let kind = if packet.protocol == TCP { SYN } else { packet.kind };
-            assert_eq!(alice_sends(&bed, &packet.kind(kind)).outcome, bed.tunnel_out());
-        }
-        bed.datapath.set_ages(ages).unwrap();
-        assert_eq!(bed.datapath.ages().unwrap().len(), ages.len());
-        std::thread::sleep(Duration::from_millis(20));
-        let swept = bed.datapath.sweep(timeouts).unwrap();
-        let flows = bed.datapath.flows(FlowFilter::default()).unwrap();
-        let mut ports: Vec<u16> = flows.iter().map(|flow| flow.local_port).collect();
-        ports.sort_unstable();
-        let forms: u64 = ports.iter().map(|port| 1 + u64::from(*port == 1000)).sum();
-        assert_eq!(swept.live, forms);
-        ports
-    };
-    let usual = Timeouts::default();
-    assert_eq!(left(&[], &usual), [1000, 1001, 1002, 1003, 1004]);
-    // A service's port, not its member's.
-    assert_eq!(left(&[age(TCP, 8001, soon)], &usual).len(), 5);
-    assert_eq!(left(&[age(TCP, 80, soon)], &usual), [1001, 1002, 1003, 1004]);
-    // The opener's port before the other, a port before the protocol.
-    assert_eq!(left(&[age(TCP, 0, soon), age(TCP, 82, late)], &usual), [1002, 1003, 1004]);
-    assert_eq!(left(&[age(TCP, 81, soon), age(TCP, 1001, None)], &usual).len(), 5);
-    assert_eq!(left(&[age(TCP, 81, late), age(UDP, 81, soon)], &usual), [1000, 1001, 1002, 1004]);
-    // For ever; in place of the short time of what is no connection, too.
-    assert_eq!(
-        left(&[age(TCP, 80, None), age(UDP, 81, late), age(1, 0, None)], &zero),
-        [1000, 1003, 1004]
-    );
-    assert_eq!(left(&[], &zero), [0; 0]);
-    // An agent that starts finds them.
-    bed.datapath.set_ages(&[age(TCP, 0, None), age(UDP, 53, late)]).unwrap();
-    let next = Datapath::open(&Config::new(bed.pin_dir())).unwrap();
-    let mut found = next.ages().unwrap();
-    found.sort_unstable();
-    assert_eq!(found, [age(TCP, 0, None), age(UDP, 53, late)]);
-}
-
-#[test]
 fn affinity_keeps_a_client_with_its_member_while_it_is_there() {
     let mut bed = with_services();
     let sticky = |members| Service {
@@ -494,6 +252,29 @@ fn affinity_keeps_a_client_with_its_member_while_it_is_there() {
     // It comes back: the client stays where it is now.
     bed.datapath.set_service(&sticky(many(10))).unwrap();
     assert!(picks(&bed, UDP, 1200..1250).into_values().all(|pick| pick == next[0]));
+}
+
+#[test]
+fn affinity_takes_another_port_and_no_other_member() {
+    let mut bed = with_services();
+    let sticky =
+        Service { affinity: Some(Duration::from_secs(60)), ..service(key(WEB, UDP, 80), many(10)) };
+    bed.datapath.set_service(&sticky).unwrap();
+    let (IpAddr::V4(member), there) = picks(&bed, UDP, 1000..1001)[&1000] else { panic!() };
+    // Straight to the member from a port that the service's client uses next.
+    let straight = whole(UDP, (ALICE, 1001), (member.octets(), there));
+    assert_eq!(alice_sends(&bed, &straight).outcome, bed.tunnel_out());
+    let asked = whole(UDP, (ALICE, 1001), (WEB, 80));
+    let ran = alice_sends(&bed, &asked);
+    assert_eq!(ran.outcome, bed.tunnel_out());
+    let inner = &ran.frame[VXLAN..];
+    let from = port(inner, 20);
+    assert_ne!(from, 1001);
+    let seen = asked.between((ALICE, from), (member.octets(), there));
+    assert_eq!(inner, seen.hops_less(1).packet());
+    assert_eq!(far_sends(&bed, &seen.back()).frame[14..], asked.back().packet());
+    let later: Vec<_> = picks(&bed, UDP, 1100..1150).into_values().collect();
+    assert!(later.iter().all(|pick| *pick == (member.into(), there)), "{later:?}");
 }
 
 #[test]

@@ -8,14 +8,14 @@ use crate::error::Error;
 use crate::http::Endpoint;
 use crate::screen::{Format, yaml};
 use clap::Args;
-use report::Answer;
 pub(crate) use report::Report;
+use report::{Answer, Replica};
 
 /// Arguments of `skein status`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Exit code: 0 everything is well; 1 degraded: a role is not ready, a node is not connected or reports
-a problem; 2 the config API or the controller does not answer.")]
+a problem, one of several controllers is away; 2 no config API or no controller answers.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     output: Output,
@@ -34,24 +34,43 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Result<(), Er
 
 /// Asks every role.
 pub(crate) async fn look(api: &Api, controller: &Endpoint) -> Report {
-    let (api_state, controller_state) =
-        futures_util::future::join(look_at_api(api), look_at_controller(controller)).await;
-    Report {
-        api_url: api.url().to_owned(),
-        api: api_state,
-        controller_url: controller.url().to_owned(),
-        controller: controller_state,
-    }
+    let apis = api.replicas().map(|replica| async move {
+        let state = look_at_api(&replica).await;
+        (replica.url().to_owned(), state)
+    });
+    let controllers = controller.each().map(|one| async move {
+        let state = look_at_controller(&one).await;
+        (one.url().to_owned(), state)
+    });
+    let (apis, controllers) = futures_util::future::join(
+        futures_util::future::join_all(apis),
+        futures_util::future::join_all(controllers),
+    )
+    .await;
+    Report { apis, controllers }
 }
 
-async fn look_at_api(api: &Api) -> Answer<String> {
-    match api.probe("/readyz").await {
-        Ok((true, _)) => Answer::Well(String::new()),
-        Ok((false, reason)) => {
-            Answer::Unwell(if reason.is_empty() { "not ready".to_owned() } else { reason })
-        }
-        Err(error) => Answer::Silent(explain(&error)),
+async fn look_at_api(replica: &Endpoint) -> Answer<Replica> {
+    let ready = match replica.read("/readyz", &[]).await {
+        Ok(answer) => answer,
+        Err(error) => return Answer::Silent(explain(&error)),
+    };
+    if ready.status != 200 {
+        let reason = ready.body.trim();
+        return Answer::Unwell(if reason.is_empty() { "not ready" } else { reason }.to_owned());
     }
+    // One that is alone says nothing of leading; one that does not tell is ready all the same.
+    let metrics = replica.read("/metrics", &[]).await.map(|page| page.body).unwrap_or_default();
+    Answer::Well(Replica {
+        leads: figure(&metrics, "skein_api_leader").map(|leads| leads > 0.0),
+        behind: figure(&metrics, "skein_api_follower_lag").unwrap_or(0.0),
+    })
+}
+
+/// A figure without labels, out of OpenMetrics text.
+fn figure(text: &str, name: &str) -> Option<f64> {
+    let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    values.next()?.trim().parse().ok()
 }
 
 async fn look_at_controller(controller: &Endpoint) -> Answer<serde_json::Value> {

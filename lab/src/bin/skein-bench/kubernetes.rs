@@ -58,17 +58,19 @@ pub(crate) fn everything(figures: &mut Figures) -> Result<(), ClusterError> {
     many(figures, &cluster, &mut network)
 }
 
-/// Measures how pods start, and no more.
+/// Measures how pods start, and how soon members and policies are in force; none of what needs many objects.
 pub(crate) fn pods(figures: &mut Figures) -> Result<(), ClusterError> {
     let cluster = Cluster::start("skbk", ClusterOptions::new(&programs_folder()))?;
     let (_network, pods) = start(figures, &cluster)?;
+    members(figures, &cluster, &pods)?;
+    policy(figures, &cluster, &pods)?;
     delete(&cluster, &pods)
 }
 
 /// How pods start, beside the runtime alone; leaves the network and the pods of the burst.
-fn start<'a>(
+fn start(
     figures: &mut Figures,
-    cluster: &'a Cluster,
+    cluster: &Cluster,
 ) -> Result<(SkeinNetwork, Vec<KubePod>), ClusterError> {
     crate::say("Pods without a network: the runtime alone");
     let null = without_network(cluster)?;
@@ -79,7 +81,12 @@ fn start<'a>(
         "pod start, median, beyond the runtime's own",
         (single - null.0) * 1e3,
         "ms",
-        format!("sandbox without network: {:.0} ms; ours: {:.0} ms", null.0 * 1e3, single * 1e3),
+        format!(
+            "sandbox without network: {:.0} ms; ours: {:.0} ms, of which {}",
+            null.0 * 1e3,
+            single * 1e3,
+            steps(cluster)?
+        ),
         50.0,
         Better::Lower,
     );
@@ -173,6 +180,21 @@ fn one_by_one(cluster: &Cluster, app: &str) -> Result<f64, ClusterError> {
     let times: Vec<f64> = times.collect();
     delete(cluster, &cluster.pods("default", &format!("app={app}"))?)?;
     Ok(median(times))
+}
+
+/// How long the first node's new ports took on the average, step by step, by its agent's metrics.
+fn steps(cluster: &Cluster) -> Result<String, ClusterError> {
+    let page = cluster.nodes()[0].host().http(8085, "GET", "/metrics", "")?.body;
+    let value = |what: &str, step: &str| -> Option<f64> {
+        let name = format!("skein_agent_port_seconds_{what}{{step=\"{step}\"}} ");
+        page.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok())
+    };
+    let mean = |step| {
+        let mean =
+            value("sum", step).unwrap_or(f64::NAN) / value("count", step).unwrap_or(f64::NAN);
+        format!("{step} {:.1} ms", mean * 1e3)
+    };
+    Ok(["objects", "interface", "policy"].map(mean).join(", "))
 }
 
 /// From the call to its return, by the runtime's log.

@@ -2,8 +2,8 @@
 //! peer, measured in one run.
 //!
 //! `skein-bench fabric` measures only what goes through a fabric, `skein-bench kubernetes` a real cluster instead, and
-//! of that `skein-bench manager` only what a large one costs the manager, `skein-bench pods` only how pods start,
-//! `skein-bench services` only new connections.
+//! of that `skein-bench manager` only what a large one costs the manager, `skein-bench pods` only how pods start, and
+//! members and policies change, `skein-bench services` only new connections.
 //!
 //! Prints a table and writes `target/bench/summary.json` (`kubernetes.json`, `services.json`). A figure that falls short is said so; the
 //! exit code says whether the measurements could be made, not whether they please.

@@ -4,6 +4,7 @@ pub(crate) mod cluster_event;
 mod discovery;
 mod election;
 mod informers;
+mod pod_times;
 mod publish;
 mod report;
 mod run;

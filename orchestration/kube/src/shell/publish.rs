@@ -31,9 +31,9 @@ pub struct Publication {
     pub kubernetes: Kubernetes,
     /// The controller's certificates.
     pub pki: PathBuf,
-    /// Where agents connect, `HOST:PORT`.
+    /// Where agents connect, `HOST:PORT`; of several controllers all, with commas in between.
     pub agents: String,
-    /// The configuration API, `https://HOST:PORT`.
+    /// The configuration API, `https://HOST:PORT`; of several controllers all, with commas in between.
     pub api: String,
 }
 
@@ -82,6 +82,11 @@ async fn write(secrets: &Api<Secret>, publication: &Publication) -> Result<(), S
     for (name, entries) in [(JOIN_SECRET, join), (CLIENT_SECRET, client)] {
         let data: BTreeMap<String, ByteString> =
             entries.into_iter().map(|(key, value)| (key.to_owned(), ByteString(value))).collect();
+        let there = secrets.get_opt(name).await;
+        let there = there.map_err(|error| format!("Secret {name}: {error}"))?;
+        if there.and_then(|secret| secret.data).is_some_and(|there| serves(&there, &data)) {
+            continue;
+        }
         let secret = Secret {
             metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
             data: Some(data),
@@ -92,4 +97,67 @@ async fn write(secrets: &Api<Secret>, publication: &Publication) -> Result<(), S
         patched.map_err(|error| format!("Secret {name}: {error}"))?;
     }
     Ok(())
+}
+
+/// Whether what is there will do. Several controllers write these Secrets, each with a client certificate of its own: one that
+/// another controller of the same authority wrote is as good, unless it ends sooner.
+fn serves(there: &BTreeMap<String, ByteString>, own: &BTreeMap<String, ByteString>) -> bool {
+    const OWN: [&str; 2] = ["client.pem", "client.key"];
+    let same = own.iter().all(|(key, value)| {
+        OWN.contains(&key.as_str()) || there.get(key).is_some_and(|there| there == value)
+    });
+    let end = |data: &BTreeMap<String, ByteString>| data.get(OWN[0]).and_then(|pem| end(&pem.0));
+    same && there.len() == own.len() && (!own.contains_key(OWN[0]) || end(there) >= end(own))
+}
+
+/// When a certificate ends, in seconds since 1970.
+fn end(pem: &[u8]) -> Option<i64> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).ok()?;
+    let certificate = pem.parse_x509().ok()?;
+    Some(certificate.validity().not_after.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(entries: &[(&str, &str)]) -> BTreeMap<String, ByteString> {
+        let one = |(key, value): &(&str, &str)| {
+            ((*key).to_owned(), ByteString(value.as_bytes().to_vec()))
+        };
+        entries.iter().map(one).collect()
+    }
+
+    fn certificate(year: i32) -> String {
+        let mut params = rcgen::CertificateParams::new(vec!["c".into()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().pem()
+    }
+
+    #[test]
+    fn controllers_of_one_authority_leave_each_others_certificates_alone() {
+        let client = |ca: &str, year| {
+            let pem = certificate(year);
+            data(&[
+                ("api", "https://a"),
+                ("ca.pem", ca),
+                ("client.pem", &pem),
+                ("client.key", &pem),
+            ])
+        };
+        let own = client("ca", 2040);
+        assert!(serves(&client("ca", 2040), &own), "another one, as good");
+        assert!(serves(&client("ca", 2041), &own), "a newer one");
+        assert!(!serves(&client("ca", 2039), &own), "it is renewed");
+        assert!(!serves(&client("other", 2041), &own), "of another authority");
+        let mut broken = own.clone();
+        broken.insert("client.pem".into(), ByteString(b"nonsense".to_vec()));
+        assert!(!serves(&broken, &own));
+        broken.remove("client.pem");
+        assert!(!serves(&broken, &own));
+        let join = |controllers: &str| data(&[("join", "j"), ("controllers", controllers)]);
+        assert!(serves(&join("a:1,b:1"), &join("a:1,b:1")));
+        assert!(!serves(&join("a:1"), &join("a:1,b:1")), "a controller was added");
+    }
 }

@@ -1,6 +1,7 @@
 //! The loop: news in, writes out.
 
 use super::informers::{self, News};
+use super::pod_times::PodTimes;
 use super::report::{self, Outbox};
 use super::tls::{Peer, TlsError, TlsListener};
 use super::watches::Watches;
@@ -8,7 +9,7 @@ use super::{discovery, election, status};
 use crate::config::{Kubernetes, ManagerConfig};
 use crate::core::{Core, FOLLOWED, Notice, Outcome, Reason, Work};
 use crate::key::{Key, Sort};
-use crate::objects::Resource;
+use crate::objects::{KubeObject, Resource};
 use crate::settings::BadSetting;
 use crate::tellings::Told;
 use crate::{packed, writer};
@@ -62,6 +63,7 @@ pub(super) struct Shared {
     pub(super) leading: watch::Receiver<bool>,
     pub(super) outbox: Outbox,
     pub(super) watches: Watches,
+    pub(super) pod_times: PodTimes,
 }
 
 /// A client, as the settings say.
@@ -109,6 +111,7 @@ pub async fn run(
         leading: is_leading.clone(),
         outbox: Outbox::default(),
         watches: Watches::default(),
+        pod_times: PodTimes::default(),
     });
     let page = status::router(shared.clone());
     let served = match TlsListener::new(listener, &config.tls)? {
@@ -237,8 +240,19 @@ impl Loop {
     fn take(&mut self, news: News) {
         let mut core = self.shared.core.lock();
         match news {
-            News::Put(object) => core.kube_put(*object),
-            News::Delete(object) => core.kube_delete(&object),
+            News::Put(object) => {
+                if let Some(key) = core.new_pod(&object) {
+                    self.shared.pod_times.new_pod(key);
+                }
+                core.kube_put(*object);
+            }
+            News::Delete(object) => {
+                if let KubeObject::Pod(pod) = &*object {
+                    let place = Key::new(Sort::Pod, &pod.meta.namespace, &pod.meta.name);
+                    self.shared.pod_times.gone(&place);
+                }
+                core.kube_delete(&object);
+            }
             News::Listed(resource, seen) => {
                 core.kube_relisted(resource, &seen);
                 let resource = if resource == Resource::Endpoints {
@@ -274,11 +288,11 @@ impl Loop {
             return;
         }
         let (client, done) = (self.client.clone(), done.clone());
-        let writing = self.writing.clone();
+        let (writing, shared) = (self.writing.clone(), self.shared.clone());
         tokio::spawn(async move {
             let outcome = writer::execute(&client, &writes).await;
             match &outcome {
-                Outcome::Written => {}
+                Outcome::Written => shared.pod_times.written(&key, &writes),
                 // Most are tags that another cluster uses still.
                 Outcome::Failed(text, Reason::Refused)
                     if matches!(key.sort, Sort::Tag | Sort::AddressGroup) =>

@@ -93,6 +93,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> String {
         );
     }
     shared.watches.write(&mut out);
+    shared.pod_times.write(&mut out);
     out.push_str("# EOF\n");
     out
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails by panicking
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test file uses its part
 
+pub mod lines;
 pub mod oracle;
 pub mod random_policies;
 

@@ -14,7 +14,8 @@ const FILES_ASIDE: u32 = 500;
 pub struct LoadbalancerConfig {
     /// Name of this node's virtual-router.
     pub node: String,
-    /// The configuration API: `https://HOST:PORT`, or `http://` on the machine itself.
+    /// The configuration API: `https://HOST:PORT`, or `http://` on the machine itself; of several controllers all addresses,
+    /// with commas in between.
     pub api: String,
     /// Certificates of the authority that vouches for the API, PEM; none: those the machine trusts.
     pub ca: Option<PathBuf>,

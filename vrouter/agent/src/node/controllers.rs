@@ -57,10 +57,12 @@ impl Node {
                 }
             }
             Some(to_agent::Message::Intent(intent)) => {
+                self.unsaved_word = true;
                 self.unsaved_since.get_or_insert_with(Instant::now);
                 self.core.intent(index, intent);
             }
             Some(to_agent::Message::Routes(routes)) => {
+                self.unsaved_word = true;
                 self.unsaved_since.get_or_insert_with(Instant::now);
                 self.core.routes(index, &routes);
             }

@@ -6,6 +6,7 @@ use crate::state::{LocalPort, PortProblem};
 use skein_cni::port_api::PortKey;
 use skein_proto::session::{self as wire, from_agent};
 use std::collections::BTreeMap;
+use std::time::Instant;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -40,6 +41,7 @@ impl Node {
                 tracing::info!(container = key.container, port = %record.uuid, "superseded");
             }
             self.core.unbind(record.uuid);
+            self.times.known(&record.key);
             self.ports.insert(record.key.clone(), record);
         }
         self.save_state();
@@ -54,6 +56,7 @@ impl Node {
         ifindex: u32,
         mtu: u32,
     ) -> Option<Result<(Uuid, oneshot::Receiver<()>), String>> {
+        self.times.made(key);
         let record = self.ports.get_mut(key)?;
         record.ifindex = Some(ifindex);
         record.mtu = mtu;
@@ -63,15 +66,13 @@ impl Node {
             return Some(Err(error.to_string()));
         }
         self.core.bind(LocalPort { uuid, ifindex, mtu, vlan: None });
-        let (reply, receiver) = oneshot::channel();
-        self.waiting.push((uuid, reply));
-        Some(Ok((uuid, receiver)))
+        Some(Ok((uuid, self.in_force(uuid))))
     }
 
     /// The receiver fires once a port forwards with its policy in force.
     pub(crate) fn in_force(&mut self, uuid: Uuid) -> oneshot::Receiver<()> {
         let (reply, receiver) = oneshot::channel();
-        self.waiting.push((uuid, reply));
+        self.waiting.push((uuid, Instant::now(), reply));
         receiver
     }
 
@@ -84,6 +85,7 @@ impl Node {
             }
             return None;
         };
+        self.times.forget(key);
         self.core.forget(record.uuid);
         if record.pod.is_none() {
             self.releases.push(PendingRelease { key: key.clone() });

@@ -1,4 +1,4 @@
-//! The word of up to two controllers and of the saved state, as one.
+//! The word of all controllers and of the saved state, as one.
 //!
 //! Controllers compile the same revisions, so their words differ only in time. Intent is taken from the
 //! freshest view; a prefix has every path any view gives it, equal ones counted once. While at least

@@ -73,6 +73,11 @@ impl<K: Ord + Clone> Pool<K> {
         }
     }
 
+    /// Goes on behind `number`.
+    fn go_on_after(&mut self, number: u32) {
+        self.last = number;
+    }
+
     pub(crate) fn free(&mut self, name: &K) {
         if let Some(number) = self.given.remove(name) {
             self.taken.remove(&number);
@@ -98,7 +103,25 @@ pub struct Numbers {
     pub(crate) metadata: Pool<uuid::Uuid>,
 }
 
+/// More labels than an agent gives before what it gave is on the disk.
+const MAYBE_GIVEN: u32 = 4096;
+
 impl Numbers {
+    /// What was given last may have been forgotten, by a loss of power: those numbers are not given to others soon, as
+    /// other nodes may hold them.
+    pub(crate) fn skip_forgotten(&mut self) {
+        let (first, count) = (LABELS.start, LABELS.end - LABELS.start);
+        let last = self.labels.last.max(first) - first;
+        self.labels.go_on_after(first + (last + MAYBE_GIVEN) % count);
+    }
+
+    /// All that was given may have been forgotten: labels begin anywhere, not where they began the last time.
+    pub(crate) fn begin_anywhere(&mut self) {
+        let count = u128::from(LABELS.end - LABELS.start);
+        let some = u32::try_from(uuid::Uuid::new_v4().as_u128() % count).unwrap_or(0);
+        self.labels.go_on_after(LABELS.start + some);
+    }
+
     /// A port is gone for good: its numbers may go to another, later.
     pub(crate) fn forget(&mut self, port: &uuid::Uuid) {
         self.labels.free(port);
@@ -127,6 +150,32 @@ mod tests {
         assert_eq!(pool.take(&"d", 16..20), Some(19));
         assert_eq!(pool.take(&"e", 16..20), Some(16));
         assert_eq!(pool.take(&"f", 16..20), None);
+    }
+
+    #[test]
+    fn labels_that_may_be_forgotten_are_not_given_again_soon() {
+        let port = uuid::Uuid::from_u128;
+        let mut numbers = Numbers::default();
+        for n in 0..100 {
+            numbers.labels.take(&port(n), LABELS).unwrap();
+        }
+        let mut older = numbers.clone();
+        for n in 100..1000 {
+            numbers.labels.take(&port(n), LABELS).unwrap();
+        }
+        older.skip_forgotten();
+        for n in 1000..1100 {
+            let label = older.labels.take(&port(n), LABELS).unwrap();
+            assert!(!numbers.labels.taken.contains(&label), "{label}");
+        }
+        assert_eq!(older.labels.get(&port(7)), numbers.labels.get(&port(7)));
+        // Around the end of the range.
+        older.labels.go_on_after(LABELS.end - 1);
+        older.skip_forgotten();
+        assert!(LABELS.contains(&older.labels.take(&port(2000), LABELS).unwrap()));
+        let mut new = Numbers::default();
+        new.begin_anywhere();
+        assert!(LABELS.contains(&new.labels.take(&port(1), LABELS).unwrap()));
     }
 
     #[test]

@@ -239,9 +239,10 @@ impl Fabric {
                              "labels": {"given": labels, "last": 200}});
         let state = NodeState {
             ports,
-            releases: Vec::new(),
-            making: std::collections::BTreeSet::default(),
             numbers: serde_json::from_value(numbers).unwrap(),
+            // Of this start of the machine: the state of an earlier one would be left behind.
+            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().into(),
+            ..NodeState::default()
         };
         state.save(&data).unwrap();
         saved::save(&data, &self.intent(host, setup), &self.routes(setup)).unwrap();

@@ -19,12 +19,15 @@ use std::path::PathBuf;
 
 /// Arguments of `skein kube`.
 #[derive(Args, Debug)]
-#[command(after_help = "\
+#[command(
+    version,
+    after_help = "\
 As `kubectl-skein` on the PATH this is a plugin of kubectl:
   kubectl skein status
   kubectl skein connectivity test
   kubectl skein policy explain shop/web-1
-  kubectl skein why shop/client-1 shop/web-1:80")]
+  kubectl skein why shop/client-1 shop/web-1:80"
+)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     cluster: Cluster,

@@ -16,27 +16,56 @@ pub(super) enum Answer<T> {
     Silent(String),
 }
 
-/// What was found.
+/// What a replica of the configuration API says of itself.
+pub(super) struct Replica {
+    /// Whether it is the one that writes; none: it is alone.
+    pub(super) leads: Option<bool>,
+    /// How many revisions it has not read yet.
+    pub(super) behind: f64,
+}
+
+/// What was found: by address, in the order they were given.
 pub(crate) struct Report {
-    pub(super) api_url: String,
-    pub(super) api: Answer<String>,
-    pub(super) controller_url: String,
-    pub(super) controller: Answer<Value>,
+    pub(super) apis: Vec<(String, Answer<Replica>)>,
+    pub(super) controllers: Vec<(String, Answer<Value>)>,
+}
+
+impl<T> Answer<T> {
+    fn well(&self) -> Option<&T> {
+        match self {
+            Answer::Well(said) => Some(said),
+            _ => None,
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        matches!(self, Answer::Silent(_))
+    }
+
+    fn to_json(&self, url: &str) -> Value {
+        let (state, reason) = match self {
+            Answer::Well(_) => ("good", ""),
+            Answer::Unwell(reason) => ("degraded", reason.as_str()),
+            Answer::Silent(reason) => ("unreachable", reason.as_str()),
+        };
+        json!({"state": state, "reason": reason, "url": url})
+    }
 }
 
 impl Report {
     /// The exit code as an error: nothing, degraded, or unreachable.
     pub(crate) fn verdict(&self) -> Result<(), Error> {
-        match (&self.api, &self.controller) {
-            (Answer::Silent(_), _) | (_, Answer::Silent(_)) => Err(Error::Silent),
-            (Answer::Well(_), Answer::Well(said))
-                if said.get("synced") != Some(&Value::Bool(false))
-                    && self.nodes().iter().all(|n| connected(n) && problems(n).is_empty()) =>
-            {
-                Ok(())
-            }
-            _ => Err(Error::Degraded),
+        if self.apis.iter().all(|(_, api)| api.is_silent())
+            || self.controllers.iter().all(|(_, one)| one.is_silent())
+        {
+            return Err(Error::Silent);
         }
+        let ready = |said: &Value| said.get("synced") != Some(&Value::Bool(false));
+        let good = self.apis.iter().all(|(_, api)| api.well().is_some())
+            && self.controllers.iter().all(|(_, one)| one.well().is_some_and(ready))
+            && self.nodes().iter().all(|n| connected(n) && problems(n).is_empty())
+            && self.missing().is_empty();
+        if good { Ok(()) } else { Err(Error::Degraded) }
     }
 
     fn word(&self) -> &'static str {
@@ -52,34 +81,65 @@ impl Report {
         self.nodes().iter().map(|node| plain(node.get("name")))
     }
 
-    fn nodes(&self) -> &[Value] {
-        match &self.controller {
-            Answer::Well(value) => {
-                value.get("nodes").and_then(Value::as_array).map_or(&[], Vec::as_slice)
-            }
-            _ => &[],
-        }
+    /// What the first controller says that says anything.
+    fn controller(&self) -> Option<&Value> {
+        self.controllers.iter().find_map(|(_, one)| one.well())
     }
 
-    /// For scripts.
-    pub(crate) fn to_json(&self) -> Value {
-        let role = |state: &str, reason: &str, url: &str| json!({"state": state, "reason": reason, "url": url});
-        let api = match &self.api {
-            Answer::Well(_) => role("good", "", &self.api_url),
-            Answer::Unwell(reason) => role("degraded", reason, &self.api_url),
-            Answer::Silent(reason) => role("unreachable", reason, &self.api_url),
-        };
-        let mut controller = match &self.controller {
-            Answer::Well(_) => role("good", "", &self.controller_url),
-            Answer::Unwell(reason) => role("degraded", reason, &self.controller_url),
-            Answer::Silent(reason) => role("unreachable", reason, &self.controller_url),
-        };
-        if let (Answer::Well(Value::Object(said)), Some(map)) =
-            (&self.controller, controller.as_object_mut())
-        {
-            map.extend(said.iter().map(|(name, value)| (name.clone(), value.clone())));
+    fn nodes(&self) -> &[Value] {
+        self.controller().map_or(&[], nodes_of)
+    }
+
+    /// Nodes that the first controller has and another one has not: name, and where it is missed.
+    fn missing(&self) -> Vec<(String, &str)> {
+        let mut missing = Vec::new();
+        for node in self.nodes().iter().filter(|node| connected(node)) {
+            for (url, one) in &self.controllers {
+                let Some(said) = one.well() else { continue };
+                let same = |other: &&Value| other.get("name") == node.get("name");
+                if !nodes_of(said).iter().find(same).is_some_and(connected) {
+                    missing.push((plain(node.get("name")), url.as_str()));
+                }
+            }
         }
-        json!({"state": self.word(), "api": api, "controller": controller})
+        missing
+    }
+
+    /// For scripts: of several, `api` and `controller` are the first that are well, `apis` and `controllers` are all.
+    pub(crate) fn to_json(&self) -> Value {
+        let api = |(url, state): &(String, Answer<Replica>)| {
+            let mut api = state.to_json(url);
+            if let Some(Replica { leads: Some(leads), behind }) = state.well() {
+                api["leads"] = json!(leads);
+                api["behind"] = json!(behind);
+            }
+            api
+        };
+        let controller = |(url, state): &(String, Answer<Value>)| {
+            let mut controller = state.to_json(url);
+            if let (Answer::Well(Value::Object(said)), Some(map)) =
+                (state, controller.as_object_mut())
+            {
+                map.extend(said.iter().map(|(name, value)| (name.clone(), value.clone())));
+            }
+            controller
+        };
+        let first = |all: &[Value]| {
+            let good = all.iter().find(|one| one["state"] == "good");
+            good.or(all.first()).cloned().unwrap_or_default()
+        };
+        let apis: Vec<Value> = self.apis.iter().map(api).collect();
+        let controllers: Vec<Value> = self.controllers.iter().map(controller).collect();
+        let mut all = json!({
+            "state": self.word(), "api": first(&apis), "controller": first(&controllers),
+        });
+        if apis.len() > 1 {
+            all["apis"] = Value::Array(apis);
+        }
+        if controllers.len() > 1 {
+            all["controllers"] = Value::Array(controllers);
+        }
+        all
     }
 
     /// For people.
@@ -89,33 +149,48 @@ impl Report {
             let mark = screen.paint(tone, if tone == Tone::Good { "✓" } else { "✗" });
             text.push_str(&format!("{mark} {name:<11} {url}  {}\n", screen.paint(tone, said)));
         };
-        match &self.api {
-            Answer::Well(_) => role("config API", &self.api_url, Tone::Good, "ready"),
-            Answer::Unwell(reason) => role("config API", &self.api_url, Tone::Warn, reason),
-            Answer::Silent(reason) => role("config API", &self.api_url, Tone::Bad, reason),
-        }
-        match &self.controller {
-            Answer::Well(value) => {
-                let said = |field: &str| plain(value.get(field));
-                let behind = value.get("synced") == Some(&Value::Bool(false));
-                let tone = if behind { Tone::Warn } else { Tone::Good };
-                let line = format!(
-                    "{}, version {}, revision {}, {} objects{}",
-                    said("controller"),
-                    said("version"),
-                    said("revision"),
-                    said("objects"),
-                    if behind { "; has not read the configuration yet" } else { "" }
-                );
-                role("controller", &self.controller_url, tone, &line);
+        for (url, api) in &self.apis {
+            match api {
+                Answer::Well(replica) => {
+                    role("config API", url, Tone::Good, &replica.describe());
+                }
+                Answer::Unwell(reason) => role("config API", url, Tone::Warn, reason),
+                Answer::Silent(reason) => role("config API", url, Tone::Bad, reason),
             }
-            Answer::Unwell(reason) => {
-                role("controller", &self.controller_url, Tone::Warn, reason);
-            }
-            Answer::Silent(reason) => role("controller", &self.controller_url, Tone::Bad, reason),
         }
-        if let Answer::Well(_) = self.controller {
+        let revision = |said: &Value| said.get("revision").and_then(Value::as_u64).unwrap_or(0);
+        let all = self.controllers.iter().filter_map(|(_, one)| one.well());
+        let newest = all.map(revision).max().unwrap_or(0);
+        for (url, controller) in &self.controllers {
+            match controller {
+                Answer::Well(value) => {
+                    let said = |field: &str| plain(value.get(field));
+                    let unread = value.get("synced") == Some(&Value::Bool(false));
+                    let tone = if unread { Tone::Warn } else { Tone::Good };
+                    let behind = newest - revision(value);
+                    let note = match (unread, behind) {
+                        (true, _) => "; has not read the configuration yet".to_owned(),
+                        (false, 0) => String::new(),
+                        (false, behind) => format!(" ({behind} behind)"),
+                    };
+                    let line = format!(
+                        "{}, version {}, revision {}, {} objects{note}",
+                        said("controller"),
+                        said("version"),
+                        said("revision"),
+                        said("objects"),
+                    );
+                    role("controller", url, tone, &line);
+                }
+                Answer::Unwell(reason) => role("controller", url, Tone::Warn, reason),
+                Answer::Silent(reason) => role("controller", url, Tone::Bad, reason),
+            }
+        }
+        if self.controller().is_some() {
             text.push_str(&self.render_nodes(screen));
+        }
+        for (node, url) in self.missing() {
+            text.push_str(&format!("  {node}: no session with the controller at {url}\n"));
         }
         text.push_str(&format!("\nOverall: {}\n", screen.paint(self.tone(), self.word())));
         text
@@ -182,6 +257,21 @@ impl Report {
     }
 }
 
+impl Replica {
+    fn describe(&self) -> String {
+        match (self.leads, self.behind) {
+            (None, _) => "ready".to_owned(),
+            (Some(true), _) => "ready, leads".to_owned(),
+            (Some(false), behind) if behind > 0.0 => format!("ready, follows, {behind} behind"),
+            (Some(false), _) => "ready, follows".to_owned(),
+        }
+    }
+}
+
+fn nodes_of(said: &Value) -> &[Value] {
+    said.get("nodes").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
 fn connected(node: &Value) -> bool {
     node.get("connected").and_then(Value::as_bool).unwrap_or(false)
 }
@@ -212,12 +302,61 @@ mod tests {
 
     fn report(nodes: &Value) -> Report {
         Report {
-            api_url: "http://a:8082".into(),
-            api: Answer::Well(String::new()),
-            controller_url: "http://a:8083".into(),
-            controller: Answer::Well(json!({"controller": "ctl", "version": "0.1.0",
-                "revision": 42, "objects": 17, "nodes": nodes})),
+            apis: vec![("http://a:8082".into(), alone())],
+            controllers: vec![("http://a:8083".into(), controller("ctl", 42, nodes))],
         }
+    }
+
+    fn alone() -> Answer<Replica> {
+        Answer::Well(Replica { leads: None, behind: 0.0 })
+    }
+
+    fn controller(name: &str, revision: u64, nodes: &Value) -> Answer<Value> {
+        Answer::Well(json!({"controller": name, "version": "0.1.0", "revision": revision,
+            "objects": 17, "nodes": nodes}))
+    }
+
+    #[test]
+    fn of_several_controllers_each_has_a_line() {
+        let (here, there) = (node("node-a", true, &json!([])), node("node-a", false, &json!([])));
+        let replica = |leads, behind| Answer::Well(Replica { leads: Some(leads), behind });
+        let mut report = Report {
+            apis: vec![
+                ("https://a:8182".into(), replica(true, 0.0)),
+                ("https://b:8182".into(), replica(false, 3.0)),
+                ("https://c:8182".into(), replica(false, 0.0)),
+            ],
+            controllers: vec![
+                ("http://a:8083".into(), controller("one", 42, &json!([here]))),
+                ("http://b:8083".into(), controller("two", 40, &json!([here]))),
+                ("http://c:8083".into(), controller("three", 42, &json!([there]))),
+            ],
+        };
+        let text = report.render(Screen::plain());
+        for line in [
+            "✓ config API  https://a:8182  ready, leads",
+            "✓ config API  https://b:8182  ready, follows, 3 behind",
+            "✓ config API  https://c:8182  ready, follows\n",
+            "✓ controller  http://b:8083  two, version 0.1.0, revision 40, 17 objects (2 behind)",
+            "node-a: no session with the controller at http://c:8083",
+            "Overall: degraded",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        report.controllers[2].1 = controller("three", 42, &json!([here]));
+        assert!(report.verdict().is_ok());
+        report.apis[0].1 = Answer::Silent("no route to host".into());
+        report.controllers[0].1 = Answer::Silent("no route to host".into());
+        assert_eq!(report.verdict().unwrap_err().exit_code(), 1, "the others go on");
+        let json = report.to_json();
+        assert_eq!(json["state"], "degraded");
+        assert_eq!(json["api"]["url"], "https://b:8182");
+        assert_eq!(json["apis"][2]["leads"], false);
+        assert_eq!(json["controllers"][0]["state"], "unreachable");
+        for (_, api) in &mut report.apis {
+            *api = Answer::Silent("no route to host".into());
+        }
+        assert_eq!(report.verdict().unwrap_err().exit_code(), 2);
     }
 
     #[test]
@@ -249,9 +388,9 @@ Overall: good
         assert_eq!(code(&troubled), 1);
         assert!(troubled.render(Screen::plain()).contains("node-a: port p: no route"));
         let mut unwell = report(&json!([]));
-        unwell.api = Answer::Unwell("recovering".into());
+        unwell.apis[0].1 = Answer::Unwell("recovering".into());
         assert_eq!(code(&unwell), 1);
-        unwell.controller = Answer::Silent("connection refused".into());
+        unwell.controllers[0].1 = Answer::Silent("connection refused".into());
         assert_eq!(code(&unwell), 2);
         assert_eq!(unwell.to_json()["state"], "unreachable");
     }

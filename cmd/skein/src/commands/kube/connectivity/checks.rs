@@ -19,7 +19,8 @@ for t in "$@"; do (
 if r=$(ask "$t"); then echo "ok $t $r"; else echo "no $t $r"; fi
 ) & done; wait"#;
 
-/// How long a policy may take to be in force: what is slower is a failure worth reporting.
+/// How long a policy may take to be in force, and the way to a pod to be known everywhere, on a busy machine too: what is slower is a
+/// failure worth reporting.
 const IN_FORCE: Duration = Duration::from_secs(15);
 
 /// One attempt and what came of it.
@@ -177,8 +178,11 @@ impl<'a> Bed<'a> {
     }
 
     async fn all_ask(&self, app: &str, targets: &[String]) -> Result<Vec<Outcome>, Error> {
-        let all = self.of(app).map(|pod| self.ask(pod, targets, true));
-        Ok(try_join_all(all).await?.into_iter().flatten().collect())
+        patiently(async || {
+            let all = self.of(app).map(|pod| self.ask(pod, targets, true));
+            try_join_all(all).await
+        })
+        .await
     }
 
     fn servers(&self) -> Vec<String> {
@@ -236,30 +240,30 @@ impl<'a> Bed<'a> {
 
     /// A node of one family has no way to addresses of the other one.
     pub(super) async fn host_to_pod(&self) -> Result<Vec<Outcome>, Error> {
-        let all = self.of("host").map(|host| {
-            let family = |to: &IpAddr| host.addresses.iter().any(|a| a.is_ipv4() == to.is_ipv4());
-            let targets = self.servers_for(family);
-            async move { self.ask(host, &targets, true).await }
-        });
-        Ok(try_join_all(all).await?.into_iter().flatten().collect())
+        patiently(async || {
+            let all = self.of("host").map(|host| {
+                let family =
+                    |to: &IpAddr| host.addresses.iter().any(|a| a.is_ipv4() == to.is_ipv4());
+                let targets = self.servers_for(family);
+                async move { self.ask(host, &targets, true).await }
+            });
+            try_join_all(all).await
+        })
+        .await
     }
 
     /// Asks until exactly these pods reach the servers, or time is up.
     pub(super) async fn until(&self, allowed: &[&str]) -> Result<Vec<Outcome>, Error> {
-        let end = Instant::now() + IN_FORCE;
         let servers = self.servers();
-        loop {
+        patiently(async || {
             let (first, other) = (self.of("client").take(1), self.of("other"));
             let all = first.chain(other).map(|pod| {
                 let wanted = allowed.contains(&pod.app.as_str());
                 self.ask(pod, &servers, wanted)
             });
-            let outcomes: Vec<Outcome> = try_join_all(all).await?.into_iter().flatten().collect();
-            if outcomes.iter().all(Outcome::holds) || Instant::now() > end {
-                return Ok(outcomes);
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+            try_join_all(all).await
+        })
+        .await
     }
 
     /// Looks a name up; none if the cluster serves no names.
@@ -305,5 +309,19 @@ impl<'a> Bed<'a> {
     pub(super) async fn outside(&self, url: &str) -> Result<Vec<Outcome>, Error> {
         let target = url.trim_start_matches("http://").to_owned();
         self.all_ask("client", &[target]).await
+    }
+}
+
+/// Asks until everything is as it is to be, or time is up; gives what came of it last.
+async fn patiently(
+    ask: impl AsyncFn() -> Result<Vec<Vec<Outcome>>, Error>,
+) -> Result<Vec<Outcome>, Error> {
+    let end = Instant::now() + IN_FORCE;
+    loop {
+        let outcomes: Vec<Outcome> = ask().await?.into_iter().flatten().collect();
+        if outcomes.iter().all(Outcome::holds) || Instant::now() > end {
+            return Ok(outcomes);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
