@@ -57,6 +57,8 @@ enum Order {
     Lead(oneshot::Sender<Result<(), StartError>>),
     /// Write no more.
     Rest(oneshot::Sender<()>),
+    /// See whether the store works again.
+    Mend,
 }
 
 /// Hands writes to the writing thread.
@@ -116,6 +118,14 @@ impl Sequencer {
         let (reply, answer) = oneshot::channel();
         if self.queue.send(Order::Rest(reply)).await.is_ok() {
             let _ = answer.await;
+        }
+    }
+
+    /// Has the store looked at again after a failure, without a write that waits for it.
+    pub(crate) fn mend(&self) {
+        if self.trouble.lock().is_some() {
+            // With a full queue there are writes that do it.
+            let _ = self.queue.try_send(Order::Mend);
         }
     }
 
@@ -239,6 +249,12 @@ impl Worker {
                 Some(Order::Rest(reply)) => {
                     self.rest();
                     let _ = reply.send(());
+                }
+                Some(Order::Mend) => {
+                    let broken = self.trouble.lock().is_some();
+                    if broken && self.may_write() && self.recover().is_ok() {
+                        info!(revision = self.head.revision, "the store works again");
+                    }
                 }
             }
         }
@@ -365,9 +381,6 @@ impl Worker {
     fn recover(&mut self) -> Result<(), StoreError> {
         let before = self.published.revision();
         let state = self.store.load()?;
-        if let (0, 1.., Some(_)) = (state.revision, before, &self.tenure) {
-            return Err(StoreError::Emptied { path: "of this fabric".into(), known: before });
-        }
         self.head = Head::load(&state);
         match self.tenure {
             Some(_) => self.published.adopt(&state, before),

@@ -252,8 +252,7 @@ async fn write(
 /// All replicas show the same, it is what etcd has, and it is what clients were told.
 async fn check(server: &etcd::Server, replicas: &[Option<Replica>], told: &Told, other: Uuid) {
     let first = replicas[0].as_ref().unwrap();
-    let mark = support::network(&format!("mark-{}", Uuid::new_v4()), &[]);
-    let revision = support::create_at(&first.client, mark).await;
+    let revision = support::create_mark(&first.client).await;
     let mut shown = Vec::new();
     for replica in replicas.iter().flatten() {
         let started = Instant::now();

@@ -33,7 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 async fn replica(etcd: &etcd::Server, name: &str) -> (Server, Client) {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let cluster = Cluster {
-        etcd: EtcdOptions::new(vec![etcd.url()]),
+        // No lead is lost here because the machine is busy.
+        etcd: EtcdOptions { lease: Duration::from_secs(30), ..EtcdOptions::new(vec![etcd.url()]) },
         name: name.to_owned(),
         advertise: String::new(),
         peers: None,
@@ -160,7 +161,7 @@ async fn writes_through_all_replicas_have_one_order() {
     }
     assert_eq!(addresses.iter().collect::<BTreeSet<_>>().len(), addresses.len());
     // One more write, by which the others can be asked for all before it.
-    let last = support::create_at(&replicas[1].1, network("mark", &[])).await;
+    let last = support::create_mark(&replicas[1].1).await;
     for (_, client) in &replicas {
         assert!(support::demand(client, last).await);
     }
@@ -358,6 +359,8 @@ async fn an_etcd_that_lost_its_data_is_not_believed() {
     until("it leads", || ready(&server)).await;
     let net = client.create(Kind::VIRTUAL_NETWORK, network("n", &["10.0.0.0/24"])).await.unwrap();
     let revision = server.revision();
+    // One that knows nothing yet has nothing to compare with.
+    until("the second knows it", || async { second.revision() == revision }).await;
     etcd.kill();
     etcd.wipe();
     etcd.run();

@@ -128,14 +128,12 @@ pub enum StoreError {
     Compacted,
     /// etcd lost what it had.
     #[error(
-        "etcd {path} has nothing left of the configuration, whose revision {known} is known here: restore it from a backup; \
+        "etcd {path} has nothing left of the configuration that was there, or has another one: restore it from a backup; \
          only if it is meant to begin anew, restart all controllers"
     )]
     Emptied {
         /// Endpoints and prefix.
         path: String,
-        /// Revision that was there.
-        known: u64,
     },
     /// Another replica writes, or nobody.
     #[error("this replica does not lead any more, nothing was stored; ask again")]

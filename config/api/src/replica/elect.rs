@@ -11,6 +11,8 @@ use crate::sequencer::Sequencer;
 
 /// Between attempts that failed.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Between looks at a store that failed while the lease holds.
+const MEND: Duration = Duration::from_secs(1);
 
 /// Campaigns until `closing` turns true, then gives the lead back.
 pub(crate) async fn elect(
@@ -68,9 +70,13 @@ async fn lead(
     replica.learn(|standing| standing.serving = true);
     replica.metrics.leads(true);
     info!(url = replica.cluster.advertise, "this replica leads the configuration API");
-    let orderly = tokio::select! {
-        () = &mut lost => false,
-        _ = closing.wait_for(|closed| *closed) => true,
+    let mut mend = tokio::time::interval(MEND);
+    let orderly = loop {
+        tokio::select! {
+            () = &mut lost => break false,
+            _ = closing.wait_for(|closed| *closed) => break true,
+            _ = mend.tick() => sequencer.mend(),
+        }
     };
     replica.learn(|standing| standing.serving = false);
     replica.metrics.leads(false);

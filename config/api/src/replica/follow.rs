@@ -77,10 +77,6 @@ pub(crate) async fn follow(replica: Arc<Replica>, mut at: i64) {
 async fn reload(replica: &Replica) -> Result<i64, StoreError> {
     let before = replica.published.revision();
     let loaded = replica.etcd.load().await?;
-    if loaded.state.revision == 0 && before > 0 {
-        // An empty network for everyone is not what anybody wants of a disk that was lost.
-        return Err(StoreError::Emptied { path: replica.etcd.name(), known: before });
-    }
     if loaded.state.revision < before {
         warn!(
             known = before,

@@ -11,14 +11,14 @@ use tonic::Status;
 use tracing::debug;
 
 use super::{
-    client::{Etcd, SHORT, absent, kv, led, put, read, told},
+    client::{Etcd, absent, kv, led, put, read, told},
     layout::LEADER,
     rpc::{self, lease_client::LeaseClient},
 };
 use crate::StoreError;
 
-/// How long a call about a lease may take, over all endpoints; the next one is due soon.
-const CALL: Duration = Duration::from_millis(1900);
+/// Bounds of one attempt at one endpoint, which otherwise is a fifth of the lease: another member must be asked before it ends.
+const ATTEMPT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 /// Time kept back from a lease: clocks run apart, and a message is on its way for a while.
 const MARGIN: Duration = Duration::from_millis(300);
 
@@ -96,6 +96,15 @@ impl Campaign {
         self.etcd.options().lease / 4
     }
 
+    fn attempt(&self) -> Duration {
+        (self.etcd.options().lease / 5).clamp(ATTEMPT.0, ATTEMPT.1)
+    }
+
+    /// Of a call over all endpoints; the next one is due soon.
+    fn limit(&self) -> Duration {
+        self.attempt() * 3 + ATTEMPT.0 / 2
+    }
+
     fn good_for(&self) -> Duration {
         self.etcd.options().lease.saturating_sub(MARGIN)
     }
@@ -117,7 +126,7 @@ impl Campaign {
         };
         let answer = self
             .etcd
-            .call(SHORT, CALL, |channel| {
+            .call(self.attempt(), self.limit(), |channel| {
                 let request = request.clone();
                 async move { Ok(kv(channel).txn(led(request)).await?.into_inner()) }
             })
@@ -153,7 +162,7 @@ impl Campaign {
         let request = rpc::LeaseGrantRequest { ttl: i64::try_from(seconds).unwrap_or(3), id: 0 };
         let answer = self
             .etcd
-            .call(SHORT, CALL, |channel| async move {
+            .call(self.attempt(), self.limit(), |channel| async move {
                 Ok(LeaseClient::new(channel).lease_grant(led(request)).await?.into_inner())
             })
             .await?;
@@ -172,7 +181,7 @@ impl Campaign {
         let asked = Instant::now();
         let answer = self
             .etcd
-            .call(SHORT, CALL, |channel| async move {
+            .call(self.attempt(), self.limit(), |channel| async move {
                 let requests = futures_util::stream::iter([rpc::LeaseKeepAliveRequest { id }]);
                 let answers = LeaseClient::new(channel).lease_keep_alive(led(requests)).await?;
                 let first = answers.into_inner().message().await?;
@@ -193,7 +202,7 @@ impl Campaign {
         let Some(id) = self.lease.take() else { return };
         let revoked = self
             .etcd
-            .call(SHORT, CALL, |channel| async move {
+            .call(self.attempt(), self.limit(), |channel| async move {
                 let request = led(rpc::LeaseRevokeRequest { id });
                 match LeaseClient::new(channel).lease_revoke(request).await {
                     // It went by itself.

@@ -10,11 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tonic::{
     Code, Request, Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use tracing::debug;
+use uuid::Uuid;
 
 use super::rpc::{self, kv_client::KvClient};
 use crate::StoreError;
@@ -78,6 +80,8 @@ struct Inner {
     current: AtomicUsize,
     options: EtcdOptions,
     errors: AtomicU64,
+    /// Of the configuration that was read first.
+    origin: Mutex<Option<Uuid>>,
 }
 
 impl Etcd {
@@ -94,7 +98,8 @@ impl Etcd {
             endpoints.push((url.clone(), channel(url, &options)?));
         }
         let (current, errors) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Ok(Self(Arc::new(Inner { endpoints, current, options, errors })))
+        let origin = Mutex::new(None);
+        Ok(Self(Arc::new(Inner { endpoints, current, options, errors, origin })))
     }
 
     /// What it was made with.
@@ -117,6 +122,17 @@ impl Etcd {
 
     pub(super) fn endpoints(&self) -> String {
         self.0.options.endpoints.join(",")
+    }
+
+    /// Remembers which configuration this is. An etcd that has none any more, or another, is not believed: an empty
+    /// network for everyone is not what anybody wants of a disk that was lost.
+    pub(super) fn recognize(&self, origin: Option<Uuid>) -> Result<(), StoreError> {
+        let mut known = self.0.origin.lock();
+        if known.is_some() && *known != origin {
+            return Err(StoreError::Emptied { path: self.name() });
+        }
+        *known = origin;
+        Ok(())
     }
 
     /// A key below the prefix.

@@ -22,6 +22,8 @@ pub(super) struct Head {
     pub(super) compacted: u64,
     /// Who wrote it: the etcd revision that began its leadership.
     pub(super) term: i64,
+    /// Of this configuration since its first commit: another one is not taken for it.
+    pub(super) origin: Uuid,
     /// Of this commit and no other: a writer knows its own again when the answer was lost.
     pub(super) id: Uuid,
     /// The commit is in this many pieces below `packed/`, and not yet in its rows.

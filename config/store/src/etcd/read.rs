@@ -61,7 +61,10 @@ impl Etcd {
         let at = answer.header.map_or(0, |header| header.revision);
         let (head, changed) = match answer.kvs.pop() {
             Some(kv) => (self.head(&kv.value)?, kv.mod_revision),
-            None => (Head { format: FORMAT, ..Head::default() }, 0),
+            None => {
+                self.recognize(None)?;
+                (Head { format: FORMAT, ..Head::default() }, 0)
+            }
         };
         let mut rows = BTreeMap::new();
         for folder in [CLAIMS, KV, LOG, OBJECTS] {
@@ -90,7 +93,10 @@ impl Etcd {
             let request = request.clone();
             async move { Ok(kv(channel).range(led(request)).await?.into_inner()) }
         });
-        answer.await?.kvs.pop().map_or(Ok(0), |kv| Ok(self.head(&kv.value)?.revision))
+        match answer.await?.kvs.pop() {
+            Some(kv) => Ok(self.head(&kv.value)?.revision),
+            None => self.recognize(None).map(|()| 0),
+        }
     }
 
     async fn leader(&self, at: i64) -> Result<Option<Leader>, StoreError> {
@@ -170,6 +176,7 @@ impl Etcd {
             let (found, expected) = (head.format, FORMAT);
             return Err(StoreError::Format { path: self.name(), found, expected });
         }
+        self.recognize(Some(head.origin))?;
         Ok(head)
     }
 

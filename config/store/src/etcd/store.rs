@@ -104,7 +104,8 @@ impl EtcdStore {
         let compacted = if compacts { oldest } else { from.compacted };
         let term = self.term()?;
         let (format, first, id) = (FORMAT, from.revision + 1, Uuid::new_v4());
-        Ok((Head { format, revision, first, compacted, term, id, packed: 0 }, compacts))
+        let origin = if from.origin.is_nil() { Uuid::new_v4() } else { from.origin };
+        Ok((Head { format, revision, first, compacted, term, origin, id, packed: 0 }, compacts))
     }
 
     fn log_row(&self, rows: &Rows) -> Result<(String, String), StoreError> {
