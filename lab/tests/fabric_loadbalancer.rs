@@ -343,7 +343,7 @@ fn requests_go_through_reloads_restarts_and_deaths() {
         account.silence,
         account.bad.len()
     );
-    assert!(account.silence < Duration::from_secs(2) + 4 * account.stall, "{account:?}");
+    assert!(account.silence < Duration::from_secs(2), "{account:?}");
 
     // It cannot be started any more: the standby takes over, and gives back.
     let dead = active.folder(&bed).join("lb-dead");
@@ -356,7 +356,7 @@ fn requests_go_through_reloads_restarts_and_deaths() {
     assert_eq!(vip(0).unwrap().0, 200);
     let account = load.stop();
     println!("HAProxy dead: {:?} without an answer, {} failed", account.silence, account.bad.len());
-    assert!(account.silence < Duration::from_secs(4) + 4 * account.stall, "{account:?}");
+    assert!(account.silence < Duration::from_secs(4), "{account:?}");
     std::fs::remove_file(&dead).unwrap();
     soon("it to be active again", || active.balancer(&bed)["active"] == json!(true));
     soon("the other to stand by", || standby.balancer(&bed)["active"] == json!(false));
@@ -374,7 +374,7 @@ fn requests_go_through_reloads_restarts_and_deaths() {
     std::thread::sleep(Duration::from_secs(2));
     let account = load.stop();
     println!("node lost: {:?} without an answer, {} failed", account.silence, account.bad.len());
-    assert!(account.silence < Duration::from_secs(15) + 4 * account.stall, "{account:?}");
+    assert!(account.silence < Duration::from_secs(15), "{account:?}");
     host.ip(&format!("link set {} up", host.uplink())).unwrap();
     soon("the node to be back", || active.balancer(&bed)["active"] == json!(true));
     soon("its answers", || vip(client).is_ok_and(|(status, _)| status == 200));

@@ -19,7 +19,7 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::json;
@@ -189,7 +189,9 @@ async fn check(client: &Client, done: &Acknowledged) {
 
 /// The file by itself.
 fn inspect(dir: &Path) {
+    let started = Instant::now();
     let state =
         EmbeddedStore::open(dir.join("config.redb"), Options::default()).unwrap().load().unwrap();
     consistency::check(&state);
+    assert!(started.elapsed() < Duration::from_secs(20));
 }

@@ -377,4 +377,5 @@ fn restarted(cluster: &Cluster, network: &mut SkeinNetwork, pods: &[KubePod]) {
         down.as_secs_f64(),
         longest.as_secs_f64()
     );
+    assert!(longest < down + Duration::from_millis(700), "{longest:?} of {down:?}");
 }

@@ -7,7 +7,7 @@ use skein_lab::wait_for;
 use std::time::Duration;
 
 /// A runtime waits 20 s for a pod's announcement before it says what is missing.
-const ANNOUNCED: Duration = Duration::from_secs(120);
+const ANNOUNCED: Duration = Duration::from_secs(60);
 
 const NETWORK: &str = "opencontrail.org/network";
 const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";

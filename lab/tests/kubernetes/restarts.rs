@@ -230,10 +230,9 @@ fn take_over(
     assert_ne!(given, second, "a manager that ended holds the Lease");
     late_pod(cluster, "given-back", node);
     let newer = cluster.wait_pods("default", "app=given-back", 1, PODS_READY).unwrap();
-    println!(
-        "a pod is ready {:.1} s after the manager's orderly end",
-        since.elapsed().as_secs_f64()
-    );
+    let took = since.elapsed();
+    println!("a pod is ready {:.1} s after the manager's orderly end", took.as_secs_f64());
+    assert!(took < Duration::from_secs(10), "{took:?}");
     assert_eq!(holder(), first);
     assert_all_pairs(&[new[0].clone(), newer[0].clone(), old.clone()], quickly);
 }
@@ -274,6 +273,7 @@ impl Ends<'_> {
         std::thread::sleep(AROUND);
         for (stream, pod) in traffic.0.into_iter().zip([&self.last.name, &self.member]) {
             let report = streams::unnoticed(stream, pod);
+            assert!(report.echoes > 100, "{report:?}");
             println!("traffic for {:.1} s: {report:?}", since.elapsed().as_secs_f64());
         }
     }

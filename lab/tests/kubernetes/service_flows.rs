@@ -287,7 +287,8 @@ fn connections_stay(cluster: &Cluster, pods: &[KubePod]) {
     streams::goes_on(&stream);
     ready("True");
     answers(true);
-    streams::unnoticed(stream, "stays");
+    let report = streams::unnoticed(stream, "stays");
+    assert!(report.echoes > 100 && report.longest_gap < 500.0, "{report:?}");
     cluster.api().delete(&format!("{SERVICES}/stays")).unwrap();
     cluster.api().delete(&path).unwrap();
 }
