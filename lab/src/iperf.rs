@@ -10,8 +10,6 @@ use std::time::Duration;
 pub struct Throughput {
     /// Received by the far end, bits per second.
     pub bits_per_second: f64,
-    /// TCP segments sent again.
-    pub retransmits: u64,
     /// Bytes the receiver got.
     pub bytes: u64,
 }
@@ -41,7 +39,6 @@ struct Report {
 
 #[derive(Deserialize)]
 struct End {
-    sum_sent: Option<Sum>,
     sum_received: Option<Sum>,
 }
 
@@ -49,8 +46,6 @@ struct End {
 struct Sum {
     bits_per_second: f64,
     bytes: u64,
-    #[serde(default)]
-    retransmits: u64,
 }
 
 impl Iperf {
@@ -115,10 +110,6 @@ impl Iperf {
         }
         let end = report.end.ok_or_else(|| wrong("no `end` in the report".into()))?;
         let received = end.sum_received.ok_or_else(|| wrong("no `end.sum_received`".into()))?;
-        Ok(Throughput {
-            bits_per_second: received.bits_per_second,
-            retransmits: end.sum_sent.map_or(0, |sent| sent.retransmits),
-            bytes: received.bytes,
-        })
+        Ok(Throughput { bits_per_second: received.bits_per_second, bytes: received.bytes })
     }
 }
