@@ -193,6 +193,34 @@ fn values_change_what_they_say() {
     assert_eq!(volumes.len(), 2, "{volumes:?}");
     let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
     assert_eq!(mounts.len(), 2, "{mounts:?}");
+    // The manager's pages are the machine's own, or over TLS.
+    let manager = |all: &[Value]| {
+        let named = |o: &&Value| o["kind"] == "Deployment";
+        all.iter().find(named).unwrap()["spec"]["template"]["spec"].clone()
+    };
+    let own = manager(&all);
+    assert!(own["containers"][0]["args"].to_string().contains("--status=127.0.0.1:8108"));
+    assert_eq!(own["containers"][0]["readinessProbe"]["httpGet"].get("scheme"), None);
+    assert_eq!(own["volumes"].as_array().unwrap().len(), 1);
+    let open = manager(&documents(&render(&[
+        "--set=kubeManager.status.listen=0.0.0.0:8108",
+        "--set=kubeManager.status.secret=pages",
+        "--set=kubeManager.status.clientCa=true",
+    ])));
+    let arguments = open["containers"][0]["args"].to_string();
+    for argument in [
+        "--status=0.0.0.0:8108",
+        "--status-certificate=/etc/skein/status/tls.crt",
+        "--status-key=/etc/skein/status/tls.key",
+        "--status-client-ca=/etc/skein/status/ca.crt",
+    ] {
+        assert!(arguments.contains(argument), "{argument}: {arguments}");
+    }
+    for probe in ["livenessProbe", "readinessProbe"] {
+        assert_eq!(open["containers"][0][probe]["httpGet"]["scheme"], "HTTPS", "{probe}");
+    }
+    assert_eq!(open["volumes"][1]["secret"]["secretName"], "pages");
+    assert_eq!(open["containers"][0]["volumeMounts"][1]["mountPath"], "/etc/skein/status");
     // Keys are read where somebody says so, and everywhere only on request.
     let bound = |all: &[Value]| {
         all.iter().any(|o| {

@@ -16,9 +16,18 @@ pub(crate) struct Flags {
     config: Option<PathBuf>,
     #[command(flatten)]
     api: ApiFlags,
-    /// Where status and metrics are served [default: 127.0.0.1:8108]
+    /// Where status and metrics are served; for other machines only over TLS [default: 127.0.0.1:8108]
     #[arg(long, value_name = "ADDR:PORT", env = "SKEIN_STATUS_LISTEN")]
     status: Option<SocketAddr>,
+    /// Certificate by which these are served over TLS (PEM)
+    #[arg(long, value_name = "FILE", requires = "status_key")]
+    status_certificate: Option<PathBuf>,
+    /// Private key of that certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "status_certificate")]
+    status_key: Option<PathBuf>,
+    /// Who asks for more than health shows a certificate of this authority (PEM) [default: nobody is asked]
+    #[arg(long, value_name = "FILE")]
+    status_client_ca: Option<PathBuf>,
     /// File that says how to reach Kubernetes [default: KUBECONFIG, else the pod's service account]
     #[arg(long, value_name = "FILE", env = "SKEIN_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
@@ -104,6 +113,10 @@ pub(crate) fn run(flags: Flags) -> Result<(), RoleError> {
         server_name: &mut config.server_name,
     });
     config.status = flags.status.unwrap_or(config.status);
+    let tls = &mut config.tls;
+    tls.certificate = flags.status_certificate.or(tls.certificate.take());
+    tls.key = flags.status_key.or(tls.key.take());
+    tls.client_ca = flags.status_client_ca.or(tls.client_ca.take());
     config.kubernetes.kubeconfig = flags.kubeconfig.or(config.kubernetes.kubeconfig);
     config.election.enabled &= !flags.no_election;
     config.election.namespace = flags.lease_namespace.unwrap_or(config.election.namespace);

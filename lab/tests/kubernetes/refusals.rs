@@ -1,4 +1,5 @@
-//! What cannot be done is said where its user looks: by an Event on the object, and in the pod's own events. Nothing hangs.
+//! What cannot be done is said where its user looks: by an Event on the object, in a pod's status, and in the pod's own events. Nothing
+//! hangs, and what is mended runs.
 
 use crate::{PODS_GONE, PODS_READY, Steps, create_namespace};
 use serde_json::{Value, json};
@@ -14,6 +15,9 @@ const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 
 const SERVICE_NETWORK: &str = "k8s.v1.cni.cncf.io/service-network";
 const POLICY_FOR: &str = "k8s.v1.cni.cncf.io/policy-for";
+const PODS: &str = "/api/v1/namespaces/default/pods";
+const DEFINITIONS: &str =
+    "/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions";
 const POLICIES: &str = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
 const INGRESSES: &str = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
 
@@ -28,7 +32,19 @@ const ON_NAMESPACES: [Bad; 6] = [
     ("opencontrail.org/ip_fabric_forwarding", "on", "BadAnnotation"),
     ("opencontrail.org/ip_fabric_snat", "yes", "BadAnnotation"),
 ];
-const ON_PODS: [Bad; 6] = [
+/// A network of which a pod has [`TAKEN`].
+const ASKED: &str = "asked";
+const TAKEN: &str = "10.9.1.5";
+const HOLDER: &str = "holds-an-address";
+const ON_PODS: [Bad; 13] = [
+    // These two are mended.
+    (NETWORKS, r#"[{"name": "asked", "ips": ["10.9.1.5"]}]"#, "AddressTaken"),
+    (NETWORKS, "asked@far-too-long-name1", "BadAnnotation"),
+    (NETWORKS, "asked@a/b", "BadAnnotation"),
+    (NETWORKS, "asked@net1,asked@net1", "BadAnnotation"),
+    (NETWORKS, r#"[{"name": "asked", "ips": ["10.9.2.5"]}]"#, "BadAnnotation"),
+    (NETWORKS, r#"[{"name": "asked", "mac": "02:00:00"}]"#, "BadAnnotation"),
+    (NETWORKS, r#"[{"name": "asked", "default-route": ["10.9.1.1"]}]"#, "BadAnnotation"),
     (NETWORK, "a:b", "BadAnnotation"),
     (NETWORK, "default-domain:nobody:nothing", "UnknownNetwork"),
     (NETWORKS, "a/b/c", "BadAnnotation"),
@@ -72,17 +88,33 @@ pub(crate) fn start(cluster: &Cluster) -> Refused {
     let api = cluster.api();
     let meta =
         |name: &str, key: &str, value: &str| json!({"name": name, "annotations": {key: value}});
+    let definition = json!({
+        "apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+        "metadata": meta(ASKED, "opencontrail.org/cidr", "10.9.1.0/24"),
+        "spec": {"config": r#"{"cniVersion": "0.3.1", "type": "skein"}"#},
+    });
+    cluster.apply(&definition.to_string()).unwrap();
+    let spec = |at: usize| {
+        json!({
+            "nodeName": cluster.nodes()[at % cluster.nodes().len()].name(),
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "probe", "image": PROBE_IMAGE, "imagePullPolicy": "Never"}],
+        })
+    };
+    // What means nothing is told, too, but hinders nobody.
+    let wish = json!([{"name": ASKED, "ips": [TAKEN], "cni-args": {"labels": []}}]).to_string();
+    let mut metadata = meta(HOLDER, NETWORKS, &wish);
+    metadata["labels"] = json!({"app": HOLDER});
+    api.create(PODS, &json!({"metadata": metadata, "spec": spec(2)})).unwrap();
+    cluster.wait_pods("default", &format!("app={HOLDER}"), 1, PODS_READY).unwrap();
     for (at, (key, value, reason)) in ON_PODS.into_iter().enumerate() {
         let name = format!("bad-{at}");
-        let node = cluster.nodes()[at % cluster.nodes().len()].name();
-        let spec = json!({
-            "nodeName": node, "terminationGracePeriodSeconds": 1,
-            "containers": [{"name": "probe", "image": PROBE_IMAGE, "imagePullPolicy": "Never"}],
-        });
-        let pod = json!({"metadata": meta(&name, key, value), "spec": spec});
-        api.create("/api/v1/namespaces/default/pods", &pod).unwrap();
+        let mut metadata = meta(&name, key, value);
+        metadata["labels"] = json!({"refused": name});
+        api.create(PODS, &json!({"metadata": metadata, "spec": spec(at)})).unwrap();
         asked.push(("Pod", name, reason));
     }
+    asked.push(("Pod", HOLDER.into(), "Ignored"));
     for (at, (key, value, reason)) in ON_SERVICES.into_iter().enumerate() {
         let name = format!("bad-{at}");
         let spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
@@ -160,27 +192,30 @@ impl Refused {
                 said.map(|_| ()).ok_or("it says nothing")
             })
             .unwrap_or_else(|error| panic!("{error}"));
-            let pod =
-                cluster.api().get(&format!("/api/v1/namespaces/default/pods/{name}")).unwrap();
+            let pod = cluster.api().get(&format!("{PODS}/{name}")).unwrap();
             assert_eq!(pod["status"]["phase"], "Pending", "{pod}");
+            assert_said_in_status(cluster, &name, ON_PODS[at].2);
         }
+        let pod = cluster.api().get(&format!("{PODS}/{HOLDER}")).unwrap();
+        assert!(network_ready(&pod).is_none(), "nothing hinders it: {pod}");
+        steps.done("conditions of pods that cannot be");
+        mended(cluster);
+        steps.done("two of them are mended, and run");
         let paths = [
             ("Namespace", "/api/v1/namespaces"),
-            ("Pod", "/api/v1/namespaces/default/pods"),
+            ("Pod", PODS),
             ("Service", "/api/v1/namespaces/default/services"),
-            (
-                "NetworkAttachmentDefinition",
-                "/apis/k8s.cni.cncf.io/v1/namespaces/default/network-attachment-definitions",
-            ),
+            ("NetworkAttachmentDefinition", DEFINITIONS),
             ("NetworkPolicy", POLICIES),
             ("Ingress", INGRESSES),
         ];
-        for (kind, name, _) in &self.0 {
+        // The holder went so that another one got its address.
+        for (kind, name, _) in self.0.iter().filter(|(_, name, _)| name != HOLDER) {
             let path = paths.iter().find(|(one, _)| one == kind).unwrap().1;
             cluster.api().delete(&format!("{path}/{name}")).unwrap();
         }
         wait_for("the pods that never ran to go", PODS_GONE, || {
-            let all = cluster.api().list("/api/v1/namespaces/default/pods").unwrap();
+            let all = cluster.api().list(PODS).unwrap();
             let left = all.iter().filter(|pod| {
                 pod["metadata"]["name"].as_str().is_some_and(|name| name.starts_with("bad-"))
             });
@@ -190,6 +225,62 @@ impl Refused {
             }
         })
         .unwrap_or_else(|error| panic!("{error}"));
+        cluster.api().delete(&format!("{DEFINITIONS}/{ASKED}")).unwrap();
         steps.done("pods that cannot be say why, and go");
+    }
+}
+
+/// What a pod's status says about its network.
+fn network_ready(pod: &Value) -> Option<&Value> {
+    let conditions = pod["status"]["conditions"].as_array()?;
+    conditions.iter().find(|condition| condition["type"] == "skein.io/NetworkReady")
+}
+
+/// The condition has the Event's reason and words, and the kubelet's own conditions stay beside it.
+fn assert_said_in_status(cluster: &Cluster, name: &str, reason: &str) {
+    wait_for(&format!("the condition {reason} of {name}"), PODS_READY, || {
+        let pod = cluster.api().get(&format!("{PODS}/{name}")).map_err(|e| e.to_string())?;
+        let all = events(cluster);
+        let told = |said: &Value| {
+            all.iter().any(|event| {
+                event["involvedObject"]["name"] == name
+                    && event["reason"] == reason
+                    && event["message"] == *said
+            })
+        };
+        let said = network_ready(&pod).is_some_and(|condition| {
+            condition["status"] == "False"
+                && condition["reason"] == reason
+                && condition["lastTransitionTime"].is_string()
+                && told(&condition["message"])
+        });
+        let others = pod["status"]["conditions"].as_array().into_iter().flatten();
+        let kubelets = others.filter(|one| one["type"] == "Ready").count();
+        if said && kubelets == 1 { Ok(()) } else { Err(pod["status"].to_string()) }
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// An annotation is corrected, an address becomes free: both pods run, and their status says that it is well.
+fn mended(cluster: &Cluster) {
+    let api = cluster.api();
+    api.delete(&format!("{PODS}/{HOLDER}")).unwrap();
+    let annotations = json!({NETWORKS: format!("{ASKED}@net1")});
+    let correction = json!({"metadata": {"annotations": annotations}});
+    api.merge(&format!("{PODS}/bad-1"), &correction).unwrap();
+    for name in ["bad-0", "bad-1"] {
+        let selector = format!("refused={name}");
+        // Its kubelet tries again by and by.
+        let pod = cluster.wait_pods("default", &selector, 1, PODS_GONE).unwrap().remove(0);
+        wait_for(&format!("the status of {name}"), PODS_READY, || {
+            let pod = api.get(&format!("{PODS}/{name}")).map_err(|error| error.to_string())?;
+            let well = network_ready(&pod)
+                .is_some_and(|one| one["status"] == "True" && one["reason"] == "Made");
+            if well { Ok(()) } else { Err(pod["status"].to_string()) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        let device = if name == "bad-0" { "eth1" } else { "net1" };
+        let shown = pod.run("/bin/ip", &["-4", "addr", "show", device]).unwrap().success().unwrap();
+        assert!(shown.contains(if name == "bad-0" { TAKEN } else { "10.9.1." }), "{shown}");
     }
 }

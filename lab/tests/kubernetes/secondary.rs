@@ -88,7 +88,7 @@ impl Side {
             "name": "side", "interface": "net7", "ips": [format!("{address}/24")], "mac": mac,
         });
         if default {
-            asked["default-route"] = json!(["10.12.0.1"]);
+            asked["default-route"] = json!(["10.12.0.254"]);
         }
         let pod = json!({
             "metadata": {

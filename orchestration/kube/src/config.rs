@@ -22,7 +22,7 @@ pub struct ManagerConfig {
     pub server_name: Option<String>,
     /// Where status and metrics are served.
     pub status: SocketAddr,
-    /// How these are served over TLS; without files they are plain.
+    /// How these are served over TLS; without files they are plain, and for the machine itself alone.
     pub tls: StatusTls,
     /// How to reach Kubernetes.
     pub kubernetes: Kubernetes,
@@ -48,6 +48,14 @@ pub struct StatusTls {
     pub key: Option<PathBuf>,
     /// Whoever asks for more than health shows a certificate of this authority. None: nobody is asked for one.
     pub client_ca: Option<PathBuf>,
+}
+
+impl StatusTls {
+    /// Whether no file is named.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.certificate.is_none() && self.key.is_none() && self.client_ca.is_none()
+    }
 }
 
 /// How to reach Kubernetes. Nothing: the file of `KUBECONFIG`, else the pod's own service account.

@@ -4,6 +4,7 @@
 //! with what it has, and the difference becomes writes. So a lost event, a restart or a long outage needs no care of
 //! its own: everything is marked once, and what is right already costs a comparison.
 
+mod condition;
 mod configuration;
 mod impact;
 mod nested;
@@ -112,6 +113,8 @@ pub struct Core {
     /// Owners that wait for an address, those that wait longest first, and for what.
     hungry: BTreeMap<u64, (Key, String)>,
     queued: u64,
+    /// Pods of which something is wrong: a network that changes may mend it.
+    wrong: BTreeSet<Key>,
     kubernetes_ready: bool,
     configuration_ready: bool,
     /// Every owner was derived once, so that all demands are known.
@@ -146,6 +149,7 @@ impl Core {
             later: BTreeMap::new(),
             hungry: BTreeMap::new(),
             queued: 0,
+            wrong: BTreeSet::new(),
             kubernetes_ready: false,
             configuration_ready: false,
             complete: false,

@@ -172,6 +172,20 @@ pub struct Problem {
     pub message: String,
 }
 
+/// The reason of problems that are no more than something left out: what was asked for is there but for that.
+pub const IGNORED: &str = "Ignored";
+
+/// Longest text that an Event may carry, in bytes.
+const NOTE: usize = 1000;
+
+/// The beginning of a text that may quote what a user wrote, so that Kubernetes takes it.
+#[must_use]
+pub fn shortened(text: &str) -> String {
+    let end =
+        text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= NOTE).last();
+    text[..end.unwrap_or(0)].to_owned()
+}
+
 /// A change of a Kubernetes object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Patch {
@@ -179,7 +193,8 @@ pub struct Patch {
     pub key: Key,
     /// `status`, or the object itself.
     pub status: bool,
-    /// A merge patch.
+    /// A merge patch; of a pod's status a strategic merge patch, as others write into its list of conditions, too. Conditions
+    /// whose `lastTransitionTime` is null change by it: whoever sends it has a clock.
     pub body: Value,
 }
 

@@ -93,6 +93,27 @@ async fn a_real_cluster_is_translated_with_least_rights() {
         (text.contains("quite:other:non:sense") && text.contains("\\\"non:sense")).then_some(())
     })
     .await;
+    // Its status says so as well.
+    let condition = |status: &str, said: &str| {
+        let path = "jsonpath={.status.conditions[?(@.type=='skein.io/NetworkReady')]}";
+        let (_, text) = plane.kubectl(&["get", "pod", "-n", "shop", "bad", "-o", path], "");
+        let found: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let told = found["message"].as_str()?.contains(said) && found["status"] == status;
+        (told && found["lastTransitionTime"].is_string()).then_some(found)
+    };
+    let found = eventually("the condition", async || condition("False", "quite:other")).await;
+    assert_eq!(found["reason"], "BadAnnotation", "{found}");
+    let since = found["lastTransitionTime"].clone();
+    plane.apply(&pod("bad", "opencontrail.org/network: 'a:third:bit:of:non:sense'"));
+    let found = eventually("the other condition", async || condition("False", "a:third")).await;
+    assert_eq!(found["lastTransitionTime"], since, "it is as false as it was");
+    plane.apply(&pod("bad", "opencontrail.org/network: ''"));
+    let found = eventually("the mended condition", async || condition("True", "made")).await;
+    assert_eq!(found["reason"], "Made", "{found}");
+    let all = "jsonpath={.status.conditions[*].type}";
+    let types = |name: &str| plane.kubectl(&["get", "pod", "-n", "shop", name, "-o", all], "").1;
+    assert_eq!(types("bad").matches("skein.io/NetworkReady").count(), 1, "{}", types("bad"));
+    assert!(!types("db").contains("skein.io"), "nothing was ever wrong: {}", types("db"));
 
     plane.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: apart, annotations: {opencontrail.org/isolation: 'true'}}");
     object(&client, Kind::VIRTUAL_NETWORK, "default-domain:k8s-apart:k8s-apart-pod-network").await;

@@ -71,6 +71,13 @@ async fn health_is_for_everyone_and_figures_for_those_with_a_certificate() {
         ..ManagerConfig::default()
     };
     config.kubernetes.kubeconfig = Some(kubeconfig);
+    // In plain for this machine alone: whoever asks for more is told what to give.
+    for open in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8108"] {
+        let config = ManagerConfig { status: open.parse().unwrap(), ..config.clone() };
+        let refused = skein_kube::run(config, || {}, std::future::pending()).await.unwrap_err();
+        assert!(matches!(refused, ManagerError::OpenStatus(_)), "{open}: {refused}");
+        assert!(refused.to_string().contains("--status-certificate"), "{refused}");
+    }
     config.tls.certificate = Some(certificate.clone());
     let incomplete = skein_kube::run(config.clone(), || {}, std::future::pending()).await;
     assert!(matches!(incomplete, Err(ManagerError::Tls(_))), "{incomplete:?}");

@@ -104,6 +104,9 @@ impl Core {
         if matches!(kind, Kind::VIRTUAL_NETWORK | Kind::NETWORK_IPAM) {
             // Perhaps with more subnets.
             self.feed();
+            for key in self.wrong.clone() {
+                self.mark(key);
+            }
         }
         if is_host_port(&object) {
             self.mark_dns();

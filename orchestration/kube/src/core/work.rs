@@ -1,7 +1,7 @@
 //! What is to be done for one owner, and when: after writes that are on their way have come back, after failures a
 //! while later.
 
-use super::{Core, Notice, Outcome, Reason, Work};
+use super::{Core, Notice, Outcome, Reason, Work, condition};
 use crate::desired::{Demand, Derived, Patch, Problem};
 use crate::key::{Key, Sort};
 use crate::plan::{Plan, Planner, Write};
@@ -171,6 +171,18 @@ impl Core {
         if plan.writes.is_empty() && plan.waits.is_empty() {
             state.addresses.clear();
         }
+        // One look-up for a pod of which nothing is wrong, and no write.
+        let settled = plan.writes.is_empty() && plan.waits.is_empty() && !derived.hold;
+        let pod = (key.sort == Sort::Pod)
+            .then(|| self.cache.pods.get(&(key.namespace.clone(), key.name.clone())))
+            .flatten();
+        let mut wanted = derived.patches;
+        wanted.extend(pod.and_then(|pod| condition::patch(&key, pod, &problems, settled)));
+        if pod.is_some() && !problems.is_empty() {
+            self.wrong.insert(key.clone());
+        } else {
+            self.wrong.remove(&key);
+        }
         let notices = problems
             .iter()
             .filter(|problem| !state.reported.contains(problem))
@@ -180,12 +192,12 @@ impl Core {
         let again = state
             .patched
             .as_ref()
-            .is_none_or(|(before, at)| *before != derived.patches || now >= *at + REPATCH);
-        if derived.patches.is_empty() {
+            .is_none_or(|(before, at)| *before != wanted || now >= *at + REPATCH);
+        if wanted.is_empty() {
             // It was seen.
             state.patched = None;
         }
-        let patches = if again { derived.patches } else { Vec::new() };
+        let patches = if again { wanted } else { Vec::new() };
         if !patches.is_empty() {
             state.patched = Some((patches.clone(), now));
         }

@@ -1,5 +1,6 @@
 //! What users write into annotations.
 
+use super::requests;
 use crate::objects::Meta;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -17,6 +18,9 @@ pub(super) fn boolean(meta: &Meta, key: &str) -> Result<Option<bool>, String> {
     }
 }
 
+/// What may be asked of a network as JSON.
+const UNDERSTOOD: [&str; 6] = ["name", "namespace", "interface", "ips", "mac", "default-route"];
+
 /// One network that a pod asks for besides the first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkChoice {
@@ -32,6 +36,8 @@ pub struct NetworkChoice {
     pub mac: Option<String>,
     /// The way out of the pod goes through these.
     pub default_route: Vec<IpAddr>,
+    /// Keys that mean nothing here.
+    pub ignored: Vec<String>,
 }
 
 /// Reads `k8s.v1.cni.cncf.io/networks`: a list as JSON, or `net`, `namespace/net`, `net@interface`, with commas.
@@ -42,7 +48,13 @@ pub fn network_choices(text: &str) -> Result<Vec<NetworkChoice>, String> {
     let text = text.trim();
     if text.starts_with('[') {
         let json: Vec<Value> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        return json.iter().map(choice).collect();
+        let all = json.iter().map(choice).collect::<Result<Vec<_>, _>>()?;
+        let mut ways = all.iter().filter(|one| !one.default_route.is_empty());
+        if let (Some(first), Some(second)) = (ways.next(), ways.next()) {
+            let (first, second) = (&first.name, &second.name);
+            return Err(format!("{first} and {second} both have default-route; one may"));
+        }
+        return Ok(all);
     }
     let plain = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     plain
@@ -56,6 +68,8 @@ pub fn network_choices(text: &str) -> Result<Vec<NetworkChoice>, String> {
                 None => (None, rest),
             };
             check_name(name)?;
+            namespace.as_deref().map_or(Ok(()), check_name)?;
+            interface.as_deref().map_or(Ok(()), requests::interface)?;
             Ok(NetworkChoice { namespace, name: name.to_owned(), interface, ..Default::default() })
         })
         .collect()
@@ -90,15 +104,26 @@ fn choice(json: &Value) -> Result<NetworkChoice, String> {
             })
             .collect()
     };
+    // What is empty is not said.
+    let said = |key: &str| text(key).map(|text| text.filter(|text| !text.is_empty()));
     let name = text("name")?.ok_or("a network has no name")?;
     check_name(&name)?;
+    let namespace = said("namespace")?;
+    namespace.as_deref().map_or(Ok(()), check_name)?;
+    let interface = said("interface")?;
+    interface.as_deref().map_or(Ok(()), requests::interface)?;
+    let keys = json.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
     Ok(NetworkChoice {
-        namespace: text("namespace")?,
+        namespace,
         name,
-        interface: text("interface")?.filter(|i| !i.is_empty()),
+        interface,
         addresses: addresses("ips")?,
-        mac: text("mac")?,
+        mac: said("mac")?.as_deref().map(requests::mac).transpose()?,
         default_route: addresses("default-route")?,
+        ignored: keys
+            .map(|(key, _)| key.clone())
+            .filter(|key| !UNDERSTOOD.contains(&key.as_str()))
+            .collect(),
     })
 }
 
@@ -117,10 +142,24 @@ mod tests {
         let all = network_choices(json).unwrap();
         assert_eq!(all[0].addresses, ["10.1.1.5".parse::<IpAddr>().unwrap()]);
         assert_eq!(all[1].default_route.len(), 1);
-        for bad in
-            ["a/b/c", "[{}]", "[{\"name\":3}]", "{", "bl ue", r#"[{"name":"a","ips":["x"]}]"#]
-        {
+        for bad in [
+            "a/b/c",
+            "/a",
+            "a@",
+            "a@far-too-long-name1",
+            "a@b/c",
+            "[{}]",
+            "[{\"name\":3}]",
+            "{",
+            "bl ue",
+            r#"[{"name":"a","ips":["x"]}]"#,
+            r#"[{"name":"a","mac":"02:00"}]"#,
+            r#"[{"name":"a","interface":"a/b"}]"#,
+            r#"[{"name":"a","default-route":["10.1.1.1"]},{"name":"b","default-route":["10.2.2.1"]}]"#,
+        ] {
             assert!(network_choices(bad).is_err(), "{bad}");
         }
+        let odd = r#"[{"name":"a","cni-args":{"x":1},"bandwidth":null,"mac":""}]"#;
+        assert_eq!(network_choices(odd).unwrap()[0].ignored, ["cni-args"]);
     }
 }

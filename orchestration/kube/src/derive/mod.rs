@@ -15,6 +15,7 @@ mod networks;
 mod node;
 mod pod;
 mod policy;
+mod requests;
 mod service;
 mod shared;
 mod staged;

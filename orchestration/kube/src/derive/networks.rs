@@ -174,6 +174,11 @@ pub(super) fn attached(name: FqName) -> Ref {
 
 /// The prefixes of a network.
 pub(super) fn prefixes(graph: &Graph, network: &FqName) -> Vec<IpNet> {
+    subnets(graph, network).into_iter().map(|(net, _)| net).collect()
+}
+
+/// The prefixes of a network with their gateways.
+pub(super) fn subnets(graph: &Graph, network: &FqName) -> Vec<(IpNet, Option<IpAddr>)> {
     let Some(network) = graph.by_name(Kind::VIRTUAL_NETWORK, network) else { return Vec::new() };
     let mut out = Vec::new();
     for link in network.references_to(Kind::NETWORK_IPAM) {
@@ -182,6 +187,10 @@ pub(super) fn prefixes(graph: &Graph, network: &FqName) -> Vec<IpNet> {
         let flat = ipam.and_then(|i| i.properties.get("ipam_subnets")?.get("subnets"));
         for list in [own, flat].into_iter().flatten() {
             for subnet in list.as_array().into_iter().flatten() {
+                let gateway = subnet.get("default_gateway").and_then(Value::as_str);
+                // The API writes "None" or the unspecified address for none.
+                let gateway = gateway.and_then(|text| text.parse::<IpAddr>().ok());
+                let gateway = gateway.filter(|address| !address.is_unspecified());
                 let Some(subnet) = subnet.get("subnet") else { continue };
                 let prefix = subnet.get("ip_prefix").and_then(Value::as_str);
                 let len = subnet.get("ip_prefix_len").and_then(Value::as_u64);
@@ -190,7 +199,7 @@ pub(super) fn prefixes(graph: &Graph, network: &FqName) -> Vec<IpNet> {
                 if let Some((prefix, len)) = prefix.zip(len)
                     && let Ok(net) = IpNet::new(prefix, len)
                 {
-                    out.push(net);
+                    out.push((net, gateway));
                 }
             }
         }

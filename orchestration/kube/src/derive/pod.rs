@@ -2,8 +2,8 @@
 
 use super::annotations::{NetworkChoice, network_choices};
 use super::tags::Candidate;
-use super::{Context, host_port, nested, networks};
-use crate::desired::{Demand, Derived, Link, Patch, Predicate};
+use super::{Context, host_port, nested, networks, requests};
+use crate::desired::{Demand, Derived, IGNORED, Link, Patch, Predicate};
 use crate::key::Key;
 use crate::names;
 use crate::objects::Pod;
@@ -66,6 +66,18 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     if !out.waits.is_empty() {
         out.hold = true;
         return out;
+    }
+    if let Some((reason, message)) = interfaces.iter().find_map(|one| impossible(cx, one).err()) {
+        return Derived::wrong(reason, message);
+    }
+    for interface in &interfaces {
+        for what in &interface.choice.ignored {
+            let message = format!(
+                "annotation {NETWORKS}: {what} of {} means nothing here, and the interface is made without it",
+                interface.label
+            );
+            out.problem(IGNORED, message);
+        }
     }
     let parent = match nested::parent(cx, pod) {
         Ok(parent) => parent,
@@ -171,6 +183,19 @@ fn interfaces(cx: &Context<'_>, pod: &Pod) -> Result<Vec<Interface>, Wrong> {
         out.push(Interface { label: choice.name.clone(), full, network, own: false, choice });
     }
     Ok(out)
+}
+
+/// Whether its network can give what an interface asks for.
+fn impossible(cx: &Context<'_>, interface: &Interface) -> Result<(), Wrong> {
+    let subnets = networks::subnets(cx.graph, &interface.network);
+    if subnets.is_empty() && !interface.own {
+        let network = &interface.network;
+        let message =
+            format!("virtual-network {network} has no subnet to take an address from; give it one");
+        return Err(("NoSubnet", message));
+    }
+    requests::check(&interface.choice, &interface.network, &subnets)
+        .map_err(|reason| ("BadAnnotation", format!("annotation {NETWORKS}: {reason}")))
 }
 
 /// The interface that the default route is on.

@@ -69,7 +69,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     }
     out.objects.extend(external.objects);
     if !external.left {
-        report(cx, key, service, &external.granted, &mut out);
+        report(cx, key, service, &external.granted, &external.plain, &mut out);
     }
     out
 }
@@ -348,10 +348,12 @@ fn external(
         all.foreign(service);
     }
     // What was written back as external is the pool's, not the user's wish.
-    let asked: Vec<&str> = service.external.iter().map(String::as_str).collect();
+    let writes_back = cx.settings.write_external_ips && balanced;
+    let asked = service.external.iter().filter(|ip| !writes_back || !service.ingress.contains(ip));
+    let asked: Vec<&str> = asked.map(String::as_str).collect();
     let mut wanted: Vec<Option<&str>> = match (&service.wanted, asked.is_empty()) {
         (Some(one), _) if balanced => vec![Some(one)],
-        (_, false) if cx.settings.write_external_ips && balanced => vec![None],
+        (_, false) if writes_back => vec![None],
         (_, true) if balanced => vec![None],
         _ => Vec::new(),
     };
@@ -378,7 +380,15 @@ fn external(
     });
     let prefixes = known.and_then(FqName::parent);
     let prefixes = prefixes.map_or_else(Vec::new, |net| networks::prefixes(cx.graph, &net));
+    let given = known.filter(|_| writes_back).and_then(|pool| {
+        let own = cx.graph.by_name(Kind::FLOATING_IP, &pool.child(&floating_name(base, None)))?;
+        packed::text(own, "floating_ip_address")
+    });
     for wish in wanted {
+        // The status may not have been seen yet.
+        if wish.is_some() && wish == given.as_deref() && service.wanted.is_none() {
+            continue;
+        }
         let address = match wish.map(str::parse::<IpAddr>) {
             Some(Err(_)) => {
                 let text = format!("{:?} is not an address", wish.unwrap_or_default());
@@ -391,7 +401,7 @@ fn external(
         let held = address.is_none_or(|a| prefixes.iter().any(|net| net.contains(&a)));
         match (known, held, address) {
             (Some(pool), true, _) => {
-                let name = format!("{base}{}-externalIP", wish.unwrap_or("None").replace(':', "-"));
+                let name = floating_name(base, wish);
                 floating(cx, key, service.meta.uid, pool.child(&name), address, port, &mut all);
             }
             // Nodes answer it when someone routes it to them.
@@ -411,6 +421,10 @@ fn external(
         }
     }
     all
+}
+
+fn floating_name(base: &str, wish: Option<&str>) -> String {
+    format!("{base}{}-externalIP", wish.unwrap_or("None").replace(':', "-"))
 }
 
 fn floating(
@@ -443,8 +457,15 @@ fn floating(
     all.objects.push(floating);
 }
 
-/// Tells Kubernetes the addresses.
-fn report(cx: &Context<'_>, key: &Key, service: &Service, granted: &[String], out: &mut Derived) {
+/// Tells Kubernetes the addresses of the pool; `plain` are those that the user wrote beside them.
+fn report(
+    cx: &Context<'_>,
+    key: &Key,
+    service: &Service,
+    granted: &[String],
+    plain: &[String],
+    out: &mut Derived,
+) {
     let balanced = service.kind == ServiceType::LoadBalancer;
     let ours = service.class.as_deref().is_none_or(|class| CLASSES.contains(&class));
     if !ours || (!balanced && service.ingress.is_empty()) {
@@ -461,7 +482,8 @@ fn report(cx: &Context<'_>, key: &Key, service: &Service, granted: &[String], ou
     if cx.settings.write_external_ips && balanced && !granted.is_empty() {
         let missing = granted.iter().any(|ip| !service.external.contains(ip));
         if missing {
-            let body = json!({"spec": {"externalIPs": granted}});
+            let all: Vec<&String> = plain.iter().chain(granted).collect();
+            let body = json!({"spec": {"externalIPs": all}});
             out.patches.push(Patch { key: key.clone(), status: false, body });
         }
     }

@@ -17,7 +17,7 @@ pub use endpoints::{Endpoint, EndpointPort, Slice};
 pub use ingress::{Backend, Ingress, IngressClass, IngressPath, IngressRule, IngressTls, PathType};
 pub use meta::Meta;
 pub use network_policy::{IpBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, PortName};
-pub use pod::{HostPort, Nad, Namespace, Node, Pod};
+pub use pod::{HostPort, NETWORK_READY, Nad, Namespace, NetworkCondition, Node, Pod};
 pub use selector::{Operator, Requirement, Selector};
 pub use service::{Service, ServicePort, ServiceType};
 pub use virtual_network::{NetworkSpec, RouteTargetSpec, SubnetSpec, VirtualNetwork};

@@ -4,6 +4,10 @@ use super::Meta;
 use serde::Deserialize;
 use std::net::IpAddr;
 
+/// The condition by which a pod's status says that its network cannot be as it asks. Only pods of which something was wrong
+/// have it.
+pub const NETWORK_READY: &str = "skein.io/NetworkReady";
+
 /// A namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Namespace {
@@ -72,6 +76,19 @@ pub struct Pod {
     pub ports: Vec<(Box<str>, Box<str>, u16)>,
     /// Ports of its node that lead to it.
     pub host_ports: Vec<HostPort>,
+    /// What its status says about its network.
+    pub condition: Option<Box<NetworkCondition>>,
+}
+
+/// The condition [`NETWORK_READY`] of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkCondition {
+    /// Whether its network is as it asks.
+    pub ready: bool,
+    /// Why, in one word.
+    pub reason: String,
+    /// Why, and what to do.
+    pub message: String,
 }
 
 /// A port of a pod's node.
@@ -135,6 +152,17 @@ struct RawStatus {
     pod_ip: Option<String>,
     #[serde(rename = "podIPs", deserialize_with = "super::nullable")]
     pod_ips: Vec<RawPodIp>,
+    #[serde(deserialize_with = "super::nullable")]
+    conditions: Vec<RawCondition>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RawCondition {
+    r#type: String,
+    status: String,
+    reason: Option<String>,
+    message: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -193,6 +221,14 @@ impl Pod {
             .filter_map(|text| text.parse().ok())
             .collect();
         addresses.dedup();
+        let condition = status.conditions.into_iter().find(|one| one.r#type == NETWORK_READY);
+        let condition = condition.map(|one| {
+            Box::new(NetworkCondition {
+                ready: one.status == "True",
+                reason: one.reason.unwrap_or_default(),
+                message: one.message.unwrap_or_default(),
+            })
+        });
         Self {
             meta,
             node: spec.node_name.filter(|n| !n.is_empty()).map(String::into_boxed_str),
@@ -202,6 +238,7 @@ impl Pod {
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             ports,
             host_ports,
+            condition,
         }
     }
 

@@ -5,16 +5,18 @@ use super::discovery;
 use super::run::Shared;
 use crate::core::Notice;
 use crate::derive::STAGED;
-use crate::desired::Patch;
+use crate::desired::{Patch, shortened};
 use crate::key::Key;
 use crate::objects::Resource;
 use crate::tellings::{Telling, Tellings, Told};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::api::{Api, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::events::{Event, EventType, Reporter};
 use parking_lot::Mutex;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,8 +24,6 @@ use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-/// Longest note that an Event may carry, in bytes.
-const NOTE: usize = 1000;
 /// How long the API server may take for one thing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -217,7 +217,12 @@ impl Teller {
         } else {
             Api::all_with(self.client.clone(), &served)
         };
-        let (name, body) = (&patch.key.name, kube::api::Patch::Merge(&patch.body));
+        let (name, body) = (&patch.key.name, dated(patch.body.clone(), Timestamp::now()));
+        let body = if patch.status && resource == Resource::Pod {
+            kube::api::Patch::Strategic(&body)
+        } else {
+            kube::api::Patch::Merge(&body)
+        };
         let parameters = PatchParams::default();
         let written = if patch.status {
             api.patch_status(name, &parameters, &body).await.map(drop)
@@ -267,8 +272,13 @@ fn is_namespaced(resource: Resource) -> bool {
     )
 }
 
-fn shortened(text: &str) -> String {
-    let end =
-        text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= NOTE).last();
-    text[..end.unwrap_or(0)].to_owned()
+/// Conditions that change by a patch have no time yet.
+fn dated(mut body: Value, now: Timestamp) -> Value {
+    let conditions = body.pointer_mut("/status/conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        if let Some(time) = condition.get_mut("lastTransitionTime").filter(|time| time.is_null()) {
+            *time = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into();
+        }
+    }
+    body
 }

@@ -46,6 +46,12 @@ pub enum ManagerError {
     /// A file of `[tls]` cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Whoever reaches the status address could read what pods there are, and what is wrong with them.
+    #[error(
+        "status {0}: without TLS it is for this machine alone; give [tls] a certificate and a key (--status-certificate, \
+         --status-key), or listen on 127.0.0.1"
+    )]
+    OpenStatus(std::net::SocketAddr),
     /// The status address cannot be had.
     #[error("status address {address}: {source}; choose another one")]
     Status {
@@ -102,6 +108,9 @@ pub async fn run(
     };
     let client = Client::with_tls(&config.api, &tls)?;
     let cluster = kubernetes(&config.kubernetes).await?;
+    if config.tls.is_plain() && !config.status.ip().is_loopback() {
+        return Err(ManagerError::OpenStatus(config.status));
+    }
     let listener = tokio::net::TcpListener::bind(config.status)
         .await
         .map_err(|source| ManagerError::Status { address: config.status, source })?;
