@@ -181,7 +181,7 @@ impl Refused {
             .unwrap_or_else(|error| panic!("{error}"));
         }
         steps.done("Events of bad annotations");
-        for at in 0..ON_PODS.len() {
+        for (at, (_, _, reason)) in ON_PODS.into_iter().enumerate() {
             let name = format!("bad-{at}");
             wait_for(&format!("the runtime to say why {name} does not start"), ANNOUNCED, || {
                 let all = events(cluster);
@@ -194,7 +194,7 @@ impl Refused {
             .unwrap_or_else(|error| panic!("{error}"));
             let pod = cluster.api().get(&format!("{PODS}/{name}")).unwrap();
             assert_eq!(pod["status"]["phase"], "Pending", "{pod}");
-            assert_said_in_status(cluster, &name, ON_PODS[at].2);
+            assert_said_in_status(cluster, &name, reason);
         }
         let pod = cluster.api().get(&format!("{PODS}/{HOLDER}")).unwrap();
         assert!(network_ready(&pod).is_none(), "nothing hinders it: {pod}");
