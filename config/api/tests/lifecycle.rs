@@ -124,7 +124,7 @@ async fn the_first_start_makes_the_objects_that_every_client_expects() {
     for (at, (kind, name)) in expected.iter().enumerate() {
         match *kind {
             Kind::TAG_TYPE => {
-                assert_eq!(read(at).await["id_perms"]["user_visible"], false, "{name}")
+                assert_eq!(read(at).await["id_perms"]["user_visible"], false, "{name}");
             }
             Kind::ROUTING_INSTANCE => {
                 let is_default = !name.ends_with(":__default__");
