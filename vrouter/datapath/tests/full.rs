@@ -1,6 +1,11 @@
 //! Tables without room say so by name and size, change nothing by it, and take more when there is room.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says by panicking"
+)]
 
 mod bed;
 
