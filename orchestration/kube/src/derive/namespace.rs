@@ -17,8 +17,13 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     for problem in &wishes.problems {
         out.problem("BadAnnotation", problem.clone());
     }
-    if let Err(problem) = super::networks::chosen(cx, &namespace.meta) {
-        out.problem("BadAnnotation", problem);
+    match super::networks::chosen(cx, &namespace.meta) {
+        Ok(chosen) => {
+            if let Some(network) = chosen {
+                cx.tell_of_reach(&network, &mut out);
+            }
+        }
+        Err(problem) => out.problem("BadAnnotation", problem),
     }
     if let Err(problem) = super::service::pool_for(cx, &namespace.meta) {
         out.problem("BadAnnotation", problem);

@@ -2,6 +2,7 @@
 
 use super::Meta;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::net::IpAddr;
 
 /// A namespace.
@@ -72,6 +73,8 @@ pub struct Pod {
     pub ports: Vec<(Box<str>, Box<str>, u16)>,
     /// Ports of its node that lead to it.
     pub host_ports: Vec<HostPort>,
+    /// Its node asks it over the network whether it is well.
+    pub probed: bool,
 }
 
 /// A port of a pod's node.
@@ -110,8 +113,24 @@ struct RawSpec {
 #[serde(rename_all = "camelCase", default)]
 struct RawContainer {
     restart_policy: Option<String>,
+    startup_probe: Option<RawProbe>,
+    readiness_probe: Option<RawProbe>,
+    liveness_probe: Option<RawProbe>,
     #[serde(deserialize_with = "super::nullable")]
     ports: Vec<RawPort>,
+}
+
+impl RawContainer {
+    fn is_probed(&self) -> bool {
+        let all = [&self.startup_probe, &self.readiness_probe, &self.liveness_probe];
+        // All others come over the network: httpGet, tcpSocket, grpc.
+        all.into_iter().flatten().any(|probe| probe.exec.is_none())
+    }
+}
+
+#[derive(Deserialize)]
+struct RawProbe {
+    exec: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -185,6 +204,7 @@ impl Pod {
             .collect();
         ports.sort();
         ports.dedup();
+        let probed = spec.containers.iter().chain(stay()).any(RawContainer::is_probed);
         let mut addresses: Vec<IpAddr> = status
             .pod_ips
             .iter()
@@ -202,6 +222,7 @@ impl Pod {
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             ports,
             host_ports,
+            probed,
         }
     }
 
