@@ -30,6 +30,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     }
     cx.tell_about_underlay(name, &wishes, &mut out);
     let isolated = cx.isolated(name);
+    tell_about_isolation(&wishes, isolated, &mut out);
     let cluster_makes_it = matches!(name, "default" | "kube-system") || cx.names.is_shared();
     if !cluster_makes_it {
         let uid = namespace.meta.uid.to_string();
@@ -48,6 +49,25 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     }
     allow(cx, key, &mut out);
     out
+}
+
+/// Tells of annotations that say nothing where they are.
+fn tell_about_isolation(wishes: &Wishes, isolated: bool, out: &mut Derived) {
+    if wishes.isolated && !isolated {
+        out.problem(
+            "NotIsolated",
+            "opencontrail.org/isolation does nothing here: the networks of the namespace default are the cluster's own; \
+             put what is to be apart into another namespace"
+                .into(),
+        );
+    } else if wishes.about_services && !isolated {
+        out.problem(
+            "NotIsolated",
+            "opencontrail.org/isolation.service says something about isolated namespaces only: annotate this one \
+             with opencontrail.org/isolation: 'true' as well, or take it away"
+                .into(),
+        );
+    }
 }
 
 /// Everything passes, both ways, both families: policies and networks are what restricts.
