@@ -304,8 +304,10 @@ async fn it_may_be_switched_off_and_narrowed() {
     bench.settle().await;
     assert!(joined(&bench, &full("blue")).await.is_empty());
     assert!(told(&bench).is_empty(), "{:?}", bench.notices);
-    let narrow =
-        Settings { node_reach_subnets: vec!["10.8.0.0/16".parse().unwrap()], ..Settings::default() };
+    let narrow = Settings {
+        node_reach_subnets: vec!["10.8.0.0/16".parse().unwrap()],
+        ..Settings::default()
+    };
     bench.restart(narrow, all());
     bench.settle().await;
     assert_eq!(told(&bench), ["Pod shop/web"]);

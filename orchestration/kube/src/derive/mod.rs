@@ -24,8 +24,8 @@ mod underlay;
 mod virtual_network;
 
 pub use annotations::{NetworkChoice, network_choices};
-pub use reach::ReachTable;
 pub(crate) use elsewhere::users_of_networks;
+pub use reach::ReachTable;
 pub use staged::STAGED;
 pub(crate) use tags::service_id;
 pub use tags::{Candidate, Shift, TagTable};

@@ -3,8 +3,8 @@
 //! Nodes have one routing table, so no two networks that nodes reach may overlap. Who is reached already stays so.
 
 use super::Context;
-use super::networks::{attached, prefixes};
 use super::nested;
+use super::networks::{attached, prefixes};
 use crate::desired::{Derived, Link};
 use crate::key::{self, Key, Sort};
 use ipnet::IpNet;
