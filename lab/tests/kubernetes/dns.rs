@@ -1,6 +1,6 @@
 //! Names: answered by every node itself, in a cluster without a DNS pod.
 
-use crate::{ANSWER, NODES, PATIENCE, PODS_GONE, PODS_READY, Steps, create_pod};
+use crate::{ANSWER, NODES, PATIENCE, PODS_GONE, PODS_READY, Steps, create_namespace, create_pod};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, SkeinNetwork};
 use skein_lab::{Host, Ran, Upstream, wait_for};
@@ -45,6 +45,8 @@ pub(crate) fn check(
         since.elapsed().as_secs_f64()
     );
     steps.done("DNS on every node");
+    at_once(cluster);
+    steps.done("names at a pod's first question");
     services(cluster, pods);
     steps.done("names of services, endpoints and pods");
     outside(cluster, upstream, pods);
@@ -80,6 +82,53 @@ pub(crate) fn wait_answer(pod: &KubePod, arguments: &[&str]) -> String {
         if answered { Ok(ran.stdout) } else { Err(format!("{arguments:?}: {ran:?}")) }
     })
     .unwrap_or_else(|error| panic!("{}: {error}", pod.name))
+}
+
+/// Pods that are the first of their network on their node, and whose programs ask before they do anything else, a single question each: for
+/// a service, and for their own name. A question that nobody hears is not asked again.
+fn at_once(cluster: &Cluster) {
+    const ROUNDS: usize = 3;
+    let name = |round: usize| format!("first-{round}");
+    let script = "ask() { /bin/nslookup -retry=1 -timeout=60 -type=a $1.cluster.local || echo \"no answer: $1\"; }; \
+                  ask kubernetes.default.svc; \
+                  own=$(/bin/ip -4 -o addr show eth0 | /bin/busybox sed 's/.* inet \\([0-9.]*\\).*/\\1/'); \
+                  ask $(echo $own | /bin/busybox tr . -).$SPACE.pod; echo asked $own";
+    for round in 0..ROUNDS {
+        let isolated = json!({"opencontrail.org/isolation": "true"});
+        create_namespace(cluster, &json!({"name": name(round), "annotations": isolated}));
+        for node in cluster.nodes() {
+            let pod = json!({
+                "metadata": {"name": node.name(), "labels": {"first": "yes"}},
+                "spec": {
+                    "nodeName": node.name(), "restartPolicy": "Never", "terminationGracePeriodSeconds": 1,
+                    "containers": [{
+                        "name": "probe", "image": PROBE_IMAGE, "imagePullPolicy": "Never",
+                        "command": ["/bin/sh", "-c", script],
+                        "env": [{"name": "SPACE", "value": name(round)}],
+                    }],
+                },
+            });
+            create_pod(cluster, &name(round), &pod);
+        }
+    }
+    for round in 0..ROUNDS {
+        let ended = wait_for("the first questions to be asked", PODS_READY, || {
+            let all = cluster.pods(&name(round), "first=yes").map_err(|error| error.to_string())?;
+            let ended = all.iter().filter(|pod| pod.phase == "Succeeded").count();
+            if ended == NODES { Ok(all) } else { Err(format!("{ended} of {} have", all.len())) }
+        });
+        for pod in ended.unwrap_or_else(|error| panic!("{error}")) {
+            let log = cluster.pod_log(&pod).unwrap();
+            assert!(!log.contains("no answer"), "{} on {}: {log}", pod.namespace, pod.node);
+            let own = log.lines().rfind(|line| line.starts_with("asked ")).unwrap();
+            let own = own.trim_start_matches("asked ").to_owned();
+            for address in ["10.96.0.1", &own] {
+                let told = log.lines().any(|line| line.ends_with(&format!(" {address}")));
+                assert!(told && !address.is_empty(), "{} on {}: {log}", pod.namespace, pod.node);
+            }
+        }
+        cluster.api().delete(&format!("/api/v1/namespaces/{}", name(round))).unwrap();
+    }
 }
 
 fn services(cluster: &Cluster, pods: &[KubePod]) {

@@ -28,6 +28,7 @@ mod oracle;
 mod outside;
 mod policies;
 mod policy_cases;
+mod probes;
 #[allow(unreachable_pub, reason = "shared with the manager's own tests")]
 #[path = "../../../orchestration/kube/tests/support/random_policies.rs"]
 mod random_policies;
@@ -200,6 +201,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     staged::check(&cluster, &network, &pods, &mut steps);
     let refused = refusals::start(&cluster);
     networks::check(&cluster, &network, &pods, &mut steps);
+    probes::check(&cluster, &network, &pods, &mut steps);
     secondary::check(&cluster, &pods, &mut steps);
     lifecycle::check(&cluster, &network, &pods, &mut steps);
     refused.check(&cluster, &mut steps);

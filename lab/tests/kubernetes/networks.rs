@@ -9,7 +9,7 @@ use skein_lab::wait_for;
 use std::time::{Duration, Instant};
 
 /// How long an answer that must not come is waited for.
-const SILENCE: Duration = Duration::from_millis(900);
+pub(crate) const SILENCE: Duration = Duration::from_millis(900);
 
 pub(crate) fn check(
     cluster: &Cluster,

@@ -24,9 +24,10 @@ const INGRESSES: &str = "/apis/networking.k8s.io/v1/namespaces/default/ingresses
 /// Annotation, value, reason of the Event.
 type Bad = (&'static str, &'static str, &'static str);
 
-const ON_NAMESPACES: [Bad; 6] = [
+const ON_NAMESPACES: [Bad; 7] = [
     ("opencontrail.org/isolation", "maybe", "BadAnnotation"),
     ("opencontrail.org/isolation.service", "1", "BadAnnotation"),
+    ("opencontrail.org/isolation.service", "false", "NotIsolated"),
     (NETWORK, "{'domain': 'd'", "BadAnnotation"),
     ("opencontrail.org/fip-pool", "only-a-name", "BadAnnotation"),
     ("opencontrail.org/ip_fabric_forwarding", "on", "BadAnnotation"),

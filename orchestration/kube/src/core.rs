@@ -8,12 +8,13 @@ mod condition;
 mod configuration;
 mod impact;
 mod nested;
+mod reach;
 mod work;
 
 pub use configuration::FOLLOWED;
 
 use crate::cache::{Cache, Place};
-use crate::derive::{Context, TagTable};
+use crate::derive::{Context, ReachTable, TagTable};
 use crate::desired::{Derived, Patch, Problem};
 use crate::key::{Key, Ownership, Sort};
 use crate::names::Names;
@@ -99,6 +100,7 @@ pub struct Core {
     cache: Cache,
     graph: Graph,
     tags: TagTable,
+    reach: ReachTable,
     owned: HashMap<Key, BTreeSet<Uuid>>,
     owners: HashMap<Uuid, Key>,
     states: HashMap<Key, State>,
@@ -139,6 +141,7 @@ impl Core {
             cache: Cache::default(),
             graph: Graph::default(),
             tags: TagTable::default(),
+            reach: ReachTable::default(),
             owned: HashMap::new(),
             owners: HashMap::new(),
             states: HashMap::new(),
@@ -323,6 +326,7 @@ impl Core {
             cache: &self.cache,
             graph: &self.graph,
             tags: &self.tags,
+            reach: &self.reach,
         }
     }
 
@@ -357,7 +361,7 @@ impl Core {
     pub fn uid_of(&self, key: &Key) -> Option<Uuid> {
         let place = (key.namespace.clone(), key.name.clone());
         let meta = match key.sort {
-            Sort::Cluster | Sort::Tag | Sort::AddressGroup => return None,
+            Sort::Cluster | Sort::Tag | Sort::AddressGroup | Sort::Reach => return None,
             Sort::Namespace => &self.cache.namespaces.get(&key.name)?.meta,
             Sort::Nad => &self.cache.nads.get(&place)?.meta,
             Sort::VirtualNetwork => &self.cache.virtual_networks.get(&place)?.meta,

@@ -159,6 +159,8 @@ pub enum Demand {
     Tag(String, Predicate),
     /// An address-group of one prefix.
     AddressGroup(String),
+    /// Nodes are to reach the pods of a network.
+    Reach(FqName),
     /// To be asked again when the numbers behind a port name change: protocol in capitals, name.
     PortName(String, String),
 }

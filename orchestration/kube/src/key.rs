@@ -21,6 +21,8 @@ pub enum Sort {
     Nad,
     /// A network that a user made.
     VirtualNetwork,
+    /// A network that nodes reach, because pods live in it; the name is the network's.
+    Reach,
     /// A service.
     Service,
     /// A network policy.
@@ -84,6 +86,7 @@ impl Key {
             Sort::Namespace => "Namespace",
             Sort::Nad => "Network",
             Sort::VirtualNetwork => "VirtualNetwork",
+            Sort::Reach => crate::derive::reach::KIND,
             Sort::Service => "Service",
             Sort::Policy => "NetworkPolicy",
             Sort::MultiPolicy => "MultiNetworkPolicy",
@@ -101,6 +104,7 @@ impl Key {
             "Namespace" => Sort::Namespace,
             "Network" => Sort::Nad,
             "VirtualNetwork" => Sort::VirtualNetwork,
+            crate::derive::reach::KIND => Sort::Reach,
             "Service" | "Endpoints" => Sort::Service,
             "NetworkPolicy" => Sort::Policy,
             "MultiNetworkPolicy" => Sort::MultiPolicy,
@@ -118,7 +122,7 @@ impl Key {
     #[must_use]
     pub fn resource(&self) -> Option<Resource> {
         Some(match self.sort {
-            Sort::Cluster | Sort::Tag | Sort::AddressGroup => return None,
+            Sort::Cluster | Sort::Tag | Sort::AddressGroup | Sort::Reach => return None,
             Sort::Namespace => Resource::Namespace,
             Sort::Nad => Resource::Nad,
             Sort::VirtualNetwork => Resource::VirtualNetwork,

@@ -425,7 +425,7 @@ impl Planner<'_> {
                         | Kind::FIREWALL_POLICY
                         | Kind::APPLICATION_POLICY_SET
                         | Kind::VIRTUAL_NETWORK
-                ) && !self.ownership.is_foreign(holder)
+                ) && (!self.ownership.is_foreign(holder) || self.key.sort == Sort::Reach)
                     // One that has to wait keeps what it refers to until it goes.
                     && !kept.contains(&holder.uuid);
                 if cut {

@@ -52,6 +52,9 @@ pub struct Settings {
     pub exact_ingress_paths: bool,
     /// Policies hold on secondary interfaces, too.
     pub policy_on_secondary: bool,
+    /// Nodes reach pods in networks that operators and users made, as probes need, if the networks' prefixes lie in these. Nodes
+    /// send what is for such a prefix to the pods, so nothing else of these prefixes should matter to them. Empty: in none.
+    pub node_reach_subnets: Vec<IpNet>,
     /// Pods get the address they already have, if it is in their network: for taking over a running cluster.
     pub keep_pod_addresses: bool,
     /// Names of the cluster. A section of its own in the file: `[dns]`.
@@ -115,10 +118,26 @@ impl Default for Settings {
             write_external_ips: false,
             exact_ingress_paths: false,
             policy_on_secondary: false,
+            node_reach_subnets: private(),
             keep_pod_addresses: true,
             dns: Dns::default(),
         }
     }
+}
+
+/// Addresses that nobody has for the whole world: RFC 1918, RFC 6598, RFC 4193.
+fn private() -> Vec<IpNet> {
+    let v4 = |a, b, len| {
+        IpNet::from(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(a, b, 0, 0), len))
+    };
+    let local = std::net::Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0);
+    vec![
+        v4(10, 0, 8),
+        v4(172, 16, 12),
+        v4(192, 168, 16),
+        v4(100, 64, 10),
+        IpNet::from(ipnet::Ipv6Net::new_assert(local, 7)),
+    ]
 }
 
 /// Settings that cannot be meant.

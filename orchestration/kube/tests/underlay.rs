@@ -51,6 +51,36 @@ async fn address(bench: &Bench, pod: &str) -> String {
     object.properties["instance_ip_address"].as_str().unwrap().to_owned()
 }
 
+/// Annotations that are understood and do nothing are told of.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_says_nothing_about_a_namespace_is_told() {
+    let isolation = |own: &str, services: &str| {
+        let all = [("isolation", own), ("isolation.service", services)];
+        let said = all.iter().filter(|(_, value)| !value.is_empty());
+        let said: Vec<String> =
+            said.map(|(key, value)| format!("opencontrail.org/{key}: '{value}'")).collect();
+        said.join(", ")
+    };
+    for (name, own, services, told) in [
+        ("default", "true", "", true),
+        ("default", "true", "false", true),
+        ("default", "false", "", false),
+        ("shop", "", "true", true),
+        ("shop", "false", "false", true),
+        ("shop", "true", "false", false),
+        ("shop", "true", "", false),
+    ] {
+        let mut bench = Bench::new().await;
+        bench.put(namespace(name, "", &isolation(own, services)));
+        bench.settle().await;
+        let wanted: &[&str] = if told { &["NotIsolated"] } else { &[] };
+        assert_eq!(bench.reasons(), wanted, "{name}: {own:?} {services:?}");
+        if name == "default" {
+            assert!(bench.get(Kind::VIRTUAL_NETWORK, PODS).await.is_some());
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn translation_may_be_switched_on_a_living_namespace() {
     let mut bench = Bench::new().await;

@@ -58,8 +58,9 @@ async fn kubectl_alone_makes_a_network_that_pods_choose() {
         assert_eq!(bench.targets(port, Kind::VIRTUAL_NETWORK), ["default-domain:k8s-shop:blue"]);
     }
     assert_eq!(ready(&bench, "blue")["status"], "True");
-    // Nobody joins it with anything.
-    assert!(network.reference_to(Kind::NETWORK_POLICY).is_none());
+    // Nobody joins it with anything; nodes reach the pods in it.
+    let np = "default-domain:k8s-default:k8s-nodes-to-k8s-shop-blue-np";
+    assert_eq!(bench.targets(&network, Kind::NETWORK_POLICY), [np]);
 }
 
 #[tokio::test]

@@ -96,6 +96,7 @@ async fn keep_open(endpoint: Endpoint, context: Context) {
             Ok((socket, listener)) => {
                 tracing::info!(address = %endpoint.address, view = endpoint.view, "DNS is answered");
                 complained = false;
+                let _hears = context.shared.hears(&context.view);
                 tasks.spawn(datagrams(Arc::new(socket), context.clone()));
                 tasks.spawn(connections(listener, context.clone()));
                 while endpoint.device.as_deref().map(index_of) == index && tasks.len() == 2 {

@@ -8,6 +8,7 @@ use skein_dns::{
     Zones,
 };
 use skein_proto::session as wire;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -45,6 +46,11 @@ pub(crate) fn new(config: &AgentConfig, address: IpAddr) -> (Dns, Sockets) {
 }
 
 impl Sockets {
+    /// Views whose questions are heard.
+    pub(crate) fn heard(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.shared.heard.subscribe()
+    }
+
     /// Answers until the node thread has ended.
     pub(crate) async fn serve(self) {
         let upstreams = Upstreams::new(self.upstreams, &self.resolv_conf);
@@ -54,6 +60,11 @@ impl Sockets {
 }
 
 impl Dns {
+    /// Views whose questions are heard by now.
+    pub(crate) fn heard(&self) -> BTreeSet<String> {
+        self.shared.heard.borrow().clone()
+    }
+
     /// Takes over what changed; gives what cannot be answered with: subject and reason.
     pub(crate) fn apply(&self, changes: DnsChanges) -> Vec<(String, String)> {
         let mut problems = Vec::new();

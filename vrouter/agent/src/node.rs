@@ -322,8 +322,12 @@ impl Node {
         // Labels are on disk before anyone is told of them.
         self.save_state();
         self.publish();
+        // Most of the time nobody waits.
+        let heard = if self.waiting.is_empty() { BTreeSet::new() } else { self.dns.heard() };
         let core = &self.core;
-        let in_force = |uuid: Uuid| core.port_problem(uuid).is_none();
+        let in_force = |uuid: Uuid| {
+            core.port_problem(uuid).is_none() && core.names_problem(uuid, &heard).is_none()
+        };
         for (_, since, reply) in self.waiting.extract_if(.., |(uuid, ..)| in_force(*uuid)) {
             self.times.took(Step::Policy, since.elapsed());
             let _ = reply.send(());

@@ -336,7 +336,7 @@ async fn bind(State(service): State<PortService>, body: Bytes) -> Reply<Port> {
     let waited = tokio::time::timeout(BIND_TIMEOUT, in_force).await;
     let wanted = key.clone();
     let state = service.node.ask(move |node| {
-        let problem = node.ports.get(&wanted).and_then(|record| node.problem(record));
+        let problem = node.ports.get(&wanted).and_then(|record| node.not_yet(record));
         (describe(node, &wanted), problem)
     });
     match state.await.ok_or_else(Refusal::stopping)? {

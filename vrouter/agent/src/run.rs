@@ -13,6 +13,7 @@ use crate::{
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use skein_cni::links::LinkWatch;
 use skein_datapath::Timeouts;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -83,6 +84,7 @@ pub async fn run(
             tracing::error!(%error, "the introspection API ended");
         }
     });
+    tasks.spawn(tell_of_heard(dns_sockets.heard(), node.clone()));
     tasks.spawn(dns_sockets.serve());
     tasks.spawn(health_port::serve(checks));
     tasks.spawn(service.keep_releasing(config.socket.clone()));
@@ -100,6 +102,13 @@ pub async fn run(
     let _ = tokio::task::spawn_blocking(move || thread.join()).await;
     let _ = std::fs::remove_file(&config.socket);
     Ok(())
+}
+
+/// Wakes the node when names begin to be answered: pods may wait for it.
+async fn tell_of_heard(mut heard: watch::Receiver<BTreeSet<String>>, node: NodeHandle) {
+    while heard.changed().await.is_ok() {
+        node.send(Message::Call(Box::new(|_| ())));
+    }
 }
 
 fn check(config: &AgentConfig) -> Result<(), AgentError> {

@@ -102,7 +102,11 @@ async fn in_force(service: &PortService, ports: &[Uuid]) -> Result<(), Refusal> 
     }
     let wanted = ports.to_vec();
     let problem = service.node.ask(move |node| {
-        wanted.iter().find_map(|port| Some((*port, node.core.port_problem(*port)?)))
+        let problem = |port: &Uuid| {
+            let names = || node.core.names_problem(*port, &node.dns.heard());
+            node.core.port_problem(*port).or_else(names)
+        };
+        wanted.iter().find_map(|port| Some((*port, problem(port)?)))
     });
     let message = match problem.await.flatten() {
         Some((port, problem)) => format!("port {port} is not in force: {problem}"),

@@ -107,6 +107,7 @@ impl Core {
             for key in self.wrong.clone() {
                 self.mark(key);
             }
+            self.network_changed(before.as_deref(), uuid);
         }
         if is_host_port(&object) {
             self.mark_dns();
@@ -141,6 +142,9 @@ impl Core {
         }
         if is_host_port(&object) {
             self.mark_dns();
+        }
+        if matches!(object.kind, Kind::VIRTUAL_NETWORK | Kind::NETWORK_POLICY) {
+            self.mark_refused_reach();
         }
         // Whoever refers to it by name may want it back, or say that it is missing.
         if matches!(object.kind, Kind::VIRTUAL_NETWORK | Kind::FLOATING_IP_POOL | Kind::TAG) {

@@ -68,6 +68,7 @@ impl Core {
             KubeObject::Node(node) => {
                 // Zones and addresses: of the node itself, of backends and of policies about nodes.
                 self.mark_cluster();
+                self.mark_reach();
                 let name = node.meta.name.clone();
                 let services: BTreeSet<Key> = self
                     .cache

@@ -91,8 +91,11 @@ impl Core {
             return None;
         }
         self.derived += 1;
+        if key.sort == Sort::Reach {
+            self.judge_reach(&key);
+        }
         let derived = self.context().derive(&key);
-        let shared = matches!(key.sort, Sort::Tag | Sort::AddressGroup);
+        let shared = matches!(key.sort, Sort::Tag | Sort::AddressGroup | Sort::Reach);
         if shared && !self.complete && derived.objects.is_empty() {
             self.undecided.insert(key);
             return None;

@@ -15,6 +15,7 @@ mod networks;
 mod node;
 mod pod;
 mod policy;
+pub(crate) mod reach;
 mod requests;
 mod service;
 mod shared;
@@ -25,6 +26,7 @@ mod virtual_network;
 
 pub use annotations::{NetworkChoice, network_choices};
 pub(crate) use elsewhere::users_of_networks;
+pub use reach::ReachTable;
 pub use staged::STAGED;
 pub(crate) use tags::service_id;
 pub use tags::{Candidate, Shift, TagTable};
@@ -55,6 +57,8 @@ pub struct Context<'a> {
     pub graph: &'a Graph,
     /// Tags that are asked for.
     pub tags: &'a TagTable,
+    /// Networks that nodes reach.
+    pub reach: &'a ReachTable,
 }
 
 impl<'a> Context<'a> {
@@ -68,6 +72,7 @@ impl<'a> Context<'a> {
             Sort::Namespace => namespace::derive(self, key),
             Sort::Nad => nad::derive(self, key),
             Sort::VirtualNetwork => virtual_network::derive(self, key),
+            Sort::Reach => reach::derive(self, key),
             Sort::Service => service::derive(self, key),
             Sort::Policy | Sort::MultiPolicy => policy::derive(self, key),
             Sort::Admin => admin::derive(self, key),
@@ -87,7 +92,7 @@ impl<'a> Context<'a> {
     ) -> Desired {
         let namespace = if key.sort == Sort::Namespace { &key.name } else { &key.namespace };
         let project = match key.sort {
-            Sort::Cluster | Sort::Tag | Sort::AddressGroup | Sort::Admin => {
+            Sort::Cluster | Sort::Tag | Sort::AddressGroup | Sort::Reach | Sort::Admin => {
                 self.names.cluster_project()
             }
             _ => self.names.project(namespace),

@@ -17,14 +17,20 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     for problem in &wishes.problems {
         out.problem("BadAnnotation", problem.clone());
     }
-    if let Err(problem) = super::networks::chosen(cx, &namespace.meta) {
-        out.problem("BadAnnotation", problem);
+    match super::networks::chosen(cx, &namespace.meta) {
+        Ok(chosen) => {
+            if let Some(network) = chosen {
+                cx.tell_of_reach(&network, &mut out);
+            }
+        }
+        Err(problem) => out.problem("BadAnnotation", problem),
     }
     if let Err(problem) = super::service::pool_for(cx, &namespace.meta) {
         out.problem("BadAnnotation", problem);
     }
     cx.tell_about_underlay(name, &wishes, &mut out);
     let isolated = cx.isolated(name);
+    tell_about_isolation(&wishes, isolated, &mut out);
     let cluster_makes_it = matches!(name, "default" | "kube-system") || cx.names.is_shared();
     if !cluster_makes_it {
         let uid = namespace.meta.uid.to_string();
@@ -43,6 +49,25 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
     }
     allow(cx, key, &mut out);
     out
+}
+
+/// Tells of annotations that say nothing where they are.
+fn tell_about_isolation(wishes: &Wishes, isolated: bool, out: &mut Derived) {
+    if wishes.isolated && !isolated {
+        out.problem(
+            "NotIsolated",
+            "opencontrail.org/isolation does nothing here: the networks of the namespace default are the cluster's own; \
+             put what is to be apart into another namespace"
+                .into(),
+        );
+    } else if wishes.about_services && !isolated {
+        out.problem(
+            "NotIsolated",
+            "opencontrail.org/isolation.service says something about isolated namespaces only: annotate this one \
+             with opencontrail.org/isolation: 'true' as well, or take it away"
+                .into(),
+        );
+    }
 }
 
 /// Everything passes, both ways, both families: policies and networks are what restricts.

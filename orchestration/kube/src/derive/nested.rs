@@ -18,6 +18,11 @@ use uuid::Uuid;
 /// 802.1Q tags that mean a VLAN.
 const TAGS: u16 = 4094;
 
+/// The network that the nodes themselves are in: the underlay, or that of their machines.
+pub(super) fn nodes(cx: &Context<'_>) -> FqName {
+    cx.names.nodes_network().unwrap_or_else(|| cx.names.ip_fabric())
+}
+
 /// The policy that joins the cluster's networks to the nodes', on the nodes' network as well; its name for the others.
 pub(super) fn underlay(
     cx: &Context<'_>,

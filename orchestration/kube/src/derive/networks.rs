@@ -19,6 +19,8 @@ pub(super) struct Wishes {
     pub(super) isolated: bool,
     /// Its services are in a network of their own, too.
     pub(super) services_isolated: bool,
+    /// It says something about isolation of services.
+    pub(super) about_services: bool,
     /// Its pods live in the underlay.
     pub(super) forwarding: Option<bool>,
     /// Its pods reach outside through their node's address.
@@ -39,10 +41,17 @@ impl Wishes {
         };
         let early = read("opencontrail.kubernetes.isolated");
         let isolated = read("opencontrail.org/isolation").or(early).unwrap_or(false);
-        let services = read("opencontrail.org/isolation.service").unwrap_or(true);
+        let services = read("opencontrail.org/isolation.service");
         let forwarding = read("opencontrail.org/ip_fabric_forwarding");
         let snat = read("opencontrail.org/ip_fabric_snat");
-        Self { isolated, services_isolated: isolated && services, forwarding, snat, problems }
+        Self {
+            isolated,
+            services_isolated: isolated && services.unwrap_or(true),
+            about_services: services.is_some(),
+            forwarding,
+            snat,
+            problems,
+        }
     }
 }
 

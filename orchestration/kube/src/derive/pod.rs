@@ -87,6 +87,12 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
             return out;
         }
     };
+    if let Some(first) = interfaces.first().filter(|first| !first.own) {
+        out.demands.push(Demand::Reach(first.network.clone()));
+        if pod.probed {
+            cx.tell_of_reach(&first.network, &mut out);
+        }
+    }
     let machine = machine(cx, key, pod, &mut out);
     let outer = parent.and_then(|parent| nested::node(parent));
     let node = outer.as_deref().or(pod.node.as_deref()).unwrap_or_default();

@@ -3,10 +3,12 @@
 //! Only labels that a selector uses become tags. An AND of equalities is said with one tag a label, as the original
 //! does; any other selector is judged here, and the pods it fits carry one tag made for it.
 
+use super::reach;
 use crate::desired::{Demand, Interfaces, Predicate};
 use crate::key::{Key, Sort};
 use crate::names;
 use crate::objects::{Meta, Pod, Selector};
+use skein_model::FqName;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
@@ -29,7 +31,7 @@ pub struct TagTable {
 /// What a change of demands means for others.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Shift {
-    /// Shared objects to look at: tags and address-groups.
+    /// Shared objects to look at: tags, address-groups, and what joins networks with nodes.
     pub keys: BTreeSet<Key>,
     /// Predicates that are new or gone: the pods they fit change their tags.
     pub predicates: Vec<Predicate>,
@@ -76,6 +78,7 @@ impl TagTable {
             Demand::AddressGroup(net) => {
                 shift.keys.insert(Key::new(Sort::AddressGroup, "", net));
             }
+            Demand::Reach(network) => drop(shift.keys.insert(reach::key(network))),
             Demand::PortName(..) => {}
             Demand::Tag(tag, predicate) => {
                 shift.keys.insert(Key::new(Sort::Tag, "", tag));
@@ -105,6 +108,7 @@ impl TagTable {
             Demand::AddressGroup(net) => {
                 shift.keys.insert(Key::new(Sort::AddressGroup, "", net));
             }
+            Demand::Reach(network) => drop(shift.keys.insert(reach::key(network))),
             Demand::PortName(..) => {}
             Demand::Tag(tag, predicate) => {
                 shift.keys.insert(Key::new(Sort::Tag, "", tag));
@@ -158,6 +162,11 @@ impl TagTable {
             Sort::AddressGroup => self.is_prefix_needed(&key.name),
             _ => true,
         }
+    }
+
+    /// Pods that live in a network that nodes are to reach.
+    pub(crate) fn users_of_network(&self, network: &FqName) -> impl Iterator<Item = &Key> {
+        self.demanded.get(&Demand::Reach(network.clone())).into_iter().flatten()
     }
 
     /// Owners that use a port name.

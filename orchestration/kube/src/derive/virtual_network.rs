@@ -84,6 +84,7 @@ pub(super) fn derive(cx: &Context<'_>, key: &Key) -> Derived {
             wish.finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
         out.patches.push(finalizers(key, &all));
     }
+    cx.tell_of_reach(&name, &mut out);
     out.patches.extend(status(key, wish, &name, &state));
     out
 }

@@ -2,6 +2,7 @@
 
 use super::Meta;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::net::IpAddr;
 
 /// The condition by which a pod's status says that its network cannot be as it asks. Only pods of which something was wrong
@@ -78,6 +79,8 @@ pub struct Pod {
     pub host_ports: Vec<HostPort>,
     /// What its status says about its network.
     pub condition: Option<Box<NetworkCondition>>,
+    /// Its node asks it over the network whether it is well.
+    pub probed: bool,
 }
 
 /// The condition [`NETWORK_READY`] of a pod.
@@ -127,8 +130,24 @@ struct RawSpec {
 #[serde(rename_all = "camelCase", default)]
 struct RawContainer {
     restart_policy: Option<String>,
+    startup_probe: Option<RawProbe>,
+    readiness_probe: Option<RawProbe>,
+    liveness_probe: Option<RawProbe>,
     #[serde(deserialize_with = "super::nullable")]
     ports: Vec<RawPort>,
+}
+
+impl RawContainer {
+    fn is_probed(&self) -> bool {
+        let all = [&self.startup_probe, &self.readiness_probe, &self.liveness_probe];
+        // All others come over the network: httpGet, tcpSocket, grpc.
+        all.into_iter().flatten().any(|probe| probe.exec.is_none())
+    }
+}
+
+#[derive(Deserialize)]
+struct RawProbe {
+    exec: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -213,6 +232,7 @@ impl Pod {
             .collect();
         ports.sort();
         ports.dedup();
+        let probed = spec.containers.iter().chain(stay()).any(RawContainer::is_probed);
         let mut addresses: Vec<IpAddr> = status
             .pod_ips
             .iter()
@@ -239,6 +259,7 @@ impl Pod {
             ports,
             host_ports,
             condition,
+            probed,
         }
     }
 

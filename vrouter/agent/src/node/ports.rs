@@ -49,7 +49,8 @@ impl Node {
         self.tell(&from_agent::Message::Interest(interest));
     }
 
-    /// Binds a port's host end; the receiver fires once the port forwards with its policy in force.
+    /// Binds a port's host end; the receiver fires once the port forwards with its policy in force, and names that the node
+    /// answers can be asked for.
     pub(crate) fn bind(
         &mut self,
         key: &PortKey,
@@ -134,6 +135,11 @@ impl Node {
     /// Why a port does not forward.
     pub(crate) fn problem(&self, record: &PortRecord) -> Option<PortProblem> {
         self.core.port_problem(record.uuid)
+    }
+
+    /// Why a workload behind a port is not to start yet.
+    pub(crate) fn not_yet(&self, record: &PortRecord) -> Option<PortProblem> {
+        self.problem(record).or_else(|| self.core.names_problem(record.uuid, &self.dns.heard()))
     }
 
     /// Forgets ports of pods that have no interface here and that controllers, who have said everything, do not

@@ -4,13 +4,15 @@
 //! addresses of two networks never mix. A service whose member is the DNS port of this node's stack leads to the
 //! view of the service's own VRF, whatever network its client is in.
 
-use super::Core;
+use super::{Core, PortProblem};
 use crate::state::spec::{ContextSpec, InterfaceSpec, MemberSpec, ServiceSpec};
 use crate::state::tables::{FloatingDirection, FloatingEntry};
 use crate::state::view::{Touched, View};
+use ipnet::IpNet;
 use skein_proto::session as wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use uuid::Uuid;
 
 /// What the node's server is called within VRFs: nobody else's address (RFC 3927), and no way to any port but its view's.
 const LINK4: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 53);
@@ -143,6 +145,36 @@ impl Core {
             }
         }
         Some(changes)
+    }
+
+    /// Why a workload that starts now would ask in vain for names that this node answers; nothing if it asks others.
+    #[must_use]
+    pub fn names_problem(&self, uuid: Uuid, heard: &BTreeSet<String>) -> Option<PortProblem> {
+        let spec = self.interfaces.get(&uuid).filter(|spec| !spec.host)?;
+        // The node answers by its own stack.
+        self.dns.ports.and_then(|_| self.host_port())?;
+        let leader = self.merged.leader();
+        let own = leader.vrfs().find(|vrf| vrf.name == spec.vrf)?;
+        let mut views = std::iter::once(&own.name).chain(&own.service_vrfs);
+        let mut asks = false;
+        if let Some(silent) = views.find(|name| {
+            let view = self.dns.zones.contains_key(*name);
+            asks |= view;
+            view && !heard.contains(*name)
+        }) {
+            return Some(PortProblem::NoNames(silent.clone()));
+        }
+        // The own stack answers whom it knows a way to, which comes with the port's routes from a controller.
+        let here = |prefix: &IpNet| {
+            let paths = self.merged.paths(&spec.vrf, prefix);
+            // Somebody else's is told instead while this one stands by.
+            paths.iter().any(|path| {
+                Some(path.next_hop) == self.context.own_address
+                    || path.local_preference > spec.local_preference
+            })
+        };
+        let told = spec.addresses.iter().all(|(prefix, _)| here(&IpNet::from(prefix.addr())));
+        (asks && self.is_fresh() && !told).then_some(PortProblem::NotAnnounced)
     }
 
     /// The views of the node.

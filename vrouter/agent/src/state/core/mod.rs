@@ -65,6 +65,10 @@ pub enum PortProblem {
     Exhausted,
     /// It is compiled, but the kernel does not hold it yet.
     NotApplied,
+    /// Questions of the names of this VRF are not heard yet.
+    NoNames(String),
+    /// No controller has told others, nor this node's own stack, where it is.
+    NotAnnounced,
 }
 
 impl std::fmt::Display for PortProblem {
@@ -78,6 +82,10 @@ impl std::fmt::Display for PortProblem {
             Self::NoPolicy => f.write_str("its policy is not known: it drops everything"),
             Self::Exhausted => f.write_str("no label or VRF number is free"),
             Self::NotApplied => f.write_str("the kernel does not hold it yet"),
+            Self::NoNames(vrf) => {
+                write!(f, "the node does not answer names of {vrf} yet: see its log about DNS")
+            }
+            Self::NotAnnounced => f.write_str("no controller has confirmed its addresses yet"),
         }
     }
 }

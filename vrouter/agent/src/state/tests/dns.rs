@@ -2,7 +2,7 @@
 
 use super::wire::{interface, policy, records, uuid, vrf, zone};
 use super::{Event, OWN, core, feed};
-use crate::state::core::{Core, DnsChanges};
+use crate::state::core::{Core, DnsChanges, PortProblem};
 use skein_proto::session as wire;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -133,6 +133,41 @@ fn a_service_of_the_nodes_dns_leads_to_the_view_of_its_network() {
     let changes = core.take_dns().unwrap();
     assert_eq!((changes.reset, changes.zones.len(), changes.records.len()), (false, 0, 1));
     assert_eq!(core.take_dns(), None);
+}
+
+#[test]
+fn a_workload_waits_until_its_names_are_answered() {
+    let (mut core, _) = asking();
+    let heard = |views: &[&str]| views.iter().map(|view| (*view).to_owned()).collect();
+    assert_eq!(core.port_problem(uuid(1)), None, "it forwards");
+    let complete = vec!["vrf1".into(), "vrf2".into()];
+    core.routes(0, &wire::Routes { end_of_rib: complete, ..wire::Routes::default() });
+    let silent = core.names_problem(uuid(1), &heard(&[]));
+    assert_eq!(silent, Some(PortProblem::NoNames("vrf1".into())));
+    // The node's own stack answers whom it knows a way to.
+    let unknown = core.names_problem(uuid(1), &heard(&["vrf1"]));
+    assert_eq!(unknown, Some(PortProblem::NotAnnounced));
+    let reach = core
+        .local_routes()
+        .into_iter()
+        .filter(|route| route.interface == uuid(1).to_string())
+        .map(|route| wire::Route {
+            vrf: route.vrf,
+            prefix: route.prefix,
+            paths: vec![wire::Path {
+                next_hop: OWN.into(),
+                label: route.label,
+                ..wire::Path::default()
+            }],
+        })
+        .collect();
+    core.routes(0, &wire::Routes { reach, ..wire::Routes::default() });
+    core.operations();
+    assert_eq!(core.names_problem(uuid(1), &heard(&["vrf1"])), None);
+    // Who asks others does not wait, nor does the node's own stack.
+    assert_eq!(core.names_problem(uuid(5), &heard(&[])), None);
+    core.disconnected(0);
+    assert_eq!(core.names_problem(uuid(1), &heard(&["vrf1"])), None, "nobody could tell");
 }
 
 #[test]
