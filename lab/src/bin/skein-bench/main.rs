@@ -3,7 +3,7 @@
 //!
 //! `skein-bench fabric` measures only what goes through a fabric, `skein-bench kubernetes` a real cluster instead, and
 //! of that `skein-bench manager` only what a large one costs the manager, `skein-bench pods` only how pods start, and
-//! members and policies change, `skein-bench services` only new connections.
+//! members and policies change, `skein-bench services` only new connections, `skein-bench rules` only policies of many rules.
 //!
 //! Prints a table and writes `target/bench/summary.json` (`kubernetes.json`, `services.json`). A figure that falls short is said so; the
 //! exit code says whether the measurements could be made, not whether they please.
@@ -14,6 +14,7 @@ mod kubernetes;
 mod measure;
 mod network;
 mod programs;
+mod rules;
 mod services;
 
 use figure::Figures;
@@ -33,9 +34,10 @@ fn main() -> ExitCode {
         "manager" => (kubernetes::manager(&mut figures).map_err(|e| e.to_string()), "manager.json"),
         "pods" => (kubernetes::pods(&mut figures).map_err(|e| e.to_string()), "pods.json"),
         "services" => (services::alone(&mut figures).map_err(|e| e.to_string()), "services.json"),
+        "rules" => (rules::alone(&mut figures).map_err(|e| e.to_string()), "rules.json"),
         other => {
             say(&format!(
-                "`{other}` is not a part: say `fabric`, `kubernetes`, `manager`, `pods`, `services` or nothing."
+                "`{other}` is not a part: say `fabric`, `kubernetes`, `manager`, `pods`, `services`, `rules` or nothing."
             ));
             return ExitCode::FAILURE;
         }
