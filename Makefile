@@ -78,6 +78,7 @@ bench: setup-build setup-lab setup-kubernetes ## Speed and memory beside their g
 	scripts/as-root $(RELEASE)/skein-bench kubernetes
 
 lint: setup-build ## Formatting, clippy without warnings, licences and banned dependencies
+	@scripts/need c++=g++
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	scripts/check-dependencies

@@ -15,6 +15,7 @@ if [ ! -e "$mark" ]; then
     exec 9>"$env.lock"
     flock 9
     if [ ! -e "$mark" ]; then
+        echo "Fetching the Python client for the tests, once." >&2
         rm -rf "$env"
         if ! python3 -m venv "$env" >&2; then
             echo "python3 cannot make a virtual environment: apt-get install python3 python3-venv python3-pip" >&2

@@ -1,11 +1,13 @@
 //! Runs CNI plugins as a container runtime does: environment, configuration on standard input,
 //! the chain of plugins with each one's result handed to the next, and a cache of results.
 
-use crate::{Host, LabError};
+use crate::{Host, LabError, command};
 use serde_json::{Map, Value, json};
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Why a CNI call did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +128,29 @@ impl CniRuntime {
         Ok(result)
     }
 
+    /// Starts the chain's first ADD and kills the plugin after a while, as a runtime's crash or an impatient one does. True when it
+    /// had ended by itself by then.
+    ///
+    /// # Errors
+    /// The plugin could not be started.
+    pub fn add_and_kill(&self, attachment: &Attachment, after: Duration) -> Result<bool, CniError> {
+        let plugins = self.plugins()?;
+        let plugin = plugins.first().ok_or_else(|| CniError::Configuration("no plugins".into()))?;
+        let config = self.config_for(plugin, None, attachment);
+        let mut process = self.process("ADD", &text(&config, "type"), Some(attachment))?;
+        process.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command::spawn(Some(&self.host.path()), &mut process)?;
+        let due = Instant::now() + after;
+        if let Some(mut pipe) = child.stdin.take() {
+            let _ = pipe.write_all(config.to_string().as_bytes());
+        }
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let ended = matches!(child.try_wait(), Ok(Some(_)));
+        let _ = child.kill();
+        let _ = child.wait();
+        Ok(ended)
+    }
+
     /// CHECK with the cached result.
     ///
     /// # Errors
@@ -228,17 +253,17 @@ impl CniRuntime {
         config
     }
 
-    fn call(
+    /// The plugin with the environment of a call.
+    fn process(
         &self,
         command: &str,
-        config: &Value,
+        plugin: &str,
         on: Option<&Attachment>,
-    ) -> Result<Option<Value>, CniError> {
-        let plugin = text(config, "type");
+    ) -> Result<Command, CniError> {
         let binary = self
             .plugin_directories
             .iter()
-            .map(|directory| directory.join(&plugin))
+            .map(|directory| directory.join(plugin))
             .find(|candidate| candidate.is_file())
             .ok_or_else(|| CniError::Configuration(format!("no plugin binary `{plugin}`")))?;
         let mut process = Command::new(binary);
@@ -251,6 +276,17 @@ impl CniRuntime {
             process.env("CNI_ARGS", &on.args);
             process.env("CNI_NETNS", on.netns.as_deref().unwrap_or(Path::new("")));
         }
+        Ok(process)
+    }
+
+    fn call(
+        &self,
+        command: &str,
+        config: &Value,
+        on: Option<&Attachment>,
+    ) -> Result<Option<Value>, CniError> {
+        let plugin = text(config, "type");
+        let mut process = self.process(command, &plugin, on)?;
         let ran = self.host.run_with_input(&mut process, config.to_string().as_bytes())?;
         let protocol = |reason: String| CniError::Protocol {
             plugin: plugin.clone(),

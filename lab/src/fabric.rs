@@ -319,6 +319,18 @@ impl Node {
         self.wait_ready()
     }
 
+    /// Starts the agent again as systemd does, which is told by a datagram to this socket when it is ready. Nothing is waited
+    /// for.
+    ///
+    /// # Errors
+    /// It did not start.
+    pub fn start_agent_notifying(&mut self, socket: &Path) -> Result<(), FabricError> {
+        let mut start = Command::new(&self.command[0]);
+        start.args(&self.command[1..]).env("NOTIFY_SOCKET", socket);
+        self.agent = self.host.spawn("agent", &mut start)?;
+        Ok(())
+    }
+
     /// Starts the agent again while no controller runs: waits until it answers, ready or not. It listens only
     /// once the kernel is up to date with what it has saved.
     ///

@@ -1,6 +1,6 @@
 //! Machines that are workloads: QEMU guests with Debian's kernel, plugged into a node by a tap.
 //!
-//! The guest is an initial RAM file system of busybox, the modules of VLANs and macvlans, and the programs it was given. It takes commands by
+//! The guest is an initial RAM file system of busybox, the modules of VLANs, macvlans and the datapath, and the programs it was given. It takes commands by
 //! its serial line, one a time; nothing else runs in it.
 
 use crate::wait::wait_for;
@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// What a guest's kernel needs, in the order in which modules load.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 17] = [
     "virtio_ring",
     "virtio",
     "virtio_pci_legacy_dev",
@@ -30,15 +30,21 @@ const MODULES: [&str; 14] = [
     "garp",
     "8021q",
     "macvlan",
+    // What a node needs, when the guest is one.
+    "veth",
+    "sch_ingress",
+    "cls_bpf",
 ];
 /// How long a guest may take to boot; emulated on an idle core it is five seconds.
 const BOOT: Duration = Duration::from_secs(90);
-/// How long a command in a guest may take; loading the programs into its kernel takes half a minute on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// How long a command in a guest may take; loading the programs into its kernel takes half a minute on a busy machine, and one
+/// command does it three times.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox mkdir -p /proc /sys /dev /tmp /run/netns /sbin /usr/bin /usr/sbin
+/bin/busybox mkdir -p /proc /sys /dev /tmp /run/netns /var /sbin /usr/bin /usr/sbin
 /bin/busybox --install -s
+ln -s /run /var/run
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev

@@ -2,7 +2,8 @@
 //! connection breaks, and every node ends up as one that starts afresh.
 //!
 //! A configuration writer, workloads that come and go and one long transfer go on while the
-//! controller and the agents are killed at random points and started again after random times. The seed
+//! controller and the agents are killed at random points and started again after random times, and CNI plugins in
+//! the middle of their ADDs. The seed
 //! is printed; `SKEIN_SEED` repeats it and `SKEIN_FAULT_ROUNDS` asks for more. Needs root.
 
 #![allow(
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use skein_lab::{Attachment, CniError, CniRuntime, Host, Transfer, Workload, require};
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 use support::{Bed, api, soon};
@@ -173,6 +175,8 @@ struct Churn {
     host: Host,
     runtime: CniRuntime,
     random: Random,
+    /// How many ADDs were killed before they ended.
+    struck: Arc<AtomicUsize>,
 }
 
 impl Churn {
@@ -190,8 +194,18 @@ impl Churn {
         let pod = self.host.pod(&name).unwrap();
         let container = format!("{}-{name}", self.host.namespace());
         let mut attachment = Attachment::new(&container, &pod.path());
+        // Runtimes die and lose their patience in the middle of an ADD, early and late.
+        let struck = self.random.below(3) == 0;
+        if struck {
+            let limit = [10, 30, 120][usize::try_from(self.random.below(3)).unwrap()];
+            let after = Duration::from_millis(self.random.below(limit));
+            if !self.runtime.add_and_kill(&attachment, after).unwrap() {
+                self.struck.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         // A kubelet repeats a failed ADD for the same sandbox, or gives it up and makes another.
-        for _ in 0..=self.random.below(3) {
+        let tries = if struck { self.random.below(3) } else { self.random.below(3) + 1 };
+        for _ in 0..tries {
             match self.runtime.add(&attachment) {
                 Ok(result) => {
                     assert_eq!(result["ips"].as_array().map(Vec::len), Some(2), "{result}");
@@ -361,10 +375,12 @@ fn killing_any_process_at_any_point_loses_and_leaves_nothing() {
         networks: BTreeMap::new(),
         acknowledged: 0,
     };
+    let struck = Arc::new(AtomicUsize::new(0));
     let churns = [0, 1].map(|node| Churn {
         host: bed.fabric.node(node).host().clone(),
         runtime: bed.fabric.node(node).runtime("default-domain:shop:front").unwrap(),
         random: Random(random.below(u64::MAX >> 33) + 1),
+        struck: struck.clone(),
     });
     let (stop, added) = (AtomicBool::new(false), AtomicUsize::new(0));
     let writer = std::thread::scope(|scope| {
@@ -388,8 +404,10 @@ fn killing_any_process_at_any_point_loses_and_leaves_nothing() {
         writing.join().expect("the writer's requests are right")
     });
     let (written, added) = (writer.acknowledged, added.into_inner());
-    println!("{written} writes acknowledged, {added} workloads attached");
-    assert!(written > 100 && added > 10, "too little went on to show anything");
+    let struck = struck.load(Ordering::Relaxed);
+    println!("{written} writes acknowledged, {added} workloads attached, {struck} ADDs killed");
+    let much = written > 100 && added > 10 && struck > 3;
+    assert!(much, "too little went on to show anything");
 
     writer.verify();
     nothing_left(&bed, &fixed);

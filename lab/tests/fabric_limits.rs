@@ -1,5 +1,5 @@
-//! Greed, malice and solitude: a workload that opens flows without end, one that forges frames, and a
-//! node whose controller is gone. Needs root.
+//! Greed, malice, want and solitude: a workload that opens flows without end, one that forges frames, a node whose
+//! tables are full, and one whose controller is gone. Needs root.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,8 +11,9 @@
 mod support;
 
 use serde_json::{Value, json};
-use skein_lab::{Transfer, Workload};
+use skein_lab::{Transfer, Workload, require};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::Command;
 use std::time::Duration;
 use support::frames::{Ear, GATEWAY, ethernet, mac, send, udp4, udp6};
 use support::traffic::{Echo, udp_echoes};
@@ -358,5 +359,92 @@ fn a_node_without_a_controller_starts_and_forwards() {
     });
     let fresh = bed.attach(0, "fresh", "front");
     soon("the new workload's connections", || reaches(&fresh, &far));
+    drop(services);
+}
+
+/// How many entries a pinned table of a node has.
+fn entries(bed: &Bed, node: usize, table: &str) -> usize {
+    let path = bed.fabric.node(node).host().bpf_directory().join("skein").join(table);
+    let mut command = Command::new("bpftool");
+    let ran = command.args(["-j", "map", "dump", "pinned"]).arg(&path).output().unwrap();
+    let dumped: Value = serde_json::from_slice(&ran.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&ran.stderr)));
+    dumped.as_array().map_or(0, Vec::len)
+}
+
+#[test]
+fn a_full_table_is_told_of_and_harms_nobody_else_and_heals() {
+    require("bpftool", "bpftool").unwrap();
+    let mut bed = Bed::start("tfull");
+    bed.network("front", 1);
+    bed.network("back", 2);
+    let web = bed.attach(0, "web", "front");
+    let database = bed.attach(0, "db", "back");
+    let far = bed.attach(1, "far", "front");
+    let back = bed.attach(1, "back", "back");
+    let services = [53, 80].map(|port| [&far, &back, &database].map(|w| Echo::start(&w.pod, port)));
+    soon("connections", || reaches(&web, &far) && reaches(&database, &back));
+
+    // Room for the routes there are, and two more.
+    let host = bed.fabric.node(0).host().clone();
+    let settings = host.directory().join("agent.toml");
+    let size = entries(&bed, 0, "host_routes") + 2;
+    let mut text = std::fs::read_to_string(&settings).unwrap();
+    text += &format!("[tables]\nhost_routes = {size}\n");
+    std::fs::write(&settings, text).unwrap();
+    bed.fabric.node_mut(0).kill_agent().unwrap();
+    std::fs::remove_dir_all(host.bpf_directory().join("skein")).unwrap();
+    bed.fabric.node_mut(0).restart_agent().unwrap();
+    soon("connections", || reaches(&web, &far) && reaches(&database, &back));
+    let status = || bed.fabric.skein("status").unwrap();
+    let well = || status().code == Some(0);
+    soon("a status without problems", well);
+
+    let metric = |name: &str| {
+        let page = host.http(8085, "GET", "/metrics", "").unwrap().body;
+        page.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse::<u64>().ok())
+    };
+    const CHANGES: &str = "skein_agent_table_full_changes{table=\"host_routes\"}";
+    assert_eq!((metric(CHANGES), metric("skein_agent_problems")), (None, Some(0)));
+    let mut more: Vec<Workload> =
+        (0..4).map(|number| bed.attach(1, &format!("more{number}"), "front")).collect();
+    soon("six routes to wait", || metric(CHANGES) == Some(6));
+    assert_eq!(metric("skein_agent_problems"), Some(1));
+    assert_eq!(entries(&bed, 0, "host_routes"), size);
+    // Whoever looks is told the table, and whose port lacks something.
+    let port = bed.interface(0, &web)["name"].as_str().unwrap().to_owned();
+    soon("the problem in the status", || status().code == Some(1));
+    let told = status().stdout;
+    assert!(told.contains("host_routes") && told.contains(&port), "{port}: {told}");
+    let other = bed.interface(0, &database)["name"].as_str().unwrap().to_owned();
+    assert!(!told.contains(&other), "{other} lacks nothing: {told}");
+    let log = std::fs::read_to_string(host.directory().join("agent.log")).unwrap();
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains("host_routes")), "{log}");
+    assert!(more.iter().any(|to| !web.pod.pings(to.ipv4(), 1).unwrap()), "there is room for all");
+
+    // Others go on: what they have, and what is changed for them.
+    assert!(reaches(&web, &far) && reaches(&database, &back));
+    assert!(back.pod.connects(database.ipv4(), 80, SILENCE).unwrap());
+    bed.run(
+        "create security-group names --rule 'egress any' --rule 'ingress udp from any port 53'",
+    );
+    let group = json!({"security_group_refs": [{"to": ["default-domain", "shop", "names"]}]});
+    bed.put("virtual-machine-interface", &bed.port(0, &database), &group);
+    soon("the group to close a port", || !back.pod.connects(database.ipv4(), 80, SILENCE).unwrap());
+    assert!(reaches(&back, &database), "what the group lets in");
+
+    // With room comes what waited.
+    let last = more.pop().unwrap();
+    for workload in more {
+        workload.detach().unwrap();
+    }
+    soon("the last one's routes", || {
+        [last.ipv4(), last.ipv6()].iter().all(|address| web.pod.pings(address, 1).unwrap())
+    });
+    soon("nothing to wait", || metric(CHANGES).is_none());
+    soon("a status without problems", well);
+    let log = std::fs::read_to_string(host.directory().join("agent.log")).unwrap();
+    assert!(log.contains("has room again"), "{log}");
     drop(services);
 }

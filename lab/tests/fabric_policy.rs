@@ -74,6 +74,26 @@ fn networks_are_apart_and_a_policy_opens_one_port_one_way() {
             assert!(!connects(to, address, 80), "{address}: the wrong direction is open");
         }
     }
+    // A node says beforehand what it would do with a packet, and why.
+    let traced = |to: &Workload, address: &str, port: u16| {
+        let own = bed.port(0, &web);
+        let line = format!("vrouter trace --interface {own} --dst {address} --dport {port}");
+        let node = bed.fabric.node(0);
+        let text = node.skein(&line).unwrap().success().unwrap();
+        let json = node.skein(&format!("{line} -o json")).unwrap().success().unwrap();
+        let answer: Value = serde_json::from_str(&json).unwrap_or_else(|e| panic!("{e}: {json}"));
+        let dropped = answer["kernel"]["dropped"].as_str().map(str::to_owned);
+        assert_eq!(answer["passes"], json!(dropped.is_none()), "{}: {answer}", to.pod.name());
+        (dropped, text)
+    };
+    for to in [&database, &beside] {
+        for address in both(to) {
+            assert_eq!(traced(to, address, 80).0, None, "{address} port 80");
+            let (dropped, text) = traced(to, address, 81);
+            assert_eq!(dropped.as_deref(), Some("policy_deny"), "{address} port 81");
+            assert!(text.contains("it is dropped") && text.contains("egress policy"), "{text}");
+        }
+    }
     let mut inside = Connection::open(&web.pod, far.ipv4(), 80).unwrap();
     for connection in open.iter_mut().chain([&mut inside]) {
         assert_eq!(connection.carries(PATIENCE), Carries::Yes);
@@ -90,6 +110,55 @@ fn networks_are_apart_and_a_policy_opens_one_port_one_way() {
         assert_ne!(connection.carries(SILENCE), Carries::Yes, "{connection:?} lives on");
     }
     assert_eq!(inside.carries(PATIENCE), Carries::Yes, "it had nothing to do with the policy");
+    drop(services);
+}
+
+#[test]
+fn a_rule_that_denies_wins_over_later_ones_that_pass() {
+    let bed = Bed::start("tdeny");
+    bed.network("front", 1);
+    bed.network("back", 2);
+    let web = bed.attach(0, "web", "front");
+    let [near, far] = [bed.attach(0, "near", "back"), bed.attach(1, "far", "back")];
+    let services = [80, 81].map(|port| [&near, &far].map(|to| Echo::start(&to.pod, port)));
+    bed.run(
+        "create policy most --rule 'deny tcp from front to back port 81' \
+         --rule 'pass any from front to back'",
+    );
+    bed.run("attach network front policy most");
+    bed.run("attach network back policy most");
+    let mut open = Vec::new();
+    for to in [&near, &far] {
+        for address in both(to) {
+            soon(&format!("{address} port 80"), || connects(&web, address, 80));
+            assert!(!connects(&web, address, 81), "{address}: what is denied passes");
+            assert!(
+                udp_echoes(&web.pod, address, 81, 10, PATIENCE),
+                "{address}: only TCP is denied"
+            );
+            assert!(web.pod.pings(address, 10).unwrap(), "{address}");
+            open.push(Connection::open(&web.pod, address, 80).unwrap());
+        }
+    }
+    assert!(bed.dropped(0, &web, "policy_deny") > 0);
+
+    // The same rules the other way round: the first one that matches decides.
+    bed.run(
+        "create policy all --rule 'pass any from front to back' \
+         --rule 'deny tcp from front to back port 81'",
+    );
+    for network in ["front", "back"] {
+        bed.run(&format!("attach network {network} policy all"));
+        bed.run(&format!("detach network {network} policy most"));
+    }
+    for to in [&near, &far] {
+        for address in both(to) {
+            soon(&format!("{address} port 81"), || connects(&web, address, 81));
+        }
+    }
+    for connection in &mut open {
+        assert_eq!(connection.carries(PATIENCE), Carries::Yes, "{connection:?}");
+    }
     drop(services);
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The `.proto` files beside this crate are the documentation of every field.
 
+#![allow(missing_docs, reason = "generated; the contracts say it")]
+
 /// A vRouter agent and one controller: intent down, local routes up.
 pub mod session {
     tonic::include_proto!("skein.session.v1");

@@ -12,6 +12,7 @@
 
 pub mod alloc;
 mod error;
+#[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
 mod http;

@@ -122,6 +122,31 @@ async fn every_wrong_request_names_its_field_and_changes_nothing() {
         ("GET", &port_as_net, json!({}), 404, "virtual-network"),
         ("PUT", &of_ghost, net(json!({})), 404, ghost),
         ("DELETE", &of_ghost, json!({}), 404, ghost),
+        // Fields that the type does not have
+        ("POST", vns, net(json!({"colour": "red"})), 400, "colour: unknown field"),
+        ("PUT", &of_front, json!({"virtual-network": {"colour": null}}), 400, "colour: unknown"),
+        ("PUT", &of_front, json!({"virtual-network": {"Mtu": 1400}}), 400, "Mtu: unknown field"),
+        (
+            "PUT",
+            &of_front,
+            json!({"virtual-network": {"mtu": 1400, "instance_ip_refs": []}}),
+            400,
+            "instance_ip_refs: unknown field",
+        ),
+        (
+            "PUT",
+            &of_front,
+            json!({"virtual-network": {"mtu": 1400}, "display_name": "x"}),
+            400,
+            "display_name: unknown field beside",
+        ),
+        (
+            "POST",
+            vns,
+            net(json!({"network_policy_refs": [{"to": ["a", "b", "c"], "atr": null}]})),
+            400,
+            "network_policy_refs[0].atr: unknown field",
+        ),
         // Names and parents
         ("POST", vns, net(json!({"fq_name": null})), 400, "fq_name"),
         ("POST", vns, net(json!({"fq_name": "a:b"})), 400, "fq_name"),

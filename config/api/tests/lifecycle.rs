@@ -49,6 +49,100 @@ async fn a_port_with_its_address_survives_a_restart() {
     assert!(target.iter().any(|t| t.name().starts_with("target:64512:80000")), "{target:?}");
 }
 
+/// What the original makes at its first start, by the names under which clients look for it.
+#[tokio::test]
+async fn the_first_start_makes_the_objects_that_every_client_expects() {
+    let system = "default-global-system-config";
+    let project = "default-domain:default-project";
+    let expected = [
+        (Kind::GLOBAL_SYSTEM_CONFIG, system.to_owned()),
+        (Kind::GLOBAL_VROUTER_CONFIG, format!("{system}:default-global-vrouter-config")),
+        (Kind::GLOBAL_QOS_CONFIG, format!("{system}:default-global-qos-config")),
+        (Kind::FABRIC, format!("{system}:default-fabric")),
+        (Kind::DOMAIN, "default-domain".to_owned()),
+        (Kind::PROJECT, project.to_owned()),
+        (Kind::POLICY_MANAGEMENT, "default-policy-management".to_owned()),
+        (
+            Kind::APPLICATION_POLICY_SET,
+            "default-policy-management:default-application-policy-set".to_owned(),
+        ),
+        (Kind::DISCOVERY_SERVICE_ASSIGNMENT, "default-discovery-service-assignment".to_owned()),
+        (Kind::NETWORK_IPAM, format!("{project}:default-network-ipam")),
+        (Kind::NETWORK_IPAM, format!("{project}:service-chain-flat-ipam")),
+        (Kind::SECURITY_GROUP, format!("{project}:__no_rule__")),
+        (Kind::VIRTUAL_NETWORK, format!("{project}:default-virtual-network")),
+        (Kind::VIRTUAL_NETWORK, format!("{project}:ip-fabric")),
+        (Kind::VIRTUAL_NETWORK, format!("{project}:__link_local__")),
+        (Kind::VIRTUAL_NETWORK, format!("{project}:dci-network")),
+        (
+            Kind::ROUTING_INSTANCE,
+            format!("{project}:default-virtual-network:default-virtual-network"),
+        ),
+        (Kind::ROUTING_INSTANCE, format!("{project}:ip-fabric:ip-fabric")),
+        (Kind::ROUTING_INSTANCE, format!("{project}:ip-fabric:__default__")),
+        (Kind::ROUTING_INSTANCE, format!("{project}:__link_local__:__link_local__")),
+        (Kind::ROUTING_INSTANCE, format!("{project}:dci-network:dci-network")),
+        (Kind::ROUTING_INSTANCE, format!("{project}:dci-network:__default__")),
+        (Kind::TAG_TYPE, "application".to_owned()),
+        (Kind::TAG_TYPE, "tier".to_owned()),
+        (Kind::TAG_TYPE, "deployment".to_owned()),
+        (Kind::TAG_TYPE, "site".to_owned()),
+    ];
+    let fixture = Fixture::new().await;
+    let mut found = Vec::new();
+    for (kind, name) in &expected {
+        let body = json!({"type": kind.name(), "fq_name": name.split(':').collect::<Vec<_>>()});
+        let answer = fixture.post("/fqname-to-id", body).await;
+        let answer = answer.unwrap_or_else(|error| panic!("{kind} {name}: {error:?}"));
+        found.push(answer["uuid"].as_str().unwrap().parse().unwrap());
+    }
+    let read = async |at: usize| fixture.read(expected[at].0, found[at]).await;
+    let config = read(0).await;
+    assert_eq!(
+        (&config["autonomous_system"], &config["config_version"]),
+        (&json!(64512), &json!("1.0"))
+    );
+    let set = read(7).await;
+    assert_eq!(set["all_applications"], true);
+    assert_eq!(set["global_vrouter_config_refs"][0]["uuid"], json!(found[1]));
+    let chains = read(10).await;
+    assert_eq!(chains["ipam_subnet_method"], "flat-subnet");
+    let subnets = chains["ipam_subnets"]["subnets"].as_array().unwrap();
+    let prefixes: Vec<_> = subnets.iter().map(|one| &one["subnet"]).collect();
+    assert_eq!(
+        prefixes,
+        [
+            &json!({"ip_prefix": "0.0.0.0", "ip_prefix_len": 8}),
+            &json!({"ip_prefix": "::ffff:0.0.0.0", "ip_prefix_len": 104}),
+        ]
+    );
+    assert_eq!(
+        read(11).await["security_group_entries"]["policy_rule"].as_array().map(Vec::len),
+        Some(0)
+    );
+    assert_eq!(read(13).await["is_provider_network"], true);
+    for (at, (kind, name)) in expected.iter().enumerate() {
+        match *kind {
+            Kind::TAG_TYPE => {
+                assert_eq!(read(at).await["id_perms"]["user_visible"], false, "{name}");
+            }
+            Kind::ROUTING_INSTANCE => {
+                let is_default = !name.ends_with(":__default__");
+                let shown = read(at).await["routing_instance_is_default"].as_bool();
+                assert_eq!(shown.unwrap_or_default(), is_default, "{name}");
+            }
+            _ => {}
+        }
+    }
+    // A second start finds them and makes nothing.
+    let revision = fixture.server.revision();
+    let fixture = fixture.restart().await;
+    assert_eq!(fixture.server.revision(), revision);
+    for ((kind, _), uuid) in expected.iter().zip(found) {
+        fixture.read(*kind, uuid).await;
+    }
+}
+
 #[tokio::test]
 async fn deletes_are_refused_while_something_depends_on_the_object() {
     let fixture = Fixture::new().await;
@@ -122,6 +216,81 @@ async fn an_update_merges_fields_and_replaces_reference_lists() {
     assert!(!read["network_ipam_refs"].is_null(), "links that were not named stay");
 }
 
+/// The elements of a list one at a time: their positions are places from 0, and those of one request are the ones read before it.
+#[tokio::test]
+async fn elements_of_a_list_are_added_changed_deleted_and_read_by_position() {
+    let fixture = Fixture::new().await;
+    let net = fixture.network("front", "10.20.0.0/24").await;
+    let port = fixture.port("p1", net).await;
+    let field = "virtual_machine_interface_fat_flow_protocols";
+    let one = |n: u16| json!({"protocol": "tcp", "port": n});
+    let write = async |updates: Value| {
+        let body = json!({"uuid": port, "updates": updates});
+        fixture.post("/prop-collection-update", body).await
+    };
+    let update = |operation: &str, value: Value, position: Value| json!({"field": field, "operation": operation, "value": value, "position": position});
+    let read = async |more: &str| {
+        let path = format!("/prop-collection-get?uuid={port}&fields={field}{more}");
+        fixture.get(&path).await.unwrap()[field].clone()
+    };
+    let ports = async || -> Vec<u64> {
+        let read = fixture.read(Kind::VIRTUAL_MACHINE_INTERFACE, port).await;
+        let list = read[field]["fat_flow_protocol"].as_array().cloned().unwrap_or_default();
+        list.iter().map(|one| one["port"].as_u64().unwrap()).collect()
+    };
+
+    assert_eq!(read("").await, json!([]));
+    write(json!([update("add", one(80), Value::Null)])).await.unwrap();
+    let more = [81, 82, 83].map(|n| update("add", one(n), Value::Null));
+    write(json!(more)).await.unwrap();
+    assert_eq!(ports().await, [80, 81, 82, 83]);
+    let all = read("").await;
+    assert_eq!(all.as_array().unwrap().len(), 4);
+    assert_eq!((&all[2][0]["port"], &all[2][1]), (&json!(82), &json!("2")));
+    let third = read("&position=2").await;
+    assert_eq!((third.as_array().unwrap().len(), &third[0]), (1, &all[2]));
+    assert_eq!(read("&position=9").await, json!([]));
+
+    write(json!([update("modify", one(8080), json!("1"))])).await.unwrap();
+    assert_eq!(ports().await, [80, 8080, 82, 83]);
+    // Two positions as they were read; what is added comes last.
+    write(json!([
+        update("delete", Value::Null, json!("0")),
+        update("add", one(90), Value::Null),
+        update("delete", Value::Null, json!(2)),
+    ]))
+    .await
+    .unwrap();
+    assert_eq!(ports().await, [8080, 83, 90]);
+    assert_eq!(read("&position=2").await[0][0]["port"], 90);
+
+    // What cannot be done names the field, and nothing of its request is done.
+    let refused = [
+        (update("modify", one(1), json!("3")), "position 3"),
+        (update("modify", one(1), Value::Null), "position must be given"),
+        (update("delete", Value::Null, json!("0")), "position 0"),
+        (update("add", Value::Null, Value::Null), "value must be given"),
+        (update("add", json!({"protocol": "tcp", "port": "many"}), Value::Null), "port"),
+        (update("add", json!({"protocol": "tcp", "colour": 1}), Value::Null), "colour"),
+        (update("set", one(1), Value::Null), "a list takes add, modify and delete"),
+    ];
+    let before = fixture.server.revision();
+    for (wrong, names) in refused {
+        let updates = json!([update("delete", Value::Null, json!("0")), wrong]);
+        let (status, text) = write(updates).await.unwrap_err();
+        assert_eq!(status, 400, "{wrong}");
+        assert!(text.contains(field) && text.contains(names), "{wrong}: {text}");
+    }
+    assert_eq!(fixture.server.revision(), before);
+    assert_eq!(ports().await, [8080, 83, 90]);
+
+    let rest = ["0", "1", "2"].map(|at| update("delete", Value::Null, json!(at)));
+    write(json!(rest)).await.unwrap();
+    assert_eq!(read("").await, json!([]));
+    let other = fixture.get(&format!("/prop-collection-get?uuid={port}&fields=display_name")).await;
+    assert_eq!(other.unwrap_err().0, 400);
+}
+
 #[tokio::test]
 async fn route_target_lists_show_on_the_default_routing_instance() {
     let fixture = Fixture::new().await;
@@ -153,6 +322,33 @@ async fn route_target_lists_show_on_the_default_routing_instance() {
     assert!(gone.unwrap_err().is_not_found(), "nobody refers to it any more");
     let (status, _) = fixture.delete(Kind::ROUTING_INSTANCE, instance).await.unwrap_err();
     assert_eq!(status, 409);
+}
+
+#[tokio::test]
+async fn what_is_read_can_be_written_back_whole() {
+    let fixture = Fixture::new().await;
+    let net = fixture.network("front", "10.20.0.0/24").await;
+    let port = fixture.port("p1", net).await;
+    let extra = json!({"virtual_machine_interface_refs": [{"uuid": port}]});
+    fixture.address("ip1", net, extra).await.unwrap();
+    let parent = fixture.read(Kind::VIRTUAL_NETWORK, net).await["parent_uuid"].clone();
+    let project = parent.as_str().unwrap().parse().unwrap();
+    let all = [
+        (Kind::VIRTUAL_NETWORK, net, "routing_instances"),
+        (Kind::VIRTUAL_MACHINE_INTERFACE, port, "instance_ip_back_refs"),
+        (Kind::PROJECT, project, "virtual_networks"),
+    ];
+    for (kind, uuid, has) in all {
+        let mut read = fixture.read(kind, uuid).await;
+        assert!(read[has].is_array() && read["href"].is_string(), "{read}");
+        let path = format!("/{kind}/{uuid}");
+        fixture.put(&path, json!({kind.name(): read.clone()})).await.unwrap();
+        let mut after = fixture.read(kind, uuid).await;
+        for object in [&mut read, &mut after] {
+            object["id_perms"]["last_modified"] = Value::Null;
+        }
+        assert_eq!(read, after);
+    }
 }
 
 #[tokio::test]

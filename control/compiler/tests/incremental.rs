@@ -15,7 +15,9 @@ use world::dns::{ipam, machine, record, server};
 use world::firewall::{addresses, firewall_policy, rule, services, set, staged, tag};
 use world::services::{balancer, floating_ip, member, node};
 use world::underlay::{fabric, provided};
-use world::{Build, group, id, network, policy, port, tagged};
+use world::{
+    Build, adjusted, dual, group, id, network, policy, port, second_address, tagged, targeted,
+};
 
 const NETWORKS: [&str; 3] = ["red", "green", "blue"];
 const POLICIES: [&str; 3] = ["p0", "p1", "p2"];
@@ -24,7 +26,10 @@ const PORTS: [&str; 4] = ["a", "b", "c", "d"];
 const BALANCERS: [&str; 2] = ["web", "db"];
 const MEMBERS: [&str; 3] = ["m0", "m1", "m2"];
 const TARGETS: [&str; 4] = ["a", "b", "vip-web", "vip-db"];
-const ENDS: [&str; 6] = ["red", "green", "blue", "any", "local", "10.1.0.0/25"];
+const ENDS: [&str; 7] = ["red", "green", "blue", "any", "local", "10.1.0.0/25", "fd00:1::/80"];
+/// The first two are those that networks 1 and 2 have of themselves; the last one is none.
+const ROUTE_TARGETS: [&str; 5] =
+    ["target:64512:8000001", "target:64512:8000002", "target:65000:7", "target:192.0.2.1:7", "7"];
 
 const TAGS: [(&str, u32); 6] = [
     ("app=one", 0x10001),
@@ -138,41 +143,69 @@ fn step() -> impl Strategy<Value = Vec<Change>> {
             (a, b, direction, protocol, port, if pass { "pass" } else { "deny" })
         });
     prop_oneof![
-        (pick(&NETWORKS), 1u32..5, some(&POLICIES)).prop_map(|(n, id, p)| network(n, id, &p)),
-        (pick(&POLICIES), proptest::collection::vec(rule, 0..4))
+        1 => (pick(&NETWORKS), 1u32..5, some(&POLICIES)).prop_map(|(n, id, p)| network(n, id, &p)),
+        1 => (pick(&POLICIES), proptest::collection::vec(rule, 0..4))
             .prop_map(|(name, rules)| vec![policy(name, &rules)]),
-        (
+        1 => (
             pick(&GROUPS),
             8_000_000u32..8_000_003,
             pick(&["tcp", "udp"]),
-            pick(&["g0", "g1", "10.2.0.0/16"])
+            pick(&["g0", "g1", "10.2.0.0/16", "fd00:2::/64"])
         )
             .prop_map(|(name, number, protocol, from)| vec![group(name, number, protocol, from)]),
-        (pick(&PORTS), pick(&NETWORKS), 1u8..5, 1u8..5, some(&GROUPS)).prop_map(
+        1 => (pick(&PORTS), pick(&NETWORKS), 1u8..5, 1u8..5, some(&GROUPS)).prop_map(
             |(name, network, net, host, groups)| {
                 port(name, network, &format!("10.{net}.0.{host}"), &groups)
             }
         ),
-        (pick(&PORTS), pick(&["0x00010001", "0x00020005"])).prop_map(|(name, tag)| vec![
+        1 => (pick(&PORTS), pick(&["0x00010001", "0x00020005"])).prop_map(|(name, tag)| vec![
             Build::new(Kind::TAG, name).with("tag_id", tag.into()).put(),
             Build::new(Kind::PROJECT, "shop").refer(Kind::TAG, name).put(),
         ]),
-        service_step(),
-        (pick(&NETWORKS), 1u32..5, some(&POLICIES)).prop_map(|(n, id, p)| provided(n, id, &p)),
-        (pick(&NETWORKS), 1u32..5).prop_map(|(n, id)| {
-            let mut changes = network(n, id, &[]);
-            let last = changes.pop().into_iter();
-            changes.extend(last.map(|change| match change {
-                Change::Put(mut object) => {
-                    let all = &mut Arc::make_mut(&mut object).properties;
-                    all.insert("fabric_snat".into(), json!(true));
-                    Change::Put(object)
-                }
-                other => other,
-            }));
-            changes
+        1 => service_step(),
+        1 => (pick(&NETWORKS), 1u32..5, some(&POLICIES)).prop_map(|(n, id, p)| provided(n, id, &p)),
+        1 => (pick(&NETWORKS), 1u32..5).prop_map(|(n, id)| {
+            adjusted(network(n, id, &[]), |network| {
+                network.properties.insert("fabric_snat".into(), json!(true));
+            })
         }),
-        (any::<bool>(), some(&POLICIES)).prop_map(|(there, policies)| {
+        // Both families, and route targets of the network's own: it imports what another exports without any policy.
+        3 => (
+            (pick(&NETWORKS), 1u32..5, some(&POLICIES), any::<bool>()),
+            (some(&ROUTE_TARGETS), some(&ROUTE_TARGETS), some(&ROUTE_TARGETS)),
+        )
+            .prop_map(|((n, id, policies, both), (targets, import, export))| {
+                let plain = network(n, id, &policies);
+                let changes = if both { dual(plain, id) } else { plain };
+                targeted(changes, &targets, &import, &export)
+            }),
+        2 => (pick(&PORTS), pick(&NETWORKS), 1u8..5, 1u8..5).prop_map(
+            |(name, network, net, host)| {
+                vec![second_address(name, network, &format!("fd00:{net}::{host}"))]
+            }
+        ),
+        1 => (pick(&PORTS), pick(&NETWORKS), 1u8..5, 1u8..5, some(&GROUPS)).prop_map(
+            |(name, network, net, host, groups)| {
+                port(name, network, &format!("fd00:{net}::{host}"), &groups)
+            }
+        ),
+        1 => (pick(&NETWORKS), pick(&ROUTE_TARGETS), pick(&["import", "export", ""])).prop_map(
+            |(n, target, side)| vec![
+                Build::new(Kind::ROUTE_TARGET, target).put(),
+                Build::new(Kind::ROUTING_INSTANCE, n)
+                    .with("routing_instance_is_default", json!(true))
+                    .refer_with(Kind::ROUTE_TARGET, target, match side {
+                        "" => json!(null),
+                        side => json!({"import_export": side}),
+                    })
+                    .put(),
+            ]
+        ),
+        1 => pick(&ROUTE_TARGETS).prop_map(|n| vec![Change::Delete(id(Kind::ROUTE_TARGET, n))]),
+        1 => pick(&PORTS).prop_map(|n| {
+            vec![Change::Delete(id(Kind::INSTANCE_IP, &format!("{n}-second")))]
+        }),
+        1 => (any::<bool>(), some(&POLICIES)).prop_map(|(there, policies)| {
             let mut changes = fabric(&policies);
             if !there {
                 let network = id(Kind::VIRTUAL_NETWORK, "ip-fabric");
@@ -180,13 +213,13 @@ fn step() -> impl Strategy<Value = Vec<Change>> {
             }
             changes
         }),
-        pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::VIRTUAL_NETWORK, n))]),
-        pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::ROUTING_INSTANCE, n))]),
-        pick(&POLICIES).prop_map(|n| vec![Change::Delete(id(Kind::NETWORK_POLICY, n))]),
-        pick(&GROUPS).prop_map(|n| vec![Change::Delete(id(Kind::SECURITY_GROUP, n))]),
-        pick(&PORTS).prop_map(|n| vec![Change::Delete(id(Kind::VIRTUAL_MACHINE_INTERFACE, n))]),
-        pick(&PORTS).prop_map(|n| vec![Change::Delete(id(Kind::INSTANCE_IP, n))]),
-        pick(&PORTS).prop_map(|n| vec![Change::Delete(id(Kind::TAG, n))]),
+        1 => pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::VIRTUAL_NETWORK, n))]),
+        1 => pick(&NETWORKS).prop_map(|n| vec![Change::Delete(id(Kind::ROUTING_INSTANCE, n))]),
+        1 => pick(&POLICIES).prop_map(|n| vec![Change::Delete(id(Kind::NETWORK_POLICY, n))]),
+        1 => pick(&GROUPS).prop_map(|n| vec![Change::Delete(id(Kind::SECURITY_GROUP, n))]),
+        1 => pick(&PORTS).prop_map(|n| vec![Change::Delete(id(Kind::VIRTUAL_MACHINE_INTERFACE, n))]),
+        1 => pick(&PORTS).prop_map(|n| vec![Change::Delete(id(Kind::INSTANCE_IP, n))]),
+        1 => pick(&PORTS).prop_map(|n| vec![Change::Delete(id(Kind::TAG, n))]),
     ]
 }
 

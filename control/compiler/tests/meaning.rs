@@ -7,7 +7,7 @@ mod world;
 use skein_compiler::Engine;
 use skein_model::{Change, Kind};
 use skein_policy::{Layer, Peer, RuleAction};
-use world::{Build, group, id, network, policy, port};
+use world::{Build, dual, group, id, network, policy, port, second_address, targeted};
 
 fn compile(changes: impl IntoIterator<Item = Vec<Change>>) -> Engine {
     let mut engine = Engine::new();
@@ -18,6 +18,11 @@ fn compile(changes: impl IntoIterator<Item = Vec<Change>>) -> Engine {
 fn vrf_import(engine: &Engine, name: &str) -> Vec<String> {
     let vrf = engine.vrf(id(Kind::VIRTUAL_NETWORK, name)).unwrap();
     vrf.import.iter().map(ToString::to_string).collect()
+}
+
+fn vrf_export(engine: &Engine, name: &str) -> Vec<String> {
+    let vrf = engine.vrf(id(Kind::VIRTUAL_NETWORK, name)).unwrap();
+    vrf.export.iter().map(ToString::to_string).collect()
 }
 
 fn layers(engine: &Engine, name: &str) -> Vec<Layer> {
@@ -54,6 +59,80 @@ fn networks_are_joined_only_when_both_attach_a_policy_that_names_the_other() {
     let both = ["target:64512:8000005", "target:64512:8000006"];
     assert_eq!(vrf_import(&engine, "front"), both);
     assert_eq!(vrf_import(&engine, "back"), both);
+}
+
+/// `route_target_list` works both ways, the other two lists one way each; all are beside the network's own target.
+#[test]
+fn lists_of_route_targets_say_what_a_network_imports_and_exports() {
+    let listed = |name, number, both: &[&str], import: &[&str], export: &[&str]| {
+        targeted(network(name, number, &[]), both, import, export)
+    };
+    let mut engine = compile([
+        listed("front", 5, &["target:1:10"], &["target:2:20"], &["target:3:30", "none"]),
+        listed("back", 6, &[], &["target:3:30"], &[]),
+        network("alone", 7, &[]),
+    ]);
+    assert_eq!(
+        vrf_import(&engine, "front"),
+        ["target:1:10", "target:2:20", "target:64512:8000005"]
+    );
+    assert_eq!(
+        vrf_export(&engine, "front"),
+        ["target:1:10", "target:3:30", "target:64512:8000005"]
+    );
+    // One way: it has the routes of the other, and the other none of its own.
+    let meets = |engine: &Engine, from: &str, to: &str| {
+        let imports = vrf_import(engine, to);
+        vrf_export(engine, from).iter().any(|target| imports.contains(target))
+    };
+    assert!(meets(&engine, "front", "back") && !meets(&engine, "back", "front"));
+    assert!(!meets(&engine, "front", "alone") && !meets(&engine, "alone", "front"));
+    // A network that names another's own target imports it without a policy.
+    engine.apply(&listed("alone", 7, &[], &["target:64512:8000005"], &[]));
+    assert!(meets(&engine, "front", "alone") && !meets(&engine, "alone", "front"));
+    // Lists that go take their routes with them.
+    engine.apply(&network("front", 5, &[]));
+    assert_eq!(vrf_import(&engine, "front"), ["target:64512:8000005"]);
+    assert_eq!(vrf_export(&engine, "front"), ["target:64512:8000005"]);
+    assert!(!meets(&engine, "front", "back"));
+}
+
+/// The reference of a routing instance says the same of one target: `import_export`, or both ways without it.
+#[test]
+fn targets_of_a_routing_instance_work_one_way_if_they_say_so() {
+    let target = |name: &str| Build::new(Kind::ROUTE_TARGET, name).put();
+    let side = |side: &str| serde_json::json!({"import_export": side});
+    let instance = Build::new(Kind::ROUTING_INSTANCE, "front")
+        .with("routing_instance_is_default", true.into())
+        .refer(Kind::ROUTE_TARGET, "target:1:1")
+        .refer_with(Kind::ROUTE_TARGET, "target:2:2", side("import"))
+        .refer_with(Kind::ROUTE_TARGET, "target:3:3", side("export"))
+        .put();
+    let targets = ["target:1:1", "target:2:2", "target:3:3"].map(target).to_vec();
+    let engine = compile([network("front", 5, &[]), targets, vec![instance]]);
+    assert_eq!(vrf_import(&engine, "front"), ["target:1:1", "target:2:2"]);
+    assert_eq!(vrf_export(&engine, "front"), ["target:1:1", "target:3:3"]);
+}
+
+#[test]
+fn a_port_of_both_families_has_an_address_and_a_gateway_of_each() {
+    let engine = compile([
+        dual(network("front", 5, &[]), 5),
+        port("p1", "front", "10.5.0.7", &[]),
+        vec![second_address("p1", "front", "fd00:5::7")],
+    ]);
+    let found = engine.interface(id(Kind::VIRTUAL_MACHINE_INTERFACE, "p1")).unwrap();
+    let mut addresses: Vec<_> = found.addresses.iter().collect();
+    addresses.sort_by_key(|address| address.prefix.to_string());
+    let said: Vec<_> = addresses
+        .iter()
+        .map(|address| (address.prefix.to_string(), address.gateway.unwrap().to_string()))
+        .collect();
+    let expected = [("10.5.0.7/24", "10.5.0.1"), ("fd00:5::7/64", "fd00:5::1")];
+    assert_eq!(said, expected.map(|(prefix, gateway)| (prefix.to_owned(), gateway.to_owned())));
+    let vrf = engine.vrf(id(Kind::VIRTUAL_NETWORK, "front")).unwrap();
+    let subnets: Vec<_> = vrf.subnets.iter().map(|subnet| subnet.prefix.to_string()).collect();
+    assert_eq!(subnets, ["10.5.0.0/24", "fd00:5::/64"]);
 }
 
 #[test]

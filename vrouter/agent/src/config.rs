@@ -40,6 +40,8 @@ pub struct AgentConfig {
     pub max_flows_per_port: u32,
     /// Seconds without packets after which a flow ends.
     pub flow_idle_seconds: u32,
+    /// Sizes of the kernel's tables.
+    pub tables: TableConfig,
     /// DNS that the node answers itself.
     pub dns: DnsConfig,
     /// Most bytes of a TCP super-packet (GSO) of a workload, if the uplink takes so many. Absent: as large as helps, but on a veth
@@ -81,8 +83,80 @@ impl Default for AgentConfig {
             max_flows_per_port: 16_384,
             // The original's flow_cache_timeout (spec/vrouter.md section 3.3).
             flow_idle_seconds: 180,
+            tables: TableConfig::default(),
             dns: DnsConfig::default(),
             super_packet_bytes: None,
+        }
+    }
+}
+
+/// How many entries the kernel's tables have, by their names there. One that is pinned keeps its size until the pins are removed. A
+/// table that is full is told of; what does not fit waits, everything else goes on.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TableConfig {
+    /// Connections; 272 bytes each, taken at once.
+    pub flows: u32,
+    /// Routes to single addresses.
+    pub host_routes: u32,
+    /// Routes to wider prefixes.
+    pub prefix_routes: u32,
+    /// Ways that routes lead; 160 bytes each, taken at once.
+    pub next_hops: u32,
+    /// Entries of policies.
+    pub policies: u32,
+    /// Interfaces of workloads.
+    pub vifs: u32,
+    /// Further networks of workloads: floating IPs, memberships in services.
+    pub contexts: u32,
+    /// Services.
+    pub services: u32,
+    /// Members of services.
+    pub members: u32,
+}
+
+impl Default for TableConfig {
+    fn default() -> Self {
+        let usual = skein_datapath::Config::new("");
+        Self {
+            flows: usual.flow_table_size,
+            host_routes: usual.host_route_table_size,
+            prefix_routes: usual.prefix_route_table_size,
+            next_hops: usual.next_hop_table_size,
+            policies: usual.policy_table_size,
+            vifs: usual.vif_table_size,
+            contexts: usual.context_table_size,
+            services: usual.service_table_size,
+            members: usual.member_table_size,
+        }
+    }
+}
+
+impl AgentConfig {
+    /// What the datapath is opened with.
+    pub(crate) fn datapath(&self) -> skein_datapath::Config {
+        let TableConfig {
+            flows,
+            host_routes,
+            prefix_routes,
+            next_hops,
+            policies,
+            vifs,
+            contexts,
+            services,
+            members,
+        } = self.tables;
+        skein_datapath::Config {
+            flow_table_size: flows,
+            host_route_table_size: host_routes,
+            prefix_route_table_size: prefix_routes,
+            next_hop_table_size: next_hops,
+            policy_table_size: policies,
+            vif_table_size: vifs,
+            context_table_size: contexts,
+            service_table_size: services,
+            member_table_size: members,
+            ..skein_datapath::Config::new(&self.pin_dir)
         }
     }
 }

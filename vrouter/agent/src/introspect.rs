@@ -77,6 +77,7 @@ fn status(node: &mut Node) -> Result<Value, skein_datapath::Error> {
         .collect();
     let mut problems = node.core.problems().clone();
     problems.extend(node.exhausted());
+    problems.extend(node.without_room());
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "ready": not_ready(node).is_none(),
@@ -458,6 +459,11 @@ async fn metrics(State(node): State<NodeHandle>) -> Response {
 fn metrics_text(node: &mut Node) -> String {
     let tables = node.core.in_force();
     let connected = node.controllers().filter(|(_, _, _, connected)| *connected).count();
+    let failures = [&node.apply_failure, &node.host_failure].into_iter().flatten().count();
+    let problems = node.core.problems().len()
+        + node.exhausted().iter().count()
+        + node.full_tables.len()
+        + failures;
     let gauges = [
         ("skein_agent_ready", "1 when new ports can be made", u64::from(not_ready(node).is_none())),
         ("skein_agent_controllers_connected", "Open controller streams", connected as u64),
@@ -472,13 +478,19 @@ fn metrics_text(node: &mut Node) -> String {
             "Released ports no controller knows of",
             node.releases.len() as u64,
         ),
-        ("skein_agent_problems", "Things /v1/status explains", node.core.problems().len() as u64),
+        ("skein_agent_problems", "Things /v1/status explains", problems as u64),
         ("skein_agent_revision", "Configuration revision in use", node.core.revision()),
     ];
     let mut text = String::new();
     // Writing to a String cannot fail.
     for (name, help, value) in gauges {
         let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} gauge\n{name} {value}");
+    }
+    let name = "skein_agent_table_full_changes";
+    let _ =
+        writeln!(text, "# HELP {name} Changes that wait for room in a table.\n# TYPE {name} gauge");
+    for (table, full) in &node.full_tables {
+        let _ = writeln!(text, "{name}{{table=\"{table}\"}} {}", full.changes);
     }
     text.push_str(&node.times.text());
     text.push_str(&crate::staged::metrics(node));

@@ -1,7 +1,9 @@
 //! Carries the core's operations into the datapath's tables, and reads them back after a restart.
 
 use crate::announce::Announcer;
-use crate::state::{Encapsulation, InterfaceEntry, NextHop, Operation, PolicyState, Tables};
+use crate::state::{
+    Core, Encapsulation, InterfaceEntry, NextHop, Operation, PolicyState, Tables, Waiting,
+};
 use crate::{AgentError, Underlay, host_ports, steering};
 use skein_datapath as datapath;
 use skein_datapath::{Datapath, Route, RouteChange, Vif, VifPolicy};
@@ -183,25 +185,47 @@ impl Kernel {
         }
     }
 
-    /// Does as many of the operations as succeed, in order; gives how many, and the first error.
-    pub(crate) fn apply(&mut self, operations: &[Operation]) -> (usize, Option<AgentError>) {
-        let mut done = 0;
-        while done < operations.len() {
-            // Runs of route changes go in one call: one generation step, one lookup cache flush.
-            let run = operations[done..].iter().map_while(route_change).count();
-            let result = if run > 0 {
-                let changes: Vec<RouteChange> =
-                    operations[done..done + run].iter().filter_map(route_change).collect();
-                self.datapath.change_routes(&changes).map_err(AgentError::from)
-            } else {
-                self.apply_one(&operations[done])
-            };
-            if let Err(error) = result {
-                return (done, Some(error));
+    /// Does as many of the operations as succeed, in order, and confirms them. What finds no room is left out with all that builds
+    /// upon it; any other failure ends the round.
+    pub(crate) fn apply(&mut self, operations: &[Operation], core: &mut Core) -> Round {
+        let mut round = Round::default();
+        let mut at = 0;
+        while let Some(operation) = operations.get(at) {
+            if core.waits(operation, &round.waiting) {
+                round.undone(at, operation, None, core);
+                at += 1;
+                continue;
             }
-            done += run.max(1);
+            // Runs of route changes go in one call: one generation step, one lookup cache flush.
+            let run = operations[at..].iter().map_while(|operation| {
+                route_change(operation).filter(|_| !core.waits(operation, &round.waiting))
+            });
+            let changes: Vec<RouteChange> = run.collect();
+            let run = &operations[at..at + changes.len().max(1)];
+            let result = if changes.is_empty() {
+                self.apply_one(operation).map(|()| Vec::new())
+            } else {
+                self.datapath.change_routes_that_fit(&changes).map_err(AgentError::from)
+            };
+            let refused: BTreeMap<usize, datapath::Error> = match result {
+                Ok(refused) => refused.into_iter().collect(),
+                Err(AgentError::Datapath(full @ datapath::Error::Full { .. })) => {
+                    BTreeMap::from([(0, full)])
+                }
+                Err(error) => {
+                    round.failed = Some((at, error));
+                    return round;
+                }
+            };
+            for (offset, operation) in run.iter().enumerate() {
+                match refused.get(&offset) {
+                    Some(full) => round.undone(at + offset, operation, Some(full), core),
+                    None => core.applied(operation),
+                }
+            }
+            at += run.len();
         }
-        (done, None)
+        round
     }
 
     fn apply_one(&mut self, operation: &Operation) -> Result<(), AgentError> {
@@ -330,6 +354,37 @@ impl Kernel {
                 mtu: self.underlay.mtu(),
             },
             NextHop::Ecmp { members } => datapath::NextHop::Composite { members: members.clone() },
+        }
+    }
+}
+
+/// What became of a round of operations.
+#[derive(Debug, Default)]
+pub(crate) struct Round {
+    waiting: Waiting,
+    /// Tables without room: what they said, and the places of the operations that are not done for it.
+    pub(crate) full: BTreeMap<&'static str, (String, Vec<usize>)>,
+    /// The table of the last refusal: what builds upon it is not done for the same reason.
+    last: &'static str,
+    /// What else went wrong, and where: nothing after it was tried.
+    pub(crate) failed: Option<(usize, AgentError)>,
+}
+
+impl Round {
+    fn undone(
+        &mut self,
+        at: usize,
+        operation: &Operation,
+        full: Option<&datapath::Error>,
+        core: &Core,
+    ) {
+        core.note_undone(operation, &mut self.waiting);
+        if let Some(error @ datapath::Error::Full { table, .. }) = full {
+            self.last = table;
+            self.full.entry(table).or_insert_with(|| (error.to_string(), Vec::new()));
+        }
+        if let Some((_, places)) = self.full.get_mut(self.last) {
+            places.push(at);
         }
     }
 }

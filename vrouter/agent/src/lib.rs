@@ -33,7 +33,7 @@ mod trace;
 mod underlay;
 mod vm_service;
 
-pub use config::{AgentConfig, Certificates, DnsConfig};
+pub use config::{AgentConfig, Certificates, DnsConfig, TableConfig};
 pub use enroll::JoinString;
 pub use error::AgentError;
 pub use ports::{NodeState, PendingRelease, PodPlace, PortRecord};

@@ -4,6 +4,7 @@
 //! once, answers those who waited for it, and tells the controllers what changed.
 
 mod controllers;
+mod full;
 mod ports;
 
 use crate::kernel::Kernel;
@@ -12,6 +13,7 @@ use crate::ports::{NodeState, PendingRelease, PortRecord, Ports};
 use crate::saved::Saver;
 use crate::state::{Core, LocalPort};
 use crate::{AgentError, Underlay};
+use full::FullTable;
 use skein_cni::port_api::PortKey;
 use skein_datapath::{DropReason, Event, Timeouts};
 use skein_proto::session::{self as wire, FromAgent, ToAgent};
@@ -106,6 +108,8 @@ pub(crate) struct Node {
     exhaustion: crate::exhaustion::Exhaustion,
     started: Instant,
     pub(crate) apply_failure: Option<String>,
+    /// Tables of the kernel that had no room of late.
+    pub(crate) full_tables: BTreeMap<&'static str, FullTable>,
     pub(crate) host: Option<crate::host::HostPort>,
     pub(crate) host_failure: Option<String>,
     pub(crate) dns: crate::dns::Dns,
@@ -171,6 +175,7 @@ impl Node {
             exhaustion: crate::exhaustion::Exhaustion::default(),
             started: Instant::now(),
             apply_failure: None,
+            full_tables: BTreeMap::new(),
             host: None,
             host_failure: None,
             dns: setup.dns,
@@ -276,22 +281,25 @@ impl Node {
         for _ in 0..2 {
             let operations = self.core.operations();
             if operations.is_empty() {
+                // Also what was refused before is not wanted any more.
+                self.apply_failure = None;
+                self.note_full_tables(&BTreeMap::new(), &operations);
                 break;
             }
-            let (done, error) = self.kernel.apply(&operations);
-            for operation in &operations[..done] {
-                self.core.applied(operation);
-            }
-            let failure = error.map(|error| error.to_string());
-            if failure.is_some() && failure != self.apply_failure {
+            let round = self.kernel.apply(&operations, &mut self.core);
+            let failed = round.failed.map(|(at, error)| (at, error.to_string()));
+            if let Some((at, error)) = &failed
+                && self.apply_failure.as_ref() != Some(error)
+            {
                 tracing::warn!(
-                    operation = ?operations.get(done),
-                    error = failure.as_deref().unwrap_or_default(),
+                    operation = ?operations.get(*at),
+                    error,
                     "the kernel refused a change; it is tried again every second"
                 );
             }
-            self.apply_failure = failure;
-            if self.apply_failure.is_some() {
+            self.apply_failure = failed.map(|(_, error)| error);
+            self.note_full_tables(&round.full, &operations);
+            if self.apply_failure.is_some() || !self.full_tables.is_empty() {
                 break;
             }
         }
@@ -354,7 +362,8 @@ impl Node {
         self.kernel.announcer.repeat(&self.kernel.datapath);
         self.forget_unclaimed();
         let moved = self.look_at_addresses();
-        if moved || self.apply_failure.is_some() || self.host_failure.is_some() {
+        let failed = self.apply_failure.is_some() || self.host_failure.is_some();
+        if moved || failed || !self.full_tables.is_empty() {
             self.settle();
         }
     }

@@ -117,6 +117,15 @@ fn check(config: &AgentConfig) -> Result<(), AgentError> {
     if config.dns.port == 0 || config.dns.first_view_port < 1024 {
         return wrong("dns", "port must not be 0, first_view_port not below 1024");
     }
+    let tables = &config.tables;
+    if [tables.flows, tables.host_routes, tables.prefix_routes, tables.policies, tables.vifs]
+        .iter()
+        .chain(&[tables.contexts, tables.services, tables.members])
+        .any(|entries| *entries == 0)
+        || tables.next_hops < 2
+    {
+        return wrong("tables", "a table needs at least one entry, next_hops two");
+    }
     if config.flow_idle_seconds == 0 {
         return wrong("flow_idle_seconds", "0 would end every connection at once");
     }
@@ -133,11 +142,7 @@ fn start_node(
     // Without a name every start is taken for the same one.
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let state = NodeState::load(&config.data_dir, boot.trim())?;
-    let mut kernel = Kernel::open(
-        &skein_datapath::Config::new(&config.pin_dir),
-        underlay.clone(),
-        config.super_packet_bytes,
-    )?;
+    let mut kernel = Kernel::open(&config.datapath(), underlay.clone(), config.super_packet_bytes)?;
     let (tables, policies) = kernel.read_back(&state.numbers.label_owners())?;
     let mut core = Core::new(
         controllers.len(),

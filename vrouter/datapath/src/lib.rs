@@ -14,7 +14,7 @@
 //!
 //! set_vif(&Vif)  remove_vif(ifindex)  vifs()           remove ends the interface's flows too
 //! set_next_hop(id, &NextHop)  remove_next_hop(id)  next_hops()
-//! change_routes(&[RouteChange])  routes()              one generation step per VRF and call
+//! change_routes(&[RouteChange])  routes()              one generation step per VRF and call; change_routes_that_fit goes on when full
 //! set_context(id, &Context)  remove_context(id)  contexts()   a port's further VRFs: floating IPs, memberships
 //! set_label(label, ifindex, context)  remove_label(label)  labels()
 //! set_service(&Service)  remove_service(&ServiceKey)  services()

@@ -1,9 +1,9 @@
 //! Flattened policies in the kernel.
 
-use crate::abi::{POLICY_BY_SOURCE, POLICY_DROP, POLICY_PASS, types};
+use crate::abi::{POLICY_BY_SOURCE, POLICY_DROP, POLICY_PASS, bytes_of, types};
 use crate::{Datapath, PolicyId, Result, error::Error};
 use skein_policy::{Action, Addition, Direction, Entry, SourceEntry};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Keys of one policy.
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl Datapath {
     /// other identities meet.
     ///
     /// # Errors
-    /// [`Error::Argument`] for an id of 0; [`Error::Full`], after which the policy is to be unloaded.
+    /// [`Error::Argument`] for an id of 0; [`Error::Full`], after which the policy is as it was before.
     pub fn load_policy(&mut self, id: PolicyId, addition: &Addition) -> Result<()> {
         if id == 0 {
             return Err(Error::Argument { field: "policy", reason: "the id must not be 0".into() });
@@ -64,11 +64,43 @@ impl Datapath {
         // else, comes last: until then longer ones decide exactly, and what they do not cover is still "anyone".
         let mut entries: Vec<_> = addition.entries.iter().map(|e| entry(id, e)).collect();
         entries.sort_by_key(|(key, _)| std::cmp::Reverse(key.bits));
+        let fresh = !self.loaded_policies.contains_key(&id);
         let loaded = self.loaded_policies.entry(id).or_default();
+        let before = (loaded.sources.len(), loaded.entries.len());
         loaded.sources.extend(sources.iter().map(|(key, _)| *key));
         loaded.entries.extend(entries.iter().map(|(key, _)| *key));
-        self.policy_sources.set_many(&sources)?;
-        self.policies.set_many(&entries)
+        let outcome =
+            self.policy_sources.set_many(&sources).and_then(|()| self.policies.set_many(&entries));
+        if matches!(outcome, Err(Error::Full { .. })) {
+            self.take_back(id, fresh, before)?;
+        }
+        outcome
+    }
+
+    /// Takes out what was added to a policy beyond these numbers of keys: it would take room from others, and be counted
+    /// twice when it comes again.
+    fn take_back(
+        &mut self,
+        id: PolicyId,
+        fresh: bool,
+        (sources, entries): (usize, usize),
+    ) -> Result<()> {
+        let Some(loaded) = self.loaded_policies.get_mut(&id) else { return Ok(()) };
+        let added = loaded.entries.split_off(entries.min(loaded.entries.len()));
+        let kept: HashSet<&[u8]> = loaded.entries.iter().map(bytes_of).collect();
+        // The last one written covers the others, and goes first.
+        for key in added.iter().rev().filter(|key| !kept.contains(bytes_of(*key))) {
+            self.policies.remove(key)?;
+        }
+        let added = loaded.sources.split_off(sources.min(loaded.sources.len()));
+        let kept: HashSet<&[u8]> = loaded.sources.iter().map(bytes_of).collect();
+        for key in added.iter().filter(|key| !kept.contains(bytes_of(*key))) {
+            self.policy_sources.remove(key)?;
+        }
+        if fresh {
+            self.loaded_policies.remove(&id);
+        }
+        Ok(())
     }
 
     /// Takes the entries of identities that no route carries any more out of a loaded policy.

@@ -169,6 +169,10 @@ impl Datapath {
     /// # Errors
     /// [`Error::Argument`] for an id out of range or values a header cannot hold.
     pub fn set_next_hop(&mut self, id: NextHopId, next_hop: &NextHop) -> Result<()> {
+        let size = self.next_hops.size();
+        if id >= size && *next_hop != NextHop::Discard {
+            return Err(Error::Full { table: "next_hops", size });
+        }
         self.check_next_hop(id)?;
         let new = encode(next_hop)?;
         let old = self.next_hops.get(&id)?.unwrap_or_default();
@@ -234,6 +238,25 @@ impl Datapath {
     /// [`Error::Argument`] before anything is changed; [`Error::Full`] with the changes before the one that did not fit
     /// applied.
     pub fn change_routes(&mut self, changes: &[RouteChange]) -> Result<()> {
+        match self.change(changes, false)?.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// The same, but a route that finds no room is no reason to leave out those that come after it: gives which found none, and
+    /// what the table said.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] before anything is changed; [`Error::Kernel`].
+    pub fn change_routes_that_fit(
+        &mut self,
+        changes: &[RouteChange],
+    ) -> Result<Vec<(usize, Error)>> {
+        self.change(changes, true)
+    }
+
+    fn change(&mut self, changes: &[RouteChange], go_on: bool) -> Result<Vec<(usize, Error)>> {
         for change in changes {
             match change {
                 RouteChange::Set(route) => {
@@ -246,17 +269,32 @@ impl Datapath {
             }
         }
         let mut touched = BTreeSet::new();
-        let result = changes.iter().try_for_each(|change| {
-            touched.insert(match change {
-                RouteChange::Set(route) => route.vrf,
-                RouteChange::Remove { vrf, .. } => *vrf,
-            });
-            self.change_route(change)
-        });
+        let mut refused = Vec::new();
+        let mut result = Ok(());
+        for (at, change) in changes.iter().enumerate() {
+            match self.change_route(change) {
+                Ok(()) => {
+                    touched.insert(match change {
+                        RouteChange::Set(route) => route.vrf,
+                        RouteChange::Remove { vrf, .. } => *vrf,
+                    });
+                }
+                Err(error @ Error::Full { .. }) => {
+                    refused.push((at, error));
+                    if !go_on {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
         for vrf in touched {
             self.step_generation(vrf)?;
         }
-        result
+        result.map(|()| refused)
     }
 
     /// Lets the flows of a VRF look everything up again.
@@ -272,7 +310,7 @@ impl Datapath {
                 if is_host(prefix) {
                     self.host_routes.set(&host_key(vrf, prefix.addr()), &value)
                 } else {
-                    self.prefix_routes.set(&prefix_key(vrf, prefix), &value)
+                    self.set_prefix_route(&prefix_key(vrf, prefix), &value)
                 }
             }
             RouteChange::Remove { vrf, prefix } => if is_host(prefix) {
@@ -281,6 +319,17 @@ impl Datapath {
                 self.prefix_routes.remove(&prefix_key(vrf, prefix))
             }
             .map(drop),
+        }
+    }
+
+    /// Full tries of older kernels (before 6.13, and what it was backported to) take nothing, not even in the place of their own: there
+    /// the old entry goes first.
+    fn set_prefix_route(&self, key: &types::prefix_key, value: &types::route) -> Result<()> {
+        match self.prefix_routes.set(key, value) {
+            Err(Error::Full { .. }) if self.prefix_routes.remove(key)? => {
+                self.prefix_routes.set(key, value)
+            }
+            outcome => outcome,
         }
     }
 

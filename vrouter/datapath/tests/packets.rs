@@ -276,6 +276,36 @@ fn a_flow_keeps_its_entropy_and_later_fragments_share_it_and_the_verdict() {
 }
 
 #[test]
+fn later_fragments_of_ipv6_share_entropy_and_verdict_too() {
+    let mut bed = Bed::new();
+    bed.set_policy(2, &only(vec![pass(17, 53)], vec![]));
+    bed.judge_alice_by(2);
+    // RFC 8200, section 4.5: next header, reserved, offset with the flag for more, identification.
+    let part = |fragment: u16, port: u16| {
+        let mut payload = vec![17, 0];
+        payload.extend(fragment.to_be_bytes());
+        payload.extend((770 + u32::from(port)).to_be_bytes());
+        payload.extend(udp(4000, port, &[0; 24]));
+        from_alice(&ip6(ALICE6, FAR6, 64, 44, &payload))
+    };
+    let (first, later) = (1, 4 << 3);
+    for port in [53, 54] {
+        assert_eq!(bed.alice(&part(later, port)).outcome, dropped(R::FragmentWithoutFirst));
+    }
+    let opened = bed.alice(&part(first, 53));
+    let rest = bed.alice(&part(later, 53));
+    assert_eq!((opened.outcome, rest.outcome), (bed.tunnel_out(), bed.tunnel_out()));
+    assert_eq!(opened.frame[34..36], rest.frame[34..36]);
+    assert_eq!(bed.alice(&part(first, 54)).outcome, dropped(R::PolicyDeny));
+    assert_eq!(bed.alice(&part(later, 54)).outcome, dropped(R::PolicyDeny));
+    assert_eq!(
+        bed.alice(&part(later | 1, 54)).outcome,
+        dropped(R::PolicyDeny),
+        "one in the middle"
+    );
+}
+
+#[test]
 fn a_connection_goes_on_when_its_port_gets_another_network() {
     const OTHER: u32 = 9;
     let mut bed = Bed::new();

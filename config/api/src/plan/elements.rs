@@ -1,6 +1,9 @@
 //! `prop-collection-update`: single elements of list and map properties.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
 use skein_model::{
@@ -23,7 +26,8 @@ pub(crate) fn list_field(property: &PropertyMeta) -> Option<(&'static StructMeta
     }
 }
 
-/// Applies the updates in order.
+/// Applies the updates in order. Positions in a list are those that the list had before the request: a client that deletes
+/// two elements names the positions that it has read. What the request adds comes behind them.
 pub(super) fn update_elements(
     draft: &mut Draft<'_>,
     uuid: Uuid,
@@ -33,6 +37,8 @@ pub(super) fn update_elements(
         .get(uuid)
         .ok_or_else(|| ApiError::not_found(format!("uuid: no object has the uuid {uuid}")))?;
     let mut new = Object::clone(&old);
+    // Of each property that is touched: its list, and the positions in it that are deleted.
+    let mut touched = BTreeMap::new();
     for one in updates {
         let property = old.kind.meta().property(&one.field).ok_or_else(|| {
             ApiError::bad(format!("field: a {} has no property {:?}", old.kind, one.field))
@@ -51,13 +57,27 @@ pub(super) fn update_elements(
             *slot = Value::Array(Vec::new());
         }
         let Value::Array(elements) = slot else { continue };
-        apply(property, elements, one)?;
+        let (_, _, gone) =
+            touched.entry(property.name).or_insert_with(|| (property, list, BTreeSet::new()));
+        apply(property, elements, gone, one)?;
+    }
+    for (property, list, gone) in touched.into_values() {
+        let Some(value) = new.properties.get_mut(property.name) else { continue };
+        if let Some(Value::Array(elements)) = value.get_mut(list) {
+            let mut at = 0..;
+            elements.retain(|_| at.next().is_some_and(|at| !gone.contains(&at)));
+        }
         validate::property(property, value)?;
     }
     update::store(draft, &old, new)
 }
 
-fn apply(property: &PropertyMeta, elements: &mut Vec<Value>, one: &ElementUpdate) -> ApiResult<()> {
+fn apply(
+    property: &PropertyMeta,
+    elements: &mut Vec<Value>,
+    gone: &mut BTreeSet<usize>,
+    one: &ElementUpdate,
+) -> ApiResult<()> {
     let field = property.name;
     let value = || {
         one.value
@@ -74,13 +94,15 @@ fn apply(property: &PropertyMeta, elements: &mut Vec<Value>, one: &ElementUpdate
         (Collection::List, ElementOp::Add) => elements.push(value()?),
         (Collection::List, ElementOp::Modify | ElementOp::Delete) => {
             let position = position()?;
-            let at = position.parse::<usize>().ok().filter(|at| *at < elements.len()).ok_or_else(
-                || ApiError::bad(format!("{field}: there is no element at position {position}")),
-            )?;
+            let at = position.parse::<usize>().ok();
+            let at = at.filter(|at| *at < elements.len() && !gone.contains(at));
+            let at = at.ok_or_else(|| {
+                ApiError::bad(format!("{field}: there is no element at position {position}"))
+            })?;
             if one.operation == ElementOp::Modify {
                 elements[at] = value()?;
             } else {
-                elements.remove(at);
+                gone.insert(at);
             }
         }
         (Collection::Map { key }, ElementOp::Set) => {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use skein_model::{
     Kind,
-    meta::{PropertyMeta, ReferenceMeta},
+    meta::{PropertyMeta, ReferenceMeta, TypeMeta},
     validate,
 };
 
@@ -51,6 +51,13 @@ impl Intake {
             )));
         };
         let body = envelope.remove(kind.name()).or_else(|| envelope.remove(kind.snake()));
+        if body.is_some()
+            && let Some(other) = envelope.keys().next()
+        {
+            return Err(ApiError::bad(format!(
+                "{other}: unknown field beside \"{kind}\"; the object's fields go inside it"
+            )));
+        }
         match body {
             Some(Value::Object(body)) => Self::from_fields(kind, body),
             Some(_) => Err(ApiError::bad(format!("{kind}: must be a JSON object"))),
@@ -91,8 +98,9 @@ impl Intake {
                         && let Some(reference) = meta.all_references().find(|r| r.field == name)
                     {
                         intake.references.push((reference, intents(reference, value)?));
+                    } else if !read_back(meta, &name) {
+                        return Err(unknown(kind, &name));
                     }
-                    // Everything else is ignored: clients of newer or older schemas, and fields read back.
                 }
             }
         }
@@ -107,6 +115,21 @@ impl Intake {
             .find(|(meta, _)| meta.target == kind)
             .map(|(_, intents)| intents.as_slice())
     }
+}
+
+/// What an answer says of an object and a request cannot set: clients write back what they have read, so it is
+/// taken and has no effect.
+fn read_back(meta: &TypeMeta, field: &str) -> bool {
+    matches!(field, "name" | "href" | "parent_uuid" | "parent_href")
+        || meta.children.iter().any(|child| child.field == field)
+        || meta.back_references.iter().any(|back| back.field == field)
+}
+
+/// A field that no type of this name has. To drop it would be to promise what was never stored (ADR 0031).
+fn unknown(kind: Kind, field: &str) -> ApiError {
+    ApiError::bad(format!(
+        "{field}: unknown field, a {kind} has none of this name; `skein explain {kind}` lists them"
+    ))
 }
 
 /// Falsy values of scalar properties pass the schema's check whatever their type; what is stored must still be of the type.
@@ -160,6 +183,13 @@ fn intents(reference: &'static ReferenceMeta, value: Value) -> ApiResult<Vec<Ref
             if to.is_none() && uuid.is_none() {
                 return Err(ApiError::bad(format!(
                     "{}: names no target, give \"to\" or \"uuid\"",
+                    field()
+                )));
+            }
+            // `href` is read back; anything else would be lost, such as a misspelt `attr`.
+            if let Some(other) = one.keys().find(|key| *key != "href") {
+                return Err(ApiError::bad(format!(
+                    "{}.{other}: unknown field, a reference has to, uuid and attr",
                     field()
                 )));
             }

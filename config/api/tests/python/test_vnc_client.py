@@ -5,8 +5,10 @@ import os
 import unittest
 import uuid
 
+import requests
 from vnc_api import vnc_api
 from vnc_api.exceptions import BadRequest, NoIdError, OverQuota, PermissionDenied, RefsExistError
+from vnc_api.gen import resource_common
 from vnc_api.gen.resource_client import (AliasIp, AliasIpPool, FloatingIp, FloatingIpPool, InstanceIp,
                                          NetworkIpam, NetworkPolicy, Project, SecurityGroup, Tag,
                                          VirtualMachine, VirtualMachineInterface, VirtualNetwork)
@@ -318,6 +320,34 @@ class Client(unittest.TestCase):
         port.del_annotations(elem_position='colour')
         self.api.virtual_machine_interface_update(port)
         self.assertEqual(self.api.prop_map_get(port.uuid, 'annotations'), [])
+
+    def test_elements_of_lists(self):
+        field = 'virtual_machine_interface_fat_flow_protocols'
+        port = self.port('p1', self.network('front'))
+        for number in (80, 81, 82):
+            self.api.prop_list_add_element(port.uuid, field, {'protocol': 'tcp', 'port': number})
+        self.api.prop_list_modify_element(port.uuid, field, {'protocol': 'udp', 'port': 53}, '1')
+        self.api.prop_list_delete_element(port.uuid, field, '0')
+        elements = [(e['protocol'], e['port'], at) for e, at in self.api.prop_list_get(port.uuid, field)]
+        self.assertEqual(elements, [('udp', 53, '0'), ('tcp', 82, '1')])
+        self.assertEqual([e['port'] for e, _ in self.api.prop_list_get(port.uuid, field, '1')], [82])
+        read = self.api.virtual_machine_interface_read(id=port.uuid)
+        listed = read.get_virtual_machine_interface_fat_flow_protocols().get_fat_flow_protocol()
+        self.assertEqual([p.port for p in listed], [53, 82])
+
+    def test_every_field_of_its_schema_is_known(self):
+        # A null is no value: the field must be known, and nothing is changed.
+        uri = 'http://127.0.0.1:' + os.environ['SKEIN_API_PORT']
+        types = {c.resource_type: c for c in vars(resource_common).values() if hasattr(c, 'resource_type')}
+        self.assertGreater(len(types), 100)
+        for kind, known in sorted(types.items()):
+            fields = {f: None for f in set(known.prop_fields) | set(known.ref_fields)}
+            answer = requests.post('%s/%ss' % (uri, kind), json={kind: fields})
+            # What is missing is a name (or a singleton exists), not a field.
+            self.assertEqual((answer.status_code, 'unknown' in answer.text), (400, False), kind + answer.text)
+            fields['colour'] = None
+            answer = requests.post('%s/%ss' % (uri, kind), json={kind: fields})
+            self.assertTrue(answer.status_code == 400 and answer.text.startswith('colour: unknown field'), kind)
 
     def test_tags(self):
         tag = Tag(parent_obj=self.project, tag_type_name='tier', tag_value='web')

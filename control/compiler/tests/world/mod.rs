@@ -102,6 +102,58 @@ pub(crate) fn network(name: &str, number: u32, policies: &[&str]) -> Vec<Change>
     ]
 }
 
+/// Changes the object that [`network`] and its like put last, the network itself.
+pub(crate) fn adjusted(mut changes: Vec<Change>, adjust: impl FnOnce(&mut Object)) -> Vec<Change> {
+    if let Some(Change::Put(object)) = changes.last_mut() {
+        adjust(Arc::make_mut(object));
+    }
+    changes
+}
+
+/// The same network with an IPv6 subnet, `fd00:<number>::/64`, behind its first one.
+pub(crate) fn dual(changes: Vec<Change>, number: u32) -> Vec<Change> {
+    adjusted(changes, |network| {
+        let subnets = network.references.iter_mut();
+        let mut subnets =
+            subnets.filter_map(|one| one.attr.get_mut("ipam_subnets")?.as_array_mut());
+        if let Some(subnets) = subnets.next() {
+            subnets.push(json!({
+                "subnet": {"ip_prefix": format!("fd00:{number}::"), "ip_prefix_len": 64},
+                "default_gateway": format!("fd00:{number}::1"),
+                "dns_server_address": format!("fd00:{number}::2"),
+            }));
+        }
+    })
+}
+
+/// The same network with lists of route targets: for both directions, for import, for export.
+pub(crate) fn targeted(
+    changes: Vec<Change>,
+    both: &[&str],
+    import: &[&str],
+    export: &[&str],
+) -> Vec<Change> {
+    adjusted(changes, |network| {
+        let lists = [
+            ("route_target_list", both),
+            ("import_route_target_list", import),
+            ("export_route_target_list", export),
+        ];
+        for (field, targets) in lists {
+            network.properties.insert(field.into(), json!({"route_target": targets}));
+        }
+    })
+}
+
+/// Another address of a port, an object of its own.
+pub(crate) fn second_address(port: &str, network: &str, address: &str) -> Change {
+    Build::new(Kind::INSTANCE_IP, &format!("{port}-second"))
+        .with("instance_ip_address", json!(address))
+        .refer(Kind::VIRTUAL_NETWORK, network)
+        .refer(Kind::VIRTUAL_MACHINE_INTERFACE, port)
+        .put()
+}
+
 /// A policy with rules `(source, destination, direction, protocol, port, action)`.
 pub(crate) fn policy(name: &str, rules: &[(&str, &str, &str, &str, i64, &str)]) -> Change {
     let end = |name: &str| match name {
@@ -130,8 +182,10 @@ pub(crate) fn policy(name: &str, rules: &[(&str, &str, &str, &str, i64, &str)]) 
         .put()
 }
 
-/// A security group that lets in `protocol` from `from`, and everything out.
+/// A security group that lets in `protocol` from `from`, and everything out: of IPv6 if `from` is an IPv6 prefix, else of IPv4.
 pub(crate) fn group(name: &str, number: u32, protocol: &str, from: &str) -> Change {
+    let (ethertype, everything) =
+        if from.contains(':') { ("IPv6", "::") } else { ("IPv4", "0.0.0.0") };
     let from = if from.contains('/') {
         let (prefix, length) = from.split_once('/').unwrap();
         let length: u8 = length.parse().unwrap();
@@ -145,12 +199,12 @@ pub(crate) fn group(name: &str, number: u32, protocol: &str, from: &str) -> Chan
         .with(
             "security_group_entries",
             json!({"policy_rule": [
-                {"direction": ">", "protocol": protocol, "ethertype": "IPv4",
+                {"direction": ">", "protocol": protocol, "ethertype": ethertype,
                  "src_addresses": from, "dst_addresses": [{"security_group": "local"}],
                  "src_ports": any, "dst_ports": any},
-                {"direction": ">", "protocol": "any", "ethertype": "IPv4",
+                {"direction": ">", "protocol": "any", "ethertype": ethertype,
                  "src_addresses": [{"security_group": "local"}],
-                 "dst_addresses": [{"subnet": {"ip_prefix": "0.0.0.0", "ip_prefix_len": 0}}],
+                 "dst_addresses": [{"subnet": {"ip_prefix": everything, "ip_prefix_len": 0}}],
                  "src_ports": any, "dst_ports": any},
             ]}),
         )

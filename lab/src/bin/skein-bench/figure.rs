@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Which way is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -77,10 +77,9 @@ impl Figures {
         out
     }
 
-    /// Writes a file below `target/bench`.
-    pub(crate) fn write(&self, name: &str) -> std::io::Result<PathBuf> {
-        let folder = PathBuf::from("target/bench");
-        std::fs::create_dir_all(&folder)?;
+    /// Writes a file of the folder.
+    pub(crate) fn write(&self, folder: &Path, name: &str) -> std::io::Result<PathBuf> {
+        std::fs::create_dir_all(folder)?;
         let path = folder.join(name);
         let text = serde_json::to_string_pretty(&self.0).map_err(std::io::Error::other)?;
         std::fs::write(&path, text + "\n")?;
@@ -88,6 +87,37 @@ impl Figures {
     }
 }
 
+/// Takes away what an earlier run wrote: a run that stops half-way would pass for that one.
+pub(crate) fn forget(folder: &Path, name: &str) -> std::io::Result<()> {
+    match std::fs::remove_file(folder.join(name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn number(value: f64) -> String {
     if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.3}") }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn figures_of_an_earlier_run_are_gone_before_this_one_measures() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = "summary.json";
+        forget(folder.path(), name).unwrap();
+        let mut figures = Figures::default();
+        figures.add("speed", 0.5, "x", "a peer", 1.0, Better::Higher);
+        let path = figures.write(folder.path(), name).unwrap();
+        let read = |path: &Path| -> serde_json::Value {
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+        };
+        assert_eq!(read(&path)[0]["holds"], false);
+        forget(folder.path(), name).unwrap();
+        assert!(!path.exists());
+    }
 }

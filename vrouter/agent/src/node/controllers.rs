@@ -148,7 +148,7 @@ impl Node {
             subject: format!("{} (host)", self.name),
             reason: reason.clone(),
         }));
-        let exhausted = self.exhausted().into_iter();
+        let exhausted = self.exhausted().into_iter().chain(self.without_room());
         problems.extend(exhausted.map(|(subject, reason)| wire::Problem { subject, reason }));
         let revision = if self.apply_failure.is_none() { self.core.revision() } else { 0 };
         self.tell(&from_agent::Message::Status(wire::Status {

@@ -23,7 +23,9 @@ mod tests;
 mod trace;
 mod view;
 
-pub use self::core::{Core, DnsChanges, DnsPorts, DnsView, HealthCheck, LocalPort, PortProblem};
+pub use self::core::{
+    Core, DnsChanges, DnsPorts, DnsView, HealthCheck, LocalPort, PortProblem, Waiting,
+};
 pub use diff::Operation;
 pub use numbers::Numbers;
 pub use port_pools::PortPools;

@@ -2,6 +2,13 @@
 //! packet to start from (0: none, the rest is the frame); then come pairs of an offset and a byte to put there, and an odd last
 //! byte cuts the frame there. Coverage is that of user space only, so the good packets are what leads behind the first checks.
 #![no_main]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a fuzz target says by panicking"
+)]
 
 #[path = "../../tests/bed/mod.rs"]
 mod bed;

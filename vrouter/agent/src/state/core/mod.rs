@@ -8,11 +8,13 @@ mod natives;
 mod nested;
 mod node;
 mod order;
+mod room;
 mod routes;
 mod services;
 
 pub use self::dns::{DnsChanges, DnsPorts, DnsView};
 pub use node::HealthCheck;
+pub use room::Waiting;
 
 use crate::state::compile::Context;
 use crate::state::diff::Operation;

@@ -14,8 +14,19 @@ pub(super) enum Event {
     Routes(usize, wire::Routes),
     Bind(u8),
     Unbind(u8),
-    /// Operations are taken and all applied; the flag lets the last third of them fail.
-    Apply(bool),
+    /// Operations are taken and applied.
+    Apply(Fate),
+}
+
+/// What becomes of operations.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fate {
+    /// All are done.
+    Done,
+    /// The last third fails.
+    Cut,
+    /// There is no room for some, which this number chooses.
+    NoRoom(u64),
 }
 
 pub(super) fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -71,6 +82,11 @@ pub(super) fn events() -> impl Strategy<Value = Vec<Event>> {
                 .collect(),
             end_of_rib: e.into_iter().map(|v| format!("vrf{v}")).collect(),
         });
+    let fate = prop_oneof![
+        2 => Just(Fate::Done),
+        1 => Just(Fate::Cut),
+        2 => (1..=u64::MAX).prop_map(Fate::NoRoom),
+    ];
     let event = prop_oneof![
         1 => controller.clone().prop_map(Event::Connect),
         1 => controller.clone().prop_map(Event::Disconnect),
@@ -78,7 +94,7 @@ pub(super) fn events() -> impl Strategy<Value = Vec<Event>> {
         6 => (controller, routes).prop_map(|(c, r)| Event::Routes(c, r)),
         3 => (1..6u8).prop_map(Event::Bind),
         1 => (1..6u8).prop_map(Event::Unbind),
-        4 => any::<bool>().prop_map(Event::Apply),
+        4 => fate.prop_map(Event::Apply),
     ];
     prop::collection::vec(event, 1..40)
 }

@@ -1,8 +1,8 @@
 //! What the operations are applied to.
 
-use crate::state::InterfaceEntry;
 use crate::state::diff::Operation;
 use crate::state::tables::{NextHop, PolicyState, Tables};
+use crate::state::{InterfaceEntry, RouteEntry};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The kernel, as far as order matters.
@@ -107,6 +107,11 @@ impl Kernel {
             Operation::RemoveNextHop(number, _) => {
                 assert!(self.tables.routes.values().all(|route| route.next_hop != number));
                 assert!(self.tables.natives.values().all(|native| *native != number));
+                let led = |route: &RouteEntry| {
+                    matches!(self.tables.next_hops.get(&route.next_hop),
+                        Some(NextHop::Ecmp { members }) if members.contains(&number))
+                };
+                assert!(!self.tables.routes.values().any(led), "a member in use is removed");
                 self.tables.next_hops.remove(&number);
             }
         }
