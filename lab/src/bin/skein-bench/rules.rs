@@ -11,7 +11,7 @@ use crate::measure::{median, programs_folder};
 use crate::services::{answer, network_options, within};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{
-    Asker, Cluster, ClusterError, ClusterOptions, KubePod, PROBE_IMAGE, SkeinNetwork,
+    Asker, Cluster, ClusterError, ClusterOptions, KubePod, PROBE_IMAGE, ProbeOutcome, SkeinNetwork,
 };
 use skein_lab::{Iperf, require, wait_for};
 use std::path::PathBuf;
@@ -114,7 +114,7 @@ fn in_force(asker: &mut Asker, server: &KubePod, is: bool) -> Result<(), Cluster
     let target = [format!("tcp:{}:{CLOSED}", server.address)];
     Ok(wait_for("the rules", PATIENCE, || {
         let outcomes = asker.ask(&target, GLANCE * 5).map_err(|error| error.to_string())?;
-        let closed = !outcomes.iter().any(|outcome| outcome.answered());
+        let closed = !outcomes.iter().any(ProbeOutcome::answered);
         if closed == is { Ok(()) } else { Err(format!("in force: {closed}")) }
     })?)
 }
