@@ -47,6 +47,7 @@ pub(crate) fn check(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) {
         those.filter(|pod| pod.node == node).map(|pod| pod.name.clone()).collect()
     };
     everyone(cluster, &clients, &members);
+    every_protocol(cluster, &clients);
     for node in cluster.nodes() {
         // Who is in front asks this.
         let target = format!("{}:{health}", node.host().ipv4());
@@ -96,6 +97,62 @@ pub(crate) fn check(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) {
     }
     cluster.api().delete(&format!("/api/v1/namespaces/{ISOLATED}")).unwrap();
     steps.done("ports that go");
+}
+
+/// A service with ports of every protocol, two of some: at nodes and at an external address each leads to its own port of the pods.
+fn every_protocol(cluster: &Cluster, clients: &[Client<'_>]) {
+    // Protocol, the service's port, the pods', the nodes'.
+    const PORTS: [(&str, u16, u16, u16); 5] = [
+        ("tcp", 90, 80, 30_190),
+        ("tcp", 91, 81, 30_191),
+        ("udp", 90, 80, 30_190),
+        ("sctp", 90, 80, 30_190),
+        ("sctp", 91, 81, 30_191),
+    ];
+    let port = |(protocol, port, target, node): (&str, u16, u16, u16)| {
+        json!({
+            "name": format!("{protocol}-{port}"), "protocol": protocol.to_uppercase(),
+            "port": port, "targetPort": target, "nodePort": node,
+        })
+    };
+    let spec = |kind: &str| {
+        json!({
+            "type": kind, "selector": {"set": "probe1"}, "externalIPs": [EXTERNAL],
+            "ports": PORTS.map(port),
+        })
+    };
+    let object = |kind: &str| json!({"metadata": {"name": "protocols"}, "spec": spec(kind)});
+    // The API server's doing: only services of these types have ports at nodes.
+    let refused = cluster.api().create(SERVICES, &object("ClusterIP"));
+    assert!(refused.is_err_and(|error| error.to_string().contains("nodePort")));
+    cluster.api().create(SERVICES, &object("NodePort")).unwrap();
+    let mut targets = Vec::new();
+    for (protocol, port, target, node_port) in PORTS {
+        targets.push((format!("{protocol}:{EXTERNAL}:{port}"), target));
+        for node in cluster.nodes() {
+            targets.push((format!("{protocol}:{}:{node_port}", node.host().ipv4()), target));
+        }
+    }
+    let asked: Vec<String> = targets.iter().map(|(target, _)| target.clone()).collect();
+    for client in clients {
+        wait_for(&format!("every protocol to answer {}", client.name), PATIENCE, || {
+            let outcomes = (client.ask)(&asked, ANSWER);
+            let wrong: Vec<&ProbeOutcome> = outcomes
+                .iter()
+                .zip(&targets)
+                .filter(|(outcome, (_, port))| {
+                    // Only TCP knows where it was asked.
+                    let right = |server: &String| server.ends_with(&format!(":{port}"));
+                    let answer = outcome.answer.as_ref();
+                    !answer.is_some_and(|answer| answer.server.as_ref().is_none_or(right))
+                })
+                .map(|(outcome, _)| outcome)
+                .collect();
+            if wrong.is_empty() { Ok(()) } else { Err(format!("{wrong:?}")) }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    }
+    cluster.api().delete(&format!("{SERVICES}/protocols")).unwrap();
 }
 
 fn everybody(cluster: &Cluster, members: &dyn Fn(&str) -> BTreeSet<String>) -> BTreeSet<String> {

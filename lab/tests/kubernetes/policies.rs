@@ -36,6 +36,9 @@ const ANSWER: Duration = Duration::from_millis(200);
 const BY_CHANCE: usize = 26;
 /// The same of administrators' policies.
 const ADMIN_BY_CHANCE: usize = 8;
+/// Tables by chance while a namespace is isolated, and of those by hand each of so many.
+const ISOLATED_BY_CHANCE: usize = 6;
+const ISOLATED_BY_HAND: usize = 4;
 
 /// A question: source and target by their places in the world, and a door.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,19 +100,14 @@ pub(crate) fn check(cluster: &Cluster, steps: &mut Steps) {
         tables.hold(name, &policies, &admin);
     }
     for round in 0..ADMIN_BY_CHANCE {
-        let policies: Vec<Value> = (0..random.below(3))
-            .map(|at| {
-                random_policies::policy(&mut random, &tables.world, &format!("s{round}-{at}"))
-            })
-            .collect();
-        let admin: Vec<Value> = (0..1 + random.below(4))
-            .map(|at| random_policies::admin(&mut random, &tables.world, 10 * round + at))
-            .collect();
-        tables.hold(&format!("SKEIN_SEED={seed} tier round {round}"), &policies, &admin);
+        tables.by_chance(&mut random, "s", round, &format!("SKEIN_SEED={seed} tier round {round}"));
     }
+    steps.done("tables of administrators' policies");
+    tables.in_an_isolated_namespace(&mut random, seed);
+    steps.done("tables in an isolated namespace");
     tables.nodes_as_peers();
     tables.hold("none again", &[], &[]);
-    steps.done("tables of administrators' policies");
+    steps.done("tables of nodes as peers");
     tables.started_under_a_policy();
     steps.done("pods that ask as soon as they start");
     println!(
@@ -192,7 +190,11 @@ impl<'c> Tables<'c> {
             let own = namespace_labels(namespace);
             create_namespace(cluster, &json!({"name": namespace, "labels": own}));
             let labels = labels(&own);
-            world.namespaces.push(oracle::Namespace { name: namespace.into(), labels });
+            world.namespaces.push(oracle::Namespace {
+                name: namespace.into(),
+                labels,
+                isolated: false,
+            });
         }
         for (row, namespace) in NAMESPACES.into_iter().enumerate() {
             for (column, name) in PODS.into_iter().enumerate() {
@@ -353,6 +355,45 @@ impl<'c> Tables<'c> {
             self.cluster.api().delete(&path).unwrap();
         }
         self.expect(name, Some(&before));
+    }
+
+    /// Policies of users and of administrators by chance.
+    fn by_chance(&mut self, random: &mut Random, prefix: &str, round: usize, name: &str) {
+        let policies: Vec<Value> = (0..random.below(3))
+            .map(|at| {
+                random_policies::policy(random, &self.world, &format!("{prefix}{round}-{at}"))
+            })
+            .collect();
+        let admin: Vec<Value> = (0..1 + random.below(4))
+            .map(|at| random_policies::admin(random, &self.world, 10 * round + at))
+            .collect();
+        self.hold(name, &policies, &admin);
+    }
+
+    /// Policies narrow what isolation leaves, and none opens what it closes. It is switched while some of them hold.
+    fn in_an_isolated_namespace(&mut self, random: &mut Random, seed: u64) {
+        // Most of the policies by hand are about it.
+        self.isolate("x", true);
+        for (name, policies) in
+            policy_cases::cases(&self.world).into_iter().step_by(ISOLATED_BY_HAND)
+        {
+            self.hold(&format!("{name}, isolated"), &policies, &[]);
+        }
+        for round in 0..ISOLATED_BY_CHANCE {
+            let name = format!("SKEIN_SEED={seed} isolated round {round}");
+            self.by_chance(random, "i", round, &name);
+        }
+        self.isolate("x", false);
+    }
+
+    fn isolate(&mut self, namespace: &str, is: bool) {
+        let before = self.world.clone();
+        let value = json!({"opencontrail.org/isolation": is.to_string()});
+        let patch = json!({"metadata": {"annotations": value}});
+        self.cluster.api().merge(&format!("/api/v1/namespaces/{namespace}"), &patch).unwrap();
+        let mut all = self.world.namespaces.iter_mut();
+        all.find(|one| one.name == namespace).unwrap().isolated = is;
+        self.expect(&format!("isolation of {namespace}: {is}"), Some(&before));
     }
 
     fn relabel_pod(&mut self, random: &mut Random, name: &str) {

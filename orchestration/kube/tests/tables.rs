@@ -135,7 +135,7 @@ fn world(random: &mut Random) -> World {
     let mut world = World::default();
     for name in NAMESPACES {
         let labels = labels(random, NAMESPACE_LABELS);
-        world.namespaces.push(Namespace { name: name.into(), labels });
+        world.namespaces.push(Namespace { name: name.into(), labels, isolated: false });
         for (at, pod) in PODS.into_iter().enumerate() {
             // The same names mean other numbers in each.
             let port = |name: &str, protocol: &str, number| (name.into(), protocol.into(), number);

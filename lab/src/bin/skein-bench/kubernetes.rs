@@ -6,7 +6,7 @@
 use crate::figure::{Better, Figures};
 use crate::measure::{median, programs_folder};
 use crate::network::resident_mebibytes;
-use crate::services;
+use crate::{rules, services};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{
     Asker, Cluster, ClusterError, ClusterOptions, KubePod, PROBE_IMAGE, SkeinNetwork,
@@ -54,6 +54,7 @@ pub(crate) fn everything(figures: &mut Figures) -> Result<(), ClusterError> {
     members(figures, &cluster, &pods)?;
     policy(figures, &cluster, &pods)?;
     delete(&cluster, &pods)?;
+    rules::measure(figures, &cluster)?;
     services::measure(figures, &mut cluster)?;
     many(figures, &cluster, &mut network)
 }

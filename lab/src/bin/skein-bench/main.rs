@@ -3,7 +3,7 @@
 //!
 //! `skein-bench fabric` measures only what goes through a fabric, `skein-bench kubernetes` a real cluster instead, and
 //! of that `skein-bench manager` only what a large one costs the manager, `skein-bench pods` only how pods start, and
-//! members and policies change, `skein-bench services` only new connections.
+//! members and policies change, `skein-bench services` only new connections, `skein-bench rules` only policies of many rules.
 //!
 //! Prints a table and writes `target/bench/summary.json` (`kubernetes.json`, `services.json`); where measuring stops half-way there is
 //! none, rather than an earlier run's. A figure that falls short is said so; the
@@ -15,6 +15,7 @@ mod kubernetes;
 mod measure;
 mod network;
 mod programs;
+mod rules;
 mod services;
 
 use figure::Figures;
@@ -35,9 +36,10 @@ fn main() -> ExitCode {
         "manager" => "manager.json",
         "pods" => "pods.json",
         "services" => "services.json",
+        "rules" => "rules.json",
         other => {
             say(&format!(
-                "`{other}` is not a part: say `fabric`, `kubernetes`, `manager`, `pods`, `services` or nothing."
+                "`{other}` is not a part: say `fabric`, `kubernetes`, `manager`, `pods`, `services`, `rules` or nothing."
             ));
             return ExitCode::FAILURE;
         }
@@ -73,6 +75,7 @@ fn measure(part: &str, figures: &mut Figures) -> Result<(), String> {
         "manager" => kubernetes::manager(figures).map_err(|e| e.to_string()),
         "pods" => kubernetes::pods(figures).map_err(|e| e.to_string()),
         "services" => services::alone(figures).map_err(|e| e.to_string()),
+        "rules" => rules::alone(figures).map_err(|e| e.to_string()),
         _ => everything(figures),
     }
 }

@@ -141,7 +141,7 @@ pub(crate) fn measure(figures: &mut Figures, cluster: &mut Cluster) -> Result<()
     delete(cluster, &pods)
 }
 
-fn answer(what: &str, reason: String) -> ClusterError {
+pub(crate) fn answer(what: &str, reason: String) -> ClusterError {
     ClusterError::Answer { what: what.to_owned(), reason }
 }
 
@@ -208,7 +208,7 @@ struct Side {
 }
 
 /// A program in a network namespace, in all else where this one is: pods of a cluster and the peers' are entered alike.
-fn within(namespace: &Path, program: &Path) -> Command {
+pub(crate) fn within(namespace: &Path, program: &Path) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", namespace.display())).arg("--").arg(program);
     command

@@ -4,6 +4,8 @@
 //! is selected, is any policy about this direction, does any rule of any of them let it pass. It shares no code with
 //! what is tested: not the selectors, not the prefixes, not the defaults.
 //!
+//! Beside it the one thing that Skein adds: namespaces that are isolated.
+//!
 //! Sources: the field descriptions of `networking.k8s.io/v1` NetworkPolicy and of `policy.networking.k8s.io` v1alpha1
 //! and v1alpha2.
 
@@ -17,6 +19,8 @@ pub type Labels = BTreeMap<String, String>;
 pub struct Namespace {
     pub name: String,
     pub labels: Labels,
+    /// Pods of other namespaces do not reach its own, whatever policies say; its own reach out.
+    pub isolated: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -73,6 +77,12 @@ pub fn allowed(world: &World, from: End<'_>, to: End<'_>, door: Door<'_>) -> boo
         && (&a.namespace, &a.name) == (&b.namespace, &b.name)
     {
         return true;
+    }
+    if let (End::Pod(a, _), End::Pod(b, _)) = (from, to)
+        && a.namespace != b.namespace
+        && world.namespaces.iter().any(|one| one.name == b.namespace && one.isolated)
+    {
+        return false;
     }
     let leaves = match from {
         End::Pod(pod, _) => side(world, pod, to, to, door, Way::Egress),

@@ -189,7 +189,10 @@ impl Context {
         let mut attributes = None;
         let mut paths = merged.paths(vrf, prefix);
         for local in self.preferred_locals(vrf, prefix, &mut paths) {
-            members.push(NextHop::Local { ifindex: local.ifindex, context: local.context });
+            // All members of a service announce its address: a node may have more of them than a next hop takes.
+            if members.len() < ECMP_LIMIT {
+                members.push(NextHop::Local { ifindex: local.ifindex, context: local.context });
+            }
             attributes.get_or_insert_with(|| local.attributes.clone());
             if local.alone {
                 return Some((members, local.attributes.clone()));

@@ -5,6 +5,7 @@ mod controllers;
 mod dns;
 mod events;
 mod kernel;
+mod members;
 mod pools;
 mod properties;
 mod sub_interfaces;
