@@ -3,7 +3,7 @@
 use super::daemon::await_child;
 use super::{ClusterError, ProbeOutcome, StreamReport};
 use crate::command::run;
-use crate::{Process, Ran};
+use crate::{Pod as Host, Process, Ran};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -167,6 +167,25 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Keeps a connection from a host outside of the cluster busy, as [`KubePod::stream`] does from a pod. `programs` is the folder
+    /// with `skein-probe`.
+    ///
+    /// # Errors
+    /// The program could not be started.
+    pub fn from_host(
+        host: &Host,
+        programs: &Path,
+        target: &str,
+        log: &Path,
+    ) -> Result<Stream, ClusterError> {
+        let _ = fs::remove_file(log);
+        let mut command = Command::new(programs.join("skein-probe"));
+        command.args(["stream", target]);
+        let process = Process::spawn("stream", log.to_owned(), Some(&host.path()), &mut command)?;
+        let program = process.pid();
+        Ok(Stream { process, program })
+    }
+
     /// How many echoes have come so far, in steps of twenty.
     ///
     /// # Errors

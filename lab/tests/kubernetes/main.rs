@@ -11,6 +11,7 @@
 )]
 #![allow(clippy::print_stdout, reason = "how long the steps took is for whoever reads a failure")]
 
+mod crowd;
 mod dns;
 mod fail_closed;
 mod followed;
@@ -209,6 +210,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     let world = beyond.world(&cluster);
     let ways = outside::check(&world, &network, &pods, &mut steps);
     replicas::check(&world, &mut steps);
+    crowd::check(&world, &network, &pods, &mut steps);
     ingress::check(&world, &network, &mut steps);
     world.ways_are_open(&ways);
     let users = users::Users::start(&cluster, &mut steps);

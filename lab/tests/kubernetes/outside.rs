@@ -4,9 +4,12 @@
 use crate::networks::{assert_answers, assert_reach, on_every_node};
 use crate::{ANSWER, PATIENCE, PODS_GONE, Steps, all_answered, create_namespace};
 use serde_json::{Value, json};
-use skein_lab::kubernetes::{Cluster, KubePod, ProbeOutcome, SkeinNetwork, ask_from, example};
+use skein_lab::kubernetes::{
+    Cluster, KubePod, ProbeOutcome, SkeinNetwork, Stream, ask_from, example,
+};
 use skein_lab::{Outside, Process, wait_for};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -65,6 +68,12 @@ impl World<'_> {
 
     pub(crate) fn ask(&self, targets: &[String], timeout: Duration) -> Vec<ProbeOutcome> {
         ask_from(self.outside.world(), &self.cluster.options().programs, targets, timeout).unwrap()
+    }
+
+    /// A busy connection from there.
+    pub(crate) fn stream(&self, target: &str, log: &Path) -> Stream {
+        let programs = &self.cluster.options().programs;
+        Stream::from_host(self.outside.world(), programs, target, log).unwrap()
     }
 
     /// Each pod is answered by the world, which sees it by this address.
@@ -349,11 +358,18 @@ impl<'a> Balanced<'a> {
         self.world.cluster.api().merge(&self.path, &json!({ "spec": spec })).unwrap();
     }
 
+    /// Its address and port.
+    pub(crate) fn target(&self) -> &str {
+        self.targets[0].trim_start_matches("tcp:")
+    }
+
     /// Waits until exactly these answer the world; "-" is nobody.
     pub(crate) fn answers(&self, members: &BTreeSet<String>) {
         let timeout = if members.contains("-") { SILENCE } else { ANSWER };
         wait_for(&format!("{} to answer the world by {members:?}", self.path), PATIENCE, || {
-            let now = answering(&self.world.ask(&self.targets, timeout));
+            let often = self.targets.len().max(12 * members.len());
+            let targets = vec![self.targets[0].clone(); often];
+            let now = answering(&self.world.ask(&targets, timeout));
             if now == *members { Ok(()) } else { Err(format!("{now:?}")) }
         })
         .unwrap_or_else(|error| panic!("{error}"));
