@@ -54,12 +54,14 @@ async fn filled(settings: Settings) -> Bench {
 
 /// A name as both forms have it: what one project says in the name, several say in the project.
 fn plain(text: &str) -> String {
-    let mut text = text.replace("default-domain:all:", "");
+    // A policy about a network has the network's project in its name.
+    let mut text = text.replace("default-domain:all:", "").replace("nodes-to-all-", "nodes-to-");
     for project in ["default", "shop", "bank", "yard", "port"] {
         let own = format!("default-domain:k8s-{project}:");
         text = text.replace(&format!("{own}k8s-side-"), &format!("k8s-{project}-side-nad-"));
         text = text.replace(&format!("{own}blue"), &format!("{project}-blue"));
         text = text.replace(&own, "");
+        text = text.replace(&format!("nodes-to-k8s-{project}-"), &format!("nodes-to-{project}-"));
     }
     text
 }
