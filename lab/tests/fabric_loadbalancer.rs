@@ -260,7 +260,7 @@ fn requests_go_through_reloads_restarts_and_deaths() {
 
     // Reloads under load, from the node where the standby is, too: no request fails.
     let started = Instant::now();
-    let loads = [0, 1].map(|nth: usize| Load::patient(&shop.clients[nth].pod, VIP, HOST, 3, 2));
+    let loads = [0, 1].map(|nth: usize| Load::start(&shop.clients[nth].pod, VIP, HOST, 3, 2));
     let reloads = || active.state(&bed, "reloads").as_u64().unwrap();
     let before = reloads();
     for round in 0..8 {
@@ -492,7 +492,7 @@ fn tls_ends_here_by_names_and_certificates_change_without_a_break() {
     assert!(!log.contains("PRIVATE KEY"), "{log}");
 
     // Another certificate: requests go on, and it is the one that is shown.
-    let load = Load::patient(client, VIP, HOST, 2, 1);
+    let load = Load::start(client, VIP, HOST, 2, 1);
     let renewed = certificate(&bed, "one", HOST);
     soon("the new certificate", || fetch(&renewed, HOST).is_ok());
     assert!(fetch(&one, HOST).is_err(), "the old one is not used any more");

@@ -502,7 +502,7 @@ fn renewed(front: &Front<'_>, shop: &[String; 2]) {
         let later = &later;
         std::thread::scope(|scope| {
             let long = scope.spawn(|| front.beyond().fetch(&url(HOST, "/slow"), to, Some(&before)));
-            let load = Load::patient(front.world.outside.world(), to, HOST, 1, 2);
+            let load = Load::start(front.world.outside.world(), to, HOST, 1, 2);
             load.goes_on(ENOUGH);
             let since = Instant::now();
             api.merge(&format!("{SECRETS}/one"), &json!({"stringData": renewal})).unwrap();
@@ -589,7 +589,7 @@ fn taken_over(front: &Front<'_>, shop: &[String; 2], roles: &mut [Balancer; 2]) 
     let standby = &*standby;
     wait_active(active, Some(standby));
     let world = front.world.outside.world();
-    let load = Load::patient(world, &shop[0], HOST, 2, 1);
+    let load = Load::start(world, &shop[0], HOST, 2, 1);
     let pid = said(active, "shop")["state"]["pid"].clone();
     active.kill().unwrap();
     load.goes_on(ENOUGH);

@@ -9,13 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long one request may take, before it counts as failed: where servers die, so that a client turns to the next one.
+/// How long one request may take, before it counts as failed.
 const LIMIT: Duration = Duration::from_secs(2);
-
-/// The same where none may fail: a HAProxy that takes another configuration needs processor time between its old
-/// worker's last connection and its new one's first, and gets it late on a machine with other work (0.97 s were seen). That
-/// is a wait, and no request lost.
-const PATIENT: Duration = Duration::from_secs(10);
 
 /// Between two requests of a client: one remote gets half of a port's flows at most, for a member the load balancer is that
 /// one remote, and flows of closed connections go after a while.
@@ -108,17 +103,17 @@ fn exchange(stream: &mut TcpStream, host: &str, path: &str) -> Result<Answer, St
     }
 }
 
-fn connect(address: &str, port: u16, limit: Duration) -> Result<TcpStream, String> {
+fn connect(address: &str, port: u16) -> Result<TcpStream, String> {
     let target = SocketAddr::new(address.parse().unwrap(), port);
-    let stream = TcpStream::connect_timeout(&target, limit).map_err(|e| format!("opening: {e}"))?;
-    stream.set_read_timeout(Some(limit)).unwrap();
+    let stream = TcpStream::connect_timeout(&target, LIMIT).map_err(|e| format!("opening: {e}"))?;
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
     stream.set_nodelay(true).unwrap();
     Ok(stream)
 }
 
 /// One request over a connection of its own, from where this thread is.
 pub fn ask(address: &str, port: u16, host: &str, path: &str) -> Result<(u16, String), String> {
-    let answer = exchange(&mut connect(address, port, LIMIT)?, host, path)?;
+    let answer = exchange(&mut connect(address, port)?, host, path)?;
     Ok((answer.status, answer.body))
 }
 
@@ -150,29 +145,13 @@ pub struct Account {
 impl Load {
     /// `fresh` clients open a connection for each request, `kept` ones keep theirs as long as they can.
     pub fn start(pod: &Pod, address: &str, host: &str, fresh: usize, kept: usize) -> Load {
-        Self::with_limit(pod, address, host, fresh, kept, LIMIT)
-    }
-
-    /// For what may make them wait and must fail none.
-    pub fn patient(pod: &Pod, address: &str, host: &str, fresh: usize, kept: usize) -> Load {
-        Self::with_limit(pod, address, host, fresh, kept, PATIENT)
-    }
-
-    fn with_limit(
-        pod: &Pod,
-        address: &str,
-        host: &str,
-        fresh: usize,
-        kept: usize,
-        limit: Duration,
-    ) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let good = Arc::new(AtomicUsize::new(0));
         let threads = (0..fresh + kept).map(|nth| {
             let (pod, stop, good) = (pod.clone(), stop.clone(), good.clone());
             let (address, host) = (address.to_owned(), host.to_owned());
             std::thread::spawn(move || {
-                pod.inside(|| run(&address, &host, nth >= fresh, limit, &stop, &good)).unwrap()
+                pod.inside(|| run(&address, &host, nth >= fresh, &stop, &good)).unwrap()
             })
         });
         Load { threads: threads.collect(), stop, good }
@@ -203,21 +182,14 @@ impl Load {
     }
 }
 
-fn run(
-    address: &str,
-    host: &str,
-    keep: bool,
-    limit: Duration,
-    stop: &AtomicBool,
-    good: &AtomicUsize,
-) -> Account {
+fn run(address: &str, host: &str, keep: bool, stop: &AtomicBool, good: &AtomicUsize) -> Account {
     let mut account = Account::default();
     let start = Instant::now();
     let mut last = Instant::now();
     let mut open: Option<TcpStream> = None;
     while !stop.load(Ordering::Relaxed) {
         let outcome =
-            open.take().map_or_else(|| connect(address, 80, limit), Ok).and_then(|mut stream| {
+            open.take().map_or_else(|| connect(address, 80), Ok).and_then(|mut stream| {
                 let answer = exchange(&mut stream, host, "/")?;
                 Ok((answer, stream))
             });
