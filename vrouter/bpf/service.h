@@ -317,5 +317,7 @@ __noinline int outside_enter(const struct vif *vif, const struct origin *from, _
 			return DROP_NOT_TRANSLATABLE;
 		ip_from4(&f->mate.remote, bpf_htonl(HOST_GATEWAY4));
 	}
+	/* Makes room if the client has used its port there before, by whatever way. */
+	mate_free();
 	return 0;
 }

@@ -382,6 +382,32 @@ fn a_client_outside_is_seen_by_a_member_of_the_node() {
     assert_eq!(arrives(&bed, &asked).outcome, dropped(R::NoMembers));
 }
 
+/// A client uses a port again for another service, or another address of the same one: the member may be the same.
+#[test]
+fn a_client_outside_may_use_its_port_again_at_the_same_member() {
+    let mut bed = with_node_ports();
+    for (world, node, alice, _) in families() {
+        let one = Service { keep_source: true, ..node_port(node, TCP, (alice, 8080)) };
+        let other = Service { at: ServiceKey { port: 30_081, ..one.at }, ..one.clone() };
+        bed.datapath.set_service(&one).unwrap();
+        bed.datapath.set_service(&other).unwrap();
+        let asked = |port| whole(TCP, (world, 5000), (node, port));
+        let seen = whole(TCP, (world, 5000), (alice, 8080));
+        let opens = |port: u16| arrives(&bed, &asked(port).kind(SYN).packet()).outcome;
+        assert_eq!(opens(30_080), bed.delivered(bed.alice));
+        assert_eq!(alice_sends(&bed, &seen.back().kind(SYN | ACK)).outcome, outward(&bed));
+        assert_eq!(opens(30_081), dropped(R::TranslationCollision), "it lives");
+        assert_eq!(alice_sends(&bed, &seen.back().kind(FIN | ACK)).outcome, outward(&bed));
+        let end = arrives(&bed, &asked(30_080).kind(FIN | ACK).packet());
+        assert_eq!(end.outcome, bed.delivered(bed.alice));
+        assert_eq!(opens(30_081), bed.delivered(bed.alice), "the other one has ended");
+        let ran = alice_sends(&bed, &seen.back().kind(SYN | ACK));
+        assert_eq!(ran.outcome, outward(&bed));
+        let expected = asked(30_081).back().kind(SYN | ACK).hops_less(1);
+        assert_eq!(ran.frame[14..], expected.packet());
+    }
+}
+
 #[test]
 fn a_client_outside_reaches_any_member_by_the_nodes_address() {
     const VXLAN: usize = 14 + 20 + 8 + 8 + 14;
