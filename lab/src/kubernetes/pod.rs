@@ -186,6 +186,13 @@ impl Stream {
         Ok(Stream { process, program })
     }
 
+    /// What it is called, by its log.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let name = self.process.log_path().file_stem().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
     /// How many echoes have come so far, in steps of twenty.
     ///
     /// # Errors

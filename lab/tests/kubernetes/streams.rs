@@ -13,7 +13,7 @@ const LONGEST_PAUSE: f64 = 3000.0;
 pub(crate) fn goes_on(stream: &Stream) {
     let echoes = || stream.echoes().unwrap_or_else(|error| panic!("{error}"));
     let before = echoes();
-    wait_for("a connection to go on", PATIENCE, || match echoes() {
+    wait_for(&format!("connection {} to go on", stream.name()), PATIENCE, || match echoes() {
         now if now >= before + MORE => Ok(()),
         now => Err(format!("{before} echoes before, {now} now")),
     })

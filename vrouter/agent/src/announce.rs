@@ -1,7 +1,7 @@
 //! Tells the underlay which addresses are here now, so that nobody goes on sending to the node that had them before.
 
 use skein_datapath::Datapath;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 
 /// An address is announced when it comes and so many times more, a second apart: frames get lost, and the node that had it
@@ -12,13 +12,15 @@ const REPEATS: u8 = 2;
 pub(crate) struct Announcer {
     uplink: u32,
     again: BTreeMap<IpAddr, u8>,
+    /// Addresses of an agent before this one, which another node may have had meanwhile.
+    found: BTreeSet<IpAddr>,
     /// Holds the multicast groups in which IPv6 neighbours ask: a card passes nothing else on.
     groups: Option<UdpSocket>,
 }
 
 impl Announcer {
     pub(crate) fn new(uplink: u32) -> Self {
-        Self { uplink, again: BTreeMap::new(), groups: None }
+        Self { uplink, again: BTreeMap::new(), found: BTreeSet::new(), groups: None }
     }
 
     /// An address is here from now on.
@@ -28,8 +30,18 @@ impl Announcer {
         tell(address, datapath);
     }
 
-    /// An address was here already.
-    pub(crate) fn listen(&mut self, address: IpAddr) {
+    /// An address was here before the agent was. It is announced once it is [confirmed](Self::confirm).
+    pub(crate) fn found(&mut self, address: IpAddr) {
+        self.listen(address);
+        self.found.insert(address);
+    }
+
+    /// Controllers have told everything, and it is carried out: what was found and is still here, is here.
+    pub(crate) fn confirm(&mut self) {
+        self.again.extend(std::mem::take(&mut self.found).into_iter().map(|one| (one, REPEATS)));
+    }
+
+    fn listen(&mut self, address: IpAddr) {
         let IpAddr::V6(address) = address else { return };
         if self.groups.is_none() {
             self.groups = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).ok();
@@ -45,6 +57,7 @@ impl Announcer {
     pub(crate) fn gone(&mut self, address: IpAddr) {
         // The group stays: others may share it, and a solicitation for nobody's address is the host's, as ever.
         self.again.remove(&address);
+        self.found.remove(&address);
     }
 
     /// Call about every second.

@@ -150,7 +150,7 @@ impl Kernel {
                 datapath::Native::Workload(number) => number,
                 datapath::Native::Services => 0,
             };
-            self.announcer.listen(address);
+            self.announcer.found(address);
             tables.natives.insert(address, number);
         }
         let addresses = self.datapath.node_addresses()?.into_iter();

@@ -363,6 +363,9 @@ impl Node {
             Ok(swept) => self.flows_live = swept.live,
             Err(error) => tracing::warn!(%error, "flows are not swept: idle ones stay"),
         }
+        if self.core.is_fresh() && self.apply_failure.is_none() {
+            self.kernel.announcer.confirm();
+        }
         self.kernel.announcer.repeat(&self.kernel.datapath);
         self.forget_unclaimed();
         let moved = self.look_at_addresses();

@@ -153,6 +153,7 @@ pub struct Core {
     claimed: BTreeMap<String, BTreeSet<ServiceKey>>,
     service_problems: BTreeMap<String, String>,
     unsettled_services: BTreeSet<ServiceKey>,
+    announced: natives::Announced,
     dns: dns::DnsState,
     wanted: Tables,
     applied: Tables,
@@ -209,6 +210,7 @@ impl Core {
             claimed: BTreeMap::new(),
             service_problems: BTreeMap::new(),
             unsettled_services: BTreeSet::new(),
+            announced: natives::Announced::default(),
             dns: dns::DnsState::default(),
             wanted: Tables::default(),
             applied: Tables::default(),
@@ -452,6 +454,8 @@ impl Core {
         for (subject, reason) in touched.problems {
             self.problems.insert(subject, reason);
         }
+        let host_routes = |vrf| touched.routes.contains_key(vrf);
+        let reached = touched.intent || all || self.host_vrf().is_some_and(host_routes);
         for (vrf, prefixes) in touched.routes {
             let keys: BTreeSet<IpNet> =
                 prefixes.into_iter().flat_map(|prefix| self.context.affected(prefix)).collect();
@@ -459,7 +463,7 @@ impl Core {
                 self.compile_route(&vrf, prefix);
             }
         }
-        self.compile_natives();
+        self.compile_natives(reached);
         self.compile_node();
     }
 

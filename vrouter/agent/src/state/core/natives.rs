@@ -1,7 +1,10 @@
 //! Addresses in the underlay that this node answers for: workloads', floating ones of public networks, and of services there.
 
 use super::Core;
+use super::node::NodeSpec;
+use crate::state::spec::ServiceSpec;
 use crate::state::tables::NextHop;
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use uuid::Uuid;
@@ -9,11 +12,59 @@ use uuid::Uuid;
 /// In place of a next hop's number: the address is that of services.
 const SERVICES: u32 = 0;
 
+/// Addresses of services in the underlay, and what decides which node answers for them.
+#[derive(Debug, Default)]
+pub(super) struct Announced {
+    /// Those that this node answers for.
+    here: BTreeSet<IpAddr>,
+    carriers: Carriers,
+    /// Addresses of services that changed since.
+    pub(super) changed: BTreeSet<IpAddr>,
+}
+
+/// Nodes that pass clients on to members elsewhere, whatever members they have themselves: so an address stays while members come and
+/// go.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Carriers {
+    /// The family of the address that they lend for it.
+    ipv4: bool,
+    /// VRFs of which they have the services: each node's own stack has the same.
+    vrfs: BTreeSet<String>,
+    nodes: BTreeSet<String>,
+}
+
+impl Carriers {
+    /// Nodes that can answer for the address of these services, with how many of them each serves: one that serves all is best.
+    fn able<'a>(
+        &'a self,
+        services: &[&'a ServiceSpec],
+        draining: bool,
+    ) -> BTreeMap<&'a str, usize> {
+        let mut able = BTreeMap::new();
+        for service in services {
+            let members = service.members.iter().filter(|m| m.draining == draining);
+            let mut nodes: BTreeSet<&str> = members.map(|member| &*member.node).collect();
+            let passed_on = !service.external_local
+                && service.address.is_ipv4() == self.ipv4
+                && self.vrfs.contains(&service.vrf);
+            if passed_on && !nodes.is_empty() {
+                nodes.extend(self.nodes.iter().map(String::as_str));
+            }
+            for node in nodes.into_iter().filter(|node| !node.is_empty()) {
+                *able.entry(node).or_default() += 1;
+            }
+        }
+        able
+    }
+}
+
 impl Core {
-    pub(super) fn compile_natives(&mut self) {
+    /// Compiles what the node answers for. `reached`: who is where may have changed, too.
+    pub(super) fn compile_natives(&mut self, reached: bool) {
+        self.elect(reached);
         let mut numbered = BTreeMap::new();
-        for address in self.announced_here() {
-            numbered.insert(address, SERVICES);
+        for address in &self.announced.here {
+            numbered.insert(*address, SERVICES);
         }
         for (address, (vrf, ifindex, context)) in self.context.natives.clone() {
             let hop = NextHop::Local { ifindex, context };
@@ -41,28 +92,70 @@ impl Core {
         }
     }
 
-    /// Addresses of services for which the nodes that have members have chosen this one.
-    fn announced_here(&self) -> BTreeSet<IpAddr> {
-        let mut stay: BTreeMap<IpAddr, BTreeMap<&str, usize>> = BTreeMap::new();
-        let mut leave = stay.clone();
-        for service in self.services.values().filter(|service| service.announced) {
-            for nodes in [&mut stay, &mut leave] {
-                nodes.entry(service.address).or_default();
-            }
-            // A node counts once for each port of the address: one that serves them all is best.
-            for (nodes, draining) in [(&mut stay, false), (&mut leave, true)] {
-                let members = service.members.iter().filter(|m| m.draining == draining);
-                let names: BTreeSet<&str> = members.map(|member| &*member.node).collect();
-                for name in names.into_iter().filter(|name| !name.is_empty()) {
-                    *nodes.entry(service.address).or_default().entry(name).or_default() += 1;
-                }
+    /// Finds out for which addresses of services the nodes that can answer choose this one: for those of changed services, or for all
+    /// when nodes come or go.
+    fn elect(&mut self, reached: bool) {
+        if reached {
+            let carriers = self.carriers();
+            if self.announced.carriers != carriers {
+                self.announced.carriers = carriers;
+                let all = self.services.values().filter(|service| service.announced);
+                self.announced.changed.extend(all.map(|service| service.address));
             }
         }
-        let chosen = stay.iter().filter(|(address, nodes)| {
-            let nodes = if nodes.is_empty() { &leave[*address] } else { nodes };
-            elected(**address, nodes) == Some(&*self.node)
-        });
-        chosen.map(|(address, _)| *address).collect()
+        let changed = std::mem::take(&mut self.announced.changed);
+        if changed.is_empty() {
+            return;
+        }
+        self.announced.here.retain(|address| !changed.contains(address));
+        let mut services: BTreeMap<IpAddr, Vec<&ServiceSpec>> = BTreeMap::new();
+        for service in self.services.values().filter(|service| service.announced) {
+            if changed.contains(&service.address) {
+                services.entry(service.address).or_default().push(service);
+            }
+        }
+        for (address, services) in services {
+            let able = |draining| self.announced.carriers.able(&services, draining);
+            // Who serves for its last seconds does so if nobody else is there.
+            let nodes = Some(able(false)).filter(|nodes| !nodes.is_empty());
+            if elected(address, &nodes.unwrap_or_else(|| able(true))) == Some(&*self.node) {
+                self.announced.here.insert(address);
+            }
+        }
+    }
+
+    fn carriers(&self) -> Carriers {
+        let reach = self.host_vrf().and_then(|vrf| self.context.reach.get(vrf));
+        let usable = reach.into_iter().flat_map(|reach| &reach.services);
+        Carriers {
+            ipv4: self.context.own_address.is_some_and(|own| own.is_ipv4()),
+            vrfs: usable.map(|(name, _, _)| name.clone()).collect(),
+            nodes: self.present(),
+        }
+    }
+
+    /// Nodes whose own stack a route leads to that controllers stand by: that of a node they do not hear is less preferred.
+    fn present(&self) -> BTreeSet<String> {
+        let Some(vrf) = self.host_vrf() else { return BTreeSet::new() };
+        let preference = |node: &NodeSpec| {
+            let paths = node.addresses.iter().flat_map(|address| {
+                let paths = self.merged.paths(vrf, &IpNet::from(*address));
+                paths.into_iter().filter(move |path| path.next_hop == *address)
+            });
+            paths.map(|path| path.local_preference).max()
+        };
+        let nodes = self.nodes.iter();
+        let found: BTreeMap<&str, u32> =
+            nodes.filter_map(|(name, node)| Some((name.as_str(), preference(node)?))).collect();
+        let best = found.values().max().copied();
+        let best = found.into_iter().filter(|(_, one)| Some(*one) == best);
+        best.map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// The VRF of the node's own stack.
+    pub(super) fn host_vrf(&self) -> Option<&str> {
+        let host = self.interfaces.values().find(|interface| interface.host)?;
+        Some(&host.vrf)
     }
 
     /// Addresses that workloads of this node have in the underlay as their own.

@@ -59,6 +59,8 @@ impl Core {
             // The new one first: an address of both stays.
             self.count(new.as_ref(), 1, touched);
             self.count(old.as_ref(), -1, touched);
+            let both = [&new, &old].into_iter().flatten().filter(|service| service.announced);
+            self.announced.changed.extend(both.map(|service| service.address));
         }
         let wanted = new.as_ref().map(|new| self.places(new)).unwrap_or_default();
         let before = self.claimed.remove(id).unwrap_or_default();

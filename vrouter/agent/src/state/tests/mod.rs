@@ -1,6 +1,7 @@
 //! The core by itself: by random events (`properties`), and by example.
 
 mod ages;
+mod announcers;
 mod controllers;
 mod dns;
 mod events;
