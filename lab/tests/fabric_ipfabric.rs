@@ -458,27 +458,142 @@ fn member(bed: &Bed, node: usize, workload: &Workload) -> String {
     )
 }
 
-#[test]
-fn one_node_answers_for_a_services_public_address() {
-    const PUBLIC: &str = "10.63.0.80";
-    let mut bed = Bed::start("tplb");
-    let outside = bed.fabric.outside().unwrap();
-    let world = outside.world();
+/// A security group that lets one address in.
+fn admits(client: &str) -> Value {
+    let subnet = json!({"subnet": {"ip_prefix": client, "ip_prefix_len": 32}});
+    json!({
+        "fq_name": ["default-domain", "shop", "clients"], "parent_type": "project",
+        "security_group_entries": {"policy_rule": [{
+            "direction": ">", "protocol": "any", "ethertype": "IPv4",
+            "src_addresses": [subnet], "src_ports": [{"start_port": 0, "end_port": 65535}],
+            "dst_addresses": [{"security_group": "local"}],
+            "dst_ports": [{"start_port": 0, "end_port": 65535}],
+        }]},
+    })
+}
+
+const PUBLIC: &str = "10.63.0.80";
+
+/// Networks of pods, of services and a public one, and a workload on each node.
+fn with_public_services(bed: &mut Bed, outside: &Outside) -> [Workload; 2] {
     bed.network("pods", 1);
     bed.network("services", 2);
-    provided(&bed, &outside, "public", 63);
+    provided(bed, outside, "public", 63);
     make(
-        &bed,
+        bed,
         "floating-ip-pool",
         json!({"fq_name": ["default-domain", "shop", "public", "pool"],
                "parent_type": "virtual-network"}),
     );
-    join(&bed, "nodes", "nodes", &["pods", "services"]);
-    join(&bed, "ps", "pods", &["services"]);
-    attach_policies(&bed, "nodes", &["nodes"]);
-    attach_policies(&bed, "pods", &["nodes", "ps"]);
-    attach_policies(&bed, "services", &["nodes", "ps"]);
-    let workloads = [bed.attach(0, "zero", "pods"), bed.attach(1, "one", "pods")];
+    join(bed, "nodes", "nodes", &["pods", "services"]);
+    join(bed, "ps", "pods", &["services"]);
+    attach_policies(bed, "nodes", &["nodes"]);
+    attach_policies(bed, "pods", &["nodes", "ps"]);
+    attach_policies(bed, "services", &["nodes", "ps"]);
+    [bed.attach(0, "zero", "pods"), bed.attach(1, "one", "pods")]
+}
+
+/// Which node the router has heard to be at the public address.
+fn announcer(bed: &Bed, outside: &Outside) -> Option<usize> {
+    let mut show = Command::new("ip");
+    let known = outside.gateway().run(show.args(["neigh", "show", PUBLIC])).unwrap().stdout;
+    (0..2).find(|node| known.contains(&uplink_mac(bed.fabric.node(*node).host())))
+}
+
+/// Any node passes clients on to members of any, so which of them a client comes by does not follow the members.
+#[test]
+fn a_public_address_stays_where_it_is_while_members_come_and_go() {
+    let mut bed = Bed::start("tpls");
+    let outside = bed.fabric.outside().unwrap();
+    let world = outside.world();
+    let workloads = with_public_services(&mut bed, &outside);
+    let _echoes = workloads.each_ref().map(|workload| Echo::start(&workload.pod, 8080));
+    balancer(&bed, json!({}), PUBLIC);
+    let members = [0, 1].map(|node| member(&bed, node, &workloads[node]));
+    let open = || Connection::open(world, PUBLIC, 80);
+    soon("the public address", || open().is_some());
+    let mut found = None;
+    soon("the router to know the node", || {
+        found = announcer(&bed, &outside);
+        found.is_some()
+    });
+    let here = found.unwrap();
+    let there = 1 - here;
+    let held = |node: usize| {
+        let mut list = Command::new("ss");
+        list.args(["-Htn", "state", "established", "sport", "=", ":8080"]);
+        workloads[node].pod.run(&mut list).unwrap().stdout.lines().count()
+    };
+    soon("both members", || {
+        let _connections: Vec<_> = (0..16).map(|_| open()).collect();
+        held(0) > 0 && held(1) > 0
+    });
+    let limit = Duration::from_secs(2);
+    let carry = |connections: &mut Vec<Connection>| {
+        let yes = |connection: &mut Connection| connection.carries(limit) == Carries::Yes;
+        connections.iter_mut().map(yes).filter(|carries| *carries).count()
+    };
+    soon("earlier connections to end", || held(0) + held(1) == 0);
+    let mut connections: Vec<Connection> = (0..24).filter_map(|_| open()).collect();
+    assert_eq!(carry(&mut connections), 24);
+    let kept = held(there);
+    assert!(kept > 0, "no connection has the member on the other node");
+
+    // The node that answers has no member any more: who has the other one does not notice.
+    remove(&bed, "loadbalancer-member", &members[here]);
+    soon("the removed member to be out", || {
+        let before = held(there);
+        let new: Vec<Connection> = (0..8).filter_map(|_| open()).collect();
+        new.len() == 8 && held(there) == before + 8
+    });
+    assert!(carry(&mut connections) >= kept);
+    assert_eq!(announcer(&bed, &outside), Some(here));
+    let mut connections: Vec<Connection> = (0..8).filter_map(|_| open()).collect();
+    member(&bed, here, &workloads[here]);
+    soon("the member to be back", || {
+        let before = held(here);
+        let _new: Vec<_> = (0..8).map(|_| open()).collect();
+        held(here) > before
+    });
+    assert_eq!(carry(&mut connections), 8);
+    assert_eq!(announcer(&bed, &outside), Some(here));
+}
+
+/// A node without members answers as long as controllers hear it; then another one does.
+#[test]
+fn a_public_address_leaves_a_node_that_is_lost() {
+    let mut bed = Bed::start("tpll");
+    let outside = bed.fabric.outside().unwrap();
+    let world = outside.world();
+    let workloads = with_public_services(&mut bed, &outside);
+    let _echoes = workloads.each_ref().map(|workload| Echo::start(&workload.pod, 8080));
+    balancer(&bed, json!({}), PUBLIC);
+    let members = [0, 1].map(|node| member(&bed, node, &workloads[node]));
+    let answers = || Connection::open(world, PUBLIC, 80).is_some();
+    soon("the public address", answers);
+    let mut found = None;
+    soon("the router to know the node", || {
+        found = announcer(&bed, &outside);
+        found.is_some()
+    });
+    let lost = found.unwrap();
+    remove(&bed, "loadbalancer-member", &members[lost]);
+    bed.fabric.node_mut(lost).kill_agent().unwrap();
+    let start = Instant::now();
+    soon("the other node", || announcer(&bed, &outside) == Some(1 - lost));
+    println!("the other node answered {:?} after the agent was killed", start.elapsed());
+    soon("its clients to be served", answers);
+    bed.fabric.node_mut(lost).restart_agent().unwrap();
+    soon("the first node again", || announcer(&bed, &outside) == Some(lost));
+    soon("its clients to be served", answers);
+}
+
+#[test]
+fn one_node_answers_for_a_services_public_address() {
+    let mut bed = Bed::start("tplb");
+    let outside = bed.fabric.outside().unwrap();
+    let world = outside.world();
+    let workloads = with_public_services(&mut bed, &outside);
     let _servers = [
         Named::start(&workloads[0].pod, 8080, "zero"),
         Named::start(&workloads[1].pod, 8080, "one"),
@@ -489,9 +604,7 @@ fn one_node_answers_for_a_services_public_address() {
     soon("the public address", || from_pod(world, PUBLIC, 80).is_ok());
     soon("both members", || answering(|| from_pod(world, PUBLIC, 80)) == names(&["zero", "one"]));
     // One of the nodes, and no other, says that it is there.
-    let asked = outside.gateway().run(Command::new("ip").args(["neigh", "show", PUBLIC])).unwrap();
-    let chosen = hosts.iter().position(|host| asked.stdout.contains(&uplink_mac(host)));
-    let chosen = chosen.unwrap_or_else(|| panic!("{}", asked.stdout));
+    let chosen = announcer(&bed, &outside).unwrap();
     // Members see the node, unless the client is to be kept.
     let seen = from_pod(world, PUBLIC, 80).unwrap().1;
     assert!(hosts.iter().any(|host| host.ipv4().to_string() == seen), "{seen}");
@@ -500,6 +613,17 @@ fn one_node_answers_for_a_services_public_address() {
     let own = ["zero", "one"][chosen];
     soon("the node's own member", || answering(|| from_pod(world, PUBLIC, 80)) == names(&[own]));
     assert_eq!(from_pod(world, PUBLIC, 80).unwrap().1, WORLD);
+    // So it is the client whom policies judge, though no route leads to it from the member's network.
+    let group = make(&bed, "security-group", admits(WORLD));
+    let port = bed.port(chosen, &workloads[chosen]);
+    let refs = json!({"security_group_refs": [{"uuid": group}]});
+    bed.put("virtual-machine-interface", &port, &refs);
+    soon("a rule for the client", || from_pod(world, PUBLIC, 80).is_ok());
+    bed.put("security-group", &group, &admits("192.0.2.1"));
+    soon("a rule for another client", || from_pod(world, PUBLIC, 80).is_err());
+    bed.put("security-group", &group, &admits(WORLD));
+    soon("the client's rule again", || from_pod(world, PUBLIC, 80).is_ok());
+    bed.put("virtual-machine-interface", &port, &json!({"security_group_refs": []}));
     // Its member goes: the other node takes over, and says so.
     let start = Instant::now();
     remove(&bed, "loadbalancer-member", &members[chosen]);

@@ -88,6 +88,8 @@ pub(crate) struct ServiceIndex {
     pub(crate) addresses: BTreeMap<String, BTreeMap<IpNet, usize>>,
     /// Members that are no workloads: reached from the node's own address.
     pub(crate) outside: BTreeMap<String, BTreeMap<IpNet, usize>>,
+    /// Those whose members see clients outside the fabric by their own addresses.
+    pub(crate) entered: BTreeMap<String, BTreeMap<IpNet, usize>>,
 }
 
 fn has(table: &BTreeMap<String, BTreeMap<IpNet, usize>>, vrf: &str, prefix: &IpNet) -> bool {
@@ -112,7 +114,7 @@ impl Context {
         }
     }
 
-    /// Prefixes that a VRF has for services and for the outside, whatever routes it has.
+    /// Prefixes that a VRF has for services, for the outside and for its clients, whatever routes it has.
     pub(crate) fn derived(&self, vrf: &str) -> Vec<IpNet> {
         let reach = self.reach.get(vrf);
         let services = reach.into_iter().flat_map(|reach| &reach.services);
@@ -124,6 +126,9 @@ impl Context {
         if let Some(reach) = reach {
             all.extend(EVERYWHERE.into_iter().filter(|_| reach.underlay));
             all.extend(&reach.closed);
+        }
+        if self.services.entered.contains_key(vrf) {
+            all.extend(&self.conditions);
         }
         all
     }
@@ -158,7 +163,12 @@ impl Context {
             return None;
         }
         let above = || ancestors(*prefix).skip(1).find_map(|p| self.covering(merged, vrf, &p));
-        let (members, attributes) = own.or_else(above)?;
+        // Clients outside, whom no route leads to, are judged all the same: by the route that tells which conditions hold.
+        let entered = || {
+            let entered = self.services.entered.contains_key(vrf);
+            entered.then(|| (vec![NextHop::Discard], Attributes::default()))
+        };
+        let (members, attributes) = own.or_else(above).or_else(entered)?;
         let holding = if self.conditions.is_empty() {
             Vec::new()
         } else {

@@ -216,6 +216,14 @@ pub struct ServiceSpec {
     pub distribution: wire::Distribution,
 }
 
+impl ServiceSpec {
+    /// Whether clients outside the fabric come to members of this node with their own addresses.
+    pub(crate) fn shows_clients(&self) -> bool {
+        let entered = self.external || self.node_port != 0;
+        !self.node.is_empty() || (entered && self.external_local)
+    }
+}
+
 /// Who serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberSpec {

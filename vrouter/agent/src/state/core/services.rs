@@ -99,6 +99,13 @@ impl Core {
                 }
             }
         }
+        if service.shows_clients() {
+            let before = index.entered.contains_key(&service.vrf);
+            step(&mut index.entered, &service.vrf, address, by);
+            if before != index.entered.contains_key(&service.vrf) {
+                self.context.conditions.iter().for_each(|c| touched.route(&service.vrf, *c));
+            }
+        }
         for member in service.members.iter().filter(|member| !member.in_fabric) {
             let ServiceIndex { outside, .. } = index;
             if step(outside, &service.vrf, member.address.into(), by) {
