@@ -20,6 +20,9 @@ const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 const OFTEN: usize = 20;
 const AFFINITY: u64 = 3;
 const CALLS: u16 = 30_190;
+/// Chosen, as ports that Kubernetes chooses may be those that later services ask for.
+const OPEN: u16 = 30_195;
+const CLOSED: u16 = 30_196;
 
 pub(crate) fn check(
     cluster: &Cluster,
@@ -325,15 +328,19 @@ fn open_services(cluster: &Cluster, others: &[KubePod]) {
     };
     let shop = isolated("open-shop", "false");
     let neighbour = isolated("closed-shop", "true");
-    let service = json!({"metadata": {"name": "web"}, "spec": {
-        "type": "NodePort", "selector": {"app": "web"}, "ports": ports(),
-    }});
-    let address = |namespace: &str| {
+    let address = |namespace: &str, node_port: u16| {
+        let mut ports = ports();
+        for port in ports.as_array_mut().unwrap() {
+            port["nodePort"] = json!(node_port);
+        }
+        let service = json!({"metadata": {"name": "web"}, "spec": {
+            "type": "NodePort", "selector": {"app": "web"}, "ports": ports,
+        }});
         let path = format!("/api/v1/namespaces/{namespace}/services");
         let made = cluster.api().create(&path, &service).unwrap();
         made["spec"]["clusterIP"].as_str().unwrap().to_owned()
     };
-    let (open, closed) = (address("open-shop"), address("closed-shop"));
+    let (open, closed) = (address("open-shop", OPEN), address("closed-shop", CLOSED));
     let members: BTreeSet<String> = shop.iter().map(|pod| pod.name.clone()).collect();
     let reached = |from: &[KubePod]| {
         for protocol in PROTOCOLS {
