@@ -25,13 +25,8 @@ pub(crate) fn upstream(host: &Host) -> Upstream {
     Upstream::start(host, UPSTREAM_PORT, OUTSIDE_ADDRESS).unwrap()
 }
 
-pub(crate) fn check(
-    cluster: &Cluster,
-    network: &mut SkeinNetwork,
-    upstream: &Upstream,
-    pods: &[KubePod],
-    steps: &mut Steps,
-) {
+/// Makes the service by which pods ask for names, before any other: Kubernetes could give its address away.
+pub(crate) fn front(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) {
     let none = cluster.pods("kube-system", "k8s-app=kube-dns").unwrap();
     assert!(none.is_empty(), "there is a DNS pod: {none:?}");
     cluster.apply(FRONT).unwrap();
@@ -45,6 +40,15 @@ pub(crate) fn check(
         since.elapsed().as_secs_f64()
     );
     steps.done("DNS on every node");
+}
+
+pub(crate) fn check(
+    cluster: &Cluster,
+    network: &mut SkeinNetwork,
+    upstream: &Upstream,
+    pods: &[KubePod],
+    steps: &mut Steps,
+) {
     at_once(cluster);
     steps.done("names at a pod's first question");
     services(cluster, pods);

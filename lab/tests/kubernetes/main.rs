@@ -193,6 +193,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     assert_hosts_reach(&cluster, &pods);
     steps.done("every node to every pod");
 
+    dns::front(&cluster, &pods, &mut steps);
     services::check(&cluster, &network, &pods, &mut steps);
     service_flows::check(&cluster, &network, &pods, &mut steps);
     node_ports::check(&cluster, &pods, &mut steps);
