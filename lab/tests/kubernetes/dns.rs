@@ -187,8 +187,11 @@ fn services(cluster: &Cluster, pods: &[KubePod]) {
     assert!(first.contains(&heads[0].address), "{first}");
     let ptr = wait_answer(&pods[0], &[&heads[0].address]);
     assert!(ptr.contains(&format!("first-0.{name}")), "{ptr}");
-    let srv = wait_answer(&pods[0], &["-type=srv", &format!("_http._tcp.{name}")]);
-    assert_eq!(srv.matches("first-").count(), NODES, "{srv}");
+    wait_for("a service record of every endpoint", PATIENCE, || {
+        let srv = resolve(&pods[0], &["-type=srv", &format!("_http._tcp.{name}")]).stdout;
+        if srv.matches("first-").count() == NODES { Ok(()) } else { Err(srv) }
+    })
+    .unwrap();
     let dashed = heads[0].address.replace('.', "-");
     let pod = wait_answer(&pods[0], &["-type=a", &format!("{dashed}.default.pod.cluster.local")]);
     assert!(pod.contains(&heads[0].address), "{pod}");
