@@ -360,6 +360,27 @@ fn assert_nothing_is_left(name: &str, folders: &[&Path]) {
     let hierarchies = std::fs::read_dir(tree).unwrap().flatten().map(|entry| entry.path());
     for hierarchy in hierarchies.chain([tree.to_owned()]) {
         let group = hierarchy.join(format!("skl-{name}"));
-        assert!(!group.exists(), "{} is left", group.display());
+        assert!(!group.exists(), "{} is left: {:?}", group.display(), held_by(&group));
     }
+}
+
+/// The cgroups below one, each with its processes: number, state and name.
+fn held_by(group: &Path) -> Vec<(String, Vec<String>)> {
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let process = |id: &str| {
+        let status = read(&Path::new("/proc").join(id).join("status"));
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or("?").trim().to_owned()
+        };
+        format!("{id} {} {}", field("State:"), field("Name:"))
+    };
+    let processes = read(&group.join("cgroup.procs")).lines().map(process).collect();
+    let mut all = vec![(group.display().to_string(), processes)];
+    for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            all.extend(held_by(&entry.path()));
+        }
+    }
+    all
 }
