@@ -300,7 +300,9 @@ fn connections_stay(cluster: &Cluster, pods: &[KubePod]) {
     ready("True");
     answers(true);
     let report = streams::unnoticed(stream, "stays");
-    assert!(report.echoes > 100 && report.longest_gap < 500.0, "{report:?}");
+    // Less what the machine did not let the client wake for; how long at most it is with that, `unnoticed` says.
+    let gap = report.longest_gap - report.longest_stall;
+    assert!(report.echoes > 100 && gap < 500.0, "{report:?}");
     cluster.api().delete(&format!("{SERVICES}/stays")).unwrap();
     cluster.api().delete(&path).unwrap();
 }
