@@ -176,6 +176,28 @@ impl Files {
         Ok(files)
     }
 
+    fn used(&self) -> PathBuf {
+        self.folder.join("certificates")
+    }
+
+    /// Notes which certificates are in use, to know them before they are found again.
+    pub(super) fn note_certificates(&self, used: &BTreeMap<String, PathBuf>) -> Result<(), String> {
+        let lines = used
+            .iter()
+            .filter_map(|(name, path)| Some(format!("{name}\t{}\n", path.file_name()?.to_str()?)));
+        self.write(&self.used(), lines.collect::<String>().as_bytes())
+    }
+
+    /// Certificates that were in use, as far as their files are there.
+    pub(super) fn noted_certificates(&self) -> BTreeMap<String, PathBuf> {
+        let noted = std::fs::read_to_string(self.used()).unwrap_or_default();
+        let lines = noted.lines().filter_map(|line| line.split_once('\t'));
+        lines
+            .map(|(name, file)| (name.to_owned(), self.folder.join(file)))
+            .filter(|(_, path)| path.exists())
+            .collect()
+    }
+
     /// Removes certificates that no configuration here names any more.
     pub(super) fn forget_certificates(&self, used: &BTreeMap<String, PathBuf>) {
         let used: BTreeSet<&PathBuf> = used.values().collect();

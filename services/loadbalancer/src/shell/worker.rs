@@ -241,6 +241,7 @@ impl Worker {
             );
         }
         if refused.is_ok() {
+            self.files.note_certificates(&place.certificates)?;
             self.files.forget_certificates(&place.certificates);
         }
         refused
@@ -252,6 +253,12 @@ impl Worker {
         wanted: &Wanted,
     ) -> Result<BTreeMap<String, PathBuf>, String> {
         let mut certificates = self.files.certificates(&wanted.certificates)?;
+        // Of an earlier life of this daemon: one that is still being looked for stays until something is known of it.
+        let mut noted = self.files.noted_certificates();
+        noted.retain(|name, _| {
+            !wanted.certificates.contains_key(name) && wanted.balancer.certificates().contains(name)
+        });
+        certificates.extend(noted);
         self.judged.retain(|path, _| certificates.values().any(|used| used == path));
         for (name, path) in certificates.clone() {
             if !self.judged.contains_key(&path) {
