@@ -148,6 +148,7 @@ fn workloads_of_the_underlay_speak_with_their_own_addresses() {
         let said = ping(&near.pod, &format!("-M do -s {size} {address}"));
         assert!(said.contains(" 0% packet loss"), "{address}: {said}");
     }
+    ear.caught_up();
     assert_eq!(ear.heard_udp(4789), 0, "something went by a tunnel");
 
     // To the outside, and from there.
@@ -163,6 +164,7 @@ fn workloads_of_the_underlay_speak_with_their_own_addresses() {
             });
         }
     }
+    ear.caught_up();
     assert_eq!(ear.heard_udp(4789), 0, "something went by a tunnel");
 
     // Nodes, theirs and others.
@@ -174,6 +176,7 @@ fn workloads_of_the_underlay_speak_with_their_own_addresses() {
         }
     }
     assert_eq!(from_host(&hosts[0], far.ipv4(), 80).unwrap().1, hosts[0].ipv4().to_string());
+    ear.caught_up();
     assert_eq!(ear.heard_udp(4789), 0, "something went by a tunnel");
 
     // A tenant's network that is joined: by a tunnel, with the same addresses.
@@ -181,7 +184,7 @@ fn workloads_of_the_underlay_speak_with_their_own_addresses() {
         soon("the tenant to reach it", || from_pod(&tenant.pod, address, 80).is_ok());
     }
     assert_eq!(from_pod(&near.pod, tenant.ipv4(), 80).unwrap().1, near.ipv4());
-    assert!(ear.heard_udp(4789) > 0);
+    soon("a tunnel on the wire", || ear.heard_udp(4789) > 0);
 
     // Networks that nothing joins stay apart, though both are in the underlay.
     assert!(from_pod(&near.pod, other.ipv4(), 80).is_err());
@@ -224,6 +227,7 @@ fn workloads_of_the_underlay_speak_with_their_own_addresses() {
         &[frames::ethernet(frames::GATEWAY, frames::mac(&own), 0x0800, &forged)],
     );
     soon("the drop", || bed.dropped(0, &near, "source_address") == 1);
+    ear.caught_up();
     assert_eq!(ear.heard(b"in far's name"), 0);
 
     // The agent comes and goes; what it put in place stays.

@@ -253,6 +253,7 @@ fn the_encapsulation_is_switched_under_traffic() {
     soon("a route", || web.pod.pings(far.ipv4(), 1).unwrap());
     // What crossed the wire is printed by a process of its own, in its own time.
     soon("VXLAN on the wire", || ear.heard_udp(4789) > 0);
+    ear.caught_up();
     assert_eq!(ear.heard_udp(6635), 0, "VXLAN is first by default");
     // The ear prints every frame: a bulk transfer would be measured by its speed.
     drop(ear);
@@ -291,6 +292,7 @@ fn the_encapsulation_is_switched_under_traffic() {
         assert!(web.pod.pings(address, 3).unwrap(), "{address}");
     }
     soon("MPLSoUDP on the wire", || ear.heard_udp(6635) >= 4);
+    ear.caught_up();
     assert_eq!(ear.heard_udp(4789), 0, "VXLAN is still used");
 }
 
