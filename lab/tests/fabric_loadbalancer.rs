@@ -468,7 +468,7 @@ fn tls_ends_here_by_names_and_certificates_change_without_a_break() {
         let all = active.state(&bed, "warnings");
         all.as_array().unwrap().iter().any(|one| one.as_str().unwrap().contains(what))
     };
-    assert!(warned("certificate one"), "{}", active.status(&bed));
+    soon("the missing certificate to be told", || warned("certificate one"));
 
     let one = certificate(&bed, "one", HOST);
     let two = certificate(&bed, "two", "two.example.com");
@@ -490,9 +490,12 @@ fn tls_ends_here_by_names_and_certificates_change_without_a_break() {
         if ran.ok() { Ok(ran.stdout) } else { Err(ran.stderr) }
     };
     soon("an answer over TLS", || fetch(&one, HOST).is_ok_and(|said| said.starts_with("web")));
-    assert!(fetch(&two, "two.example.com").is_ok(), "the default certificate");
-    assert!(fetch(&two, HOST).is_err(), "not the default one for a name that has its own");
-    assert!(warned("certificate broken"), "{}", active.status(&bed));
+    // The folder is read now and then: what was written together may be found one after the other.
+    soon("the default certificate", || fetch(&two, "two.example.com").is_ok());
+    let untrusted =
+        |said: Result<String, String>| said.is_err_and(|why| why.contains("certificate"));
+    assert!(untrusted(fetch(&two, HOST)), "not the default one for a name that has its own");
+    soon("the broken certificate to be told", || warned("certificate broken"));
 
     // Nobody but root reads keys, and no log has them.
     let folder = active.folder(&bed).join("lb").join(&shop.balancer);
@@ -509,7 +512,8 @@ fn tls_ends_here_by_names_and_certificates_change_without_a_break() {
     let load = Load::start(client, VIP, HOST, 2, 1);
     let renewed = certificate(&bed, "one", HOST);
     soon("the new certificate", || fetch(&renewed, HOST).is_ok());
-    assert!(fetch(&one, HOST).is_err(), "the old one is not used any more");
+    // The process before a reload may accept one more.
+    soon("the old one not to be used any more", || untrusted(fetch(&one, HOST)));
     let account = load.stop();
     assert!(account.bad.is_empty(), "{:?}", account.bad);
     let keys = || {
