@@ -18,15 +18,10 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::named::{Named, from_host, from_pod};
+use support::named::{Named, answering, from_host, from_pod};
 use support::{Bed, PATIENCE, api, soon};
 
 const VIP: &str = "10.2.0.10";
-
-/// Who answers a few dozen connections; a failed one answers with its error.
-fn answering(mut ask: impl FnMut() -> Result<(String, String), String>) -> BTreeSet<String> {
-    (0..30).map(|_| ask().map_or_else(|error| error, |(name, _)| name)).collect()
-}
 
 fn make(bed: &Bed, kind: &str, fields: Value) -> String {
     let host = bed.fabric.control_host();

@@ -1,11 +1,15 @@
 //! Servers that tell who they are and whom they see.
 
-use skein_lab::{Host, Pod};
+use skein_lab::{Host, Pod, Stalls};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+/// How long a connection may take, and the answer.
+const LIMIT: Duration = Duration::from_secs(1);
 
 /// A server that says its name, and their address, to whoever connects, and takes what they say.
 #[derive(Debug)]
@@ -62,12 +66,27 @@ fn answer(mut stream: TcpStream, said: &str, taken: &AtomicU64) {
     }
 }
 
+/// Who answers a few dozen connections; a failed one answers with its error, unless the machine stood still for so long
+/// meanwhile that it had no time: it is asked again then.
+pub fn answering(mut ask: impl FnMut() -> Result<(String, String), String>) -> BTreeSet<String> {
+    let stalls = Stalls::watch();
+    let mut once = || loop {
+        let _ = stalls.take();
+        match ask() {
+            Ok((name, _)) => return name,
+            Err(_) if stalls.take() > LIMIT / 2 => {}
+            Err(error) => return error,
+        }
+    };
+    (0..30).map(|_| once()).collect()
+}
+
 /// Who answers, and by which address it knows the asker.
 fn ask(address: &str, port: u16) -> Result<(String, String), String> {
     let target = SocketAddr::new(address.parse().unwrap(), port);
-    let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(1))
-        .map_err(|error| format!("{target}: {error}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut stream =
+        TcpStream::connect_timeout(&target, LIMIT).map_err(|error| format!("{target}: {error}"))?;
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
     let mut said = String::new();
     stream.read_to_string(&mut said).map_err(|error| format!("{target}: {error}"))?;
     let (name, from) = said.split_once(' ').ok_or_else(|| format!("{target} said {said:?}"))?;
