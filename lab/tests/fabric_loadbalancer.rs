@@ -299,6 +299,15 @@ fn requests_go_through_reloads_restarts_and_deaths() {
     for role in [&active, &standby] {
         assert_eq!(role.state(&bed, "deaths"), json!(0), "a reload is no death");
     }
+    // Everything is taken: of what follows the last no more than a moment passes.
+    let mut last = (Instant::now(), Value::Null);
+    soon("the last reload to be done", || {
+        let pid = active.state(&bed, "pid");
+        if last.1 != pid {
+            last = (Instant::now(), pid);
+        }
+        last.0.elapsed() > Duration::from_secs(1)
+    });
     // The daemon is killed; HAProxy goes on, and the next one finds it.
     let pid = active.state(&bed, "pid");
     active.kill();
@@ -460,7 +469,7 @@ fn tls_ends_here_by_names_and_certificates_change_without_a_break() {
                "loadbalancer_refs": [{"to": full("web")}]}),
     );
     let both = [Role::start(&bed, 0), Role::start(&bed, 1)];
-    let (active, _standby) = roles(&bed, both);
+    let (mut active, _standby) = roles(&bed, both);
     let client = &shop.clients[0].pod;
     soon("an answer without TLS", || from_pod(client, VIP, HOST, "/").is_ok());
     // As long as no certificate is there, the port is closed and the reason is told.
@@ -521,4 +530,16 @@ fn tls_ends_here_by_names_and_certificates_change_without_a_break() {
         entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "pem")).count()
     };
     soon("the old key to be gone", || keys() == 2);
+
+    // The daemon is killed. The next one takes nothing away while it does not know the certificates yet.
+    let (pid, node) = (active.state(&bed, "pid"), active.node);
+    active.kill();
+    active = Role::start(&bed, node);
+    soon("the new daemon to have read them", || {
+        let all = active.state(&bed, "warnings");
+        let words = all.as_array().into_iter().flatten().filter_map(Value::as_str);
+        words.clone().any(|one| one.contains("certificate broken")) && words.count() == 1
+    });
+    assert_eq!(active.state(&bed, "pid"), pid, "it is the same HAProxy: {}", active.status(&bed));
+    assert!(fetch(&renewed, HOST).is_ok());
 }
