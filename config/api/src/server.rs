@@ -1,8 +1,13 @@
 //! The listener: accepts connections, serves them, stops cleanly.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use skein_store::{Campaign, EmbeddedStore, Etcd, EtcdStore, ObjectStore, Options, StoreError};
 use tokio::{
@@ -17,7 +22,7 @@ use crate::{
     http::{App, Authenticate, NoAuth, serve},
     metrics::Metrics,
     published::{Published, View},
-    replica::{Cluster, Replica, ReplicaMetrics, elect, first_load, follow},
+    replica::{Cluster, FORWARDED, Replica, ReplicaMetrics, elect, first_load, follow},
     sequencer::{Sequencer, StartError},
     tls::{Admission, Tls},
 };
@@ -133,6 +138,8 @@ pub struct Server {
 /// What a replica does beside serving.
 #[derive(Debug)]
 struct Member {
+    replica: Arc<Replica>,
+    drain: Duration,
     closing: watch::Sender<bool>,
     electing: JoinHandle<()>,
     following: JoinHandle<()>,
@@ -203,7 +210,8 @@ impl Server {
         let following = tokio::spawn(follow(Arc::clone(&replica), loaded.at));
         let electing =
             tokio::spawn(elect(Arc::clone(&replica), campaign, sequencer.clone(), closed));
-        let member = Member { closing, electing, following };
+        let drain = config.drain;
+        let member = Member { replica: Arc::clone(&replica), drain, closing, electing, following };
         let auth = Arc::new(NoAuth);
         let parts = Parts { sequencer, published, metrics, auth, writer, replica: Some(replica) };
         Ok(Self::serve(doors, &config, parts, Some(member)))
@@ -251,8 +259,19 @@ impl Server {
         self.published.read().revision
     }
 
-    /// Stops accepting, lets open requests finish within the drain time, and closes the store.
-    pub async fn shutdown(self) {
+    /// Stops accepting, lets open requests finish within the drain time, and closes the store. A replica first gives
+    /// the lead back and waits, at most as long again, until the others hand it no more writes.
+    pub async fn shutdown(mut self) {
+        if let Some(member) = &mut self.member {
+            // A connection that is closed with a write unread leaves its sender in doubt, so until nobody sends
+            // any, they are answered: nothing was done, ask another.
+            member.replica.leave();
+            member.closing.send_replace(true);
+            if let Err(error) = (&mut member.electing).await {
+                warn!(%error, "the election ended badly");
+            }
+            member.replica.parted(member.drain).await;
+        }
         self.stop.send_replace(true);
         for accepting in self.accepting {
             if let Err(error) = accepting.await {
@@ -260,11 +279,7 @@ impl Server {
             }
         }
         if let Some(member) = self.member {
-            // Requests are answered: another may write now.
-            member.closing.send_replace(true);
-            if let Err(error) = member.electing.await {
-                warn!(%error, "the election ended badly");
-            }
+            // Not before the requests are answered: they wait to see what another wrote for them.
             member.following.abort();
             let _ = member.following.await;
         }
@@ -410,9 +425,19 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) -> Result<(), hyper::Error> {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(IDLE).pipeline_flush(true);
-    let service = service_fn(move |request| serve(Arc::clone(&app), admission, request));
+    let peer = OnceLock::new();
+    let service = service_fn(move |request: Request<Incoming>| {
+        if let Some(replica) = &app.replica
+            && request.headers().contains_key(FORWARDED)
+        {
+            peer.get_or_init(|| replica.joined());
+        }
+        serve(Arc::clone(&app), admission, request)
+    });
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
+        // A request that is there is read before its connection counts as idle.
+        biased;
         result = serving.as_mut() => return result,
         () = stopped(&mut stopping) => serving.as_mut().graceful_shutdown(),
     }

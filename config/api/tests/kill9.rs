@@ -32,6 +32,10 @@ use uuid::Uuid;
 
 const ROUNDS: u32 = 12;
 const WRITERS: u32 = 8;
+/// Addresses that are acknowledged before a server is killed at a random moment. Each writer may take its last one back.
+const FIRST: usize = 20;
+/// Longest wait for them on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What the server said was done.
 #[derive(Default)]
@@ -95,7 +99,12 @@ async fn nothing_acknowledged_is_lost() {
                 tokio::spawn(write(client.clone(), net, round, writer, Arc::clone(&done)))
             })
             .collect();
-        // Anywhere between the first writes and the middle of a busy stretch.
+        // Anywhere between the first writes and the middle of a busy stretch, which a busy machine begins late.
+        let started = Instant::now();
+        while done.lock().await.addresses.len() < total + FIRST {
+            assert!(started.elapsed() < PATIENCE, "writes do not begin");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let pause = 5 + u64::from(Uuid::new_v4().as_fields().1) % 300;
         tokio::time::sleep(Duration::from_millis(pause)).await;
         child.kill().unwrap();

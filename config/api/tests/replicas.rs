@@ -31,7 +31,11 @@ use uuid::Uuid;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 async fn replica(etcd: &etcd::Server, name: &str) -> (Server, Client) {
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    replica_with(etcd, name, Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), "unused".into()))
+        .await
+}
+
+async fn replica_with(etcd: &etcd::Server, name: &str, config: Config) -> (Server, Client) {
     let cluster = Cluster {
         // No lead is lost here because the machine is busy.
         etcd: EtcdOptions { lease: Duration::from_secs(30), ..EtcdOptions::new(vec![etcd.url()]) },
@@ -39,7 +43,7 @@ async fn replica(etcd: &etcd::Server, name: &str) -> (Server, Client) {
         advertise: String::new(),
         peers: None,
     };
-    let server = Server::start_replica(Config::new(any, "unused".into()), cluster).await.unwrap();
+    let server = Server::start_replica(config, cluster).await.unwrap();
     let client = Client::new(&format!("http://{}", server.local_addr())).unwrap();
     (server, client)
 }
@@ -61,6 +65,10 @@ async fn metric(server: &Server, name: &str) -> i64 {
     let text = support::http_get(server.local_addr(), "/metrics").await;
     let line = text.lines().find(|line| line.starts_with(name));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+async fn leads(server: &Server) -> bool {
+    metric(server, "skein_api_leader ").await == 1
 }
 
 /// Everything that an API shows, by uuid.
@@ -206,10 +214,9 @@ async fn writes_through_all_replicas_have_one_order() {
 async fn a_leader_that_stops_in_order_is_followed_at_once() {
     let etcd = etcd::Server::start();
     let first = replica(&etcd, "first").await;
-    until("the first leads", || ready(&first.0)).await;
+    until("the first leads", || leads(&first.0)).await;
     let second = replica(&etcd, "second").await;
     until("the second follows", || ready(&second.0)).await;
-    assert_eq!(metric(&first.0, "skein_api_leader ").await, 1);
     let net = first.1.create(Kind::VIRTUAL_NETWORK, network("n", &["10.0.0.0/24"])).await.unwrap();
     let mut watcher = second.1.watch(&[Kind::INSTANCE_IP]);
     let Event::Snapshot(..) = watcher.next().await else { panic!("no snapshot") };
@@ -225,13 +232,62 @@ async fn a_leader_that_stops_in_order_is_followed_at_once() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     first.0.shutdown().await;
     writing.await.unwrap();
-    assert_eq!(metric(&second.0, "skein_api_leader ").await, 1);
+    until("the second leads", || leads(&second.0)).await;
     for n in 0..40 {
         match tokio::time::timeout(PATIENCE, watcher.next()).await.unwrap() {
             Event::Put(object, _) => assert_eq!(object.name(), format!("ip-{n}")),
             other => panic!("{other:?}"),
         }
     }
+    second.0.shutdown().await;
+}
+
+/// Sends a write as another replica does, on a connection that stays open.
+fn hand_on(peer: &mut std::net::TcpStream, name: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let body = json!({"virtual-machine": {"fq_name": [name]}}).to_string();
+    let length = body.len();
+    let request = format!(
+        "POST /virtual-machines HTTP/1.1\r\nhost: test\r\nx-skein-forwarded: other\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    peer.write_all(request.as_bytes()).unwrap();
+    // Answers of less than one segment come at once.
+    let mut answer = vec![0; 16_384];
+    let length = peer.read(&mut answer).unwrap();
+    String::from_utf8(answer[..length].to_vec()).unwrap()
+}
+
+/// Until nobody hands writes on to it any more, a leader that stops answers that it did not do them: a connection closed
+/// under one would leave its sender in doubt. Replicas that see the change close theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_leader_that_stops_leaves_nobody_in_doubt() {
+    let etcd = etcd::Server::start();
+    let mut config = Config::new(SocketAddr::from(([127, 0, 0, 1], 0)), "unused".into());
+    // Only closed connections end the wait for the others.
+    config.drain = PATIENCE * 10;
+    let first = replica_with(&etcd, "first", config).await;
+    until("the first leads", || leads(&first.0)).await;
+    let second = replica(&etcd, "second").await;
+    until("the second follows", || ready(&second.0)).await;
+    let mut slow = std::net::TcpStream::connect(first.0.local_addr()).unwrap();
+    slow.set_read_timeout(Some(PATIENCE)).unwrap();
+    let answer = hand_on(&mut slow, "before");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let vm = |name: &str| json!({"fq_name": [name]});
+    // By a connection of the second's to the first.
+    second.1.create(Kind::VIRTUAL_MACHINE, vm("handed-on")).await.unwrap();
+    let stopping = tokio::spawn(first.0.shutdown());
+    until("the second leads", || leads(&second.0)).await;
+    // One that has not seen it yet.
+    let answer = tokio::task::spawn_blocking(move || (hand_on(&mut slow, "late"), slow));
+    let (answer, slow) = answer.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("x-skein-not-leading: 1"), "{answer}");
+    assert!(!stopping.is_finished());
+    second.1.create(Kind::VIRTUAL_MACHINE, vm("late")).await.unwrap();
+    drop(slow);
+    tokio::time::timeout(PATIENCE, stopping).await.unwrap().unwrap();
     second.0.shutdown().await;
 }
 

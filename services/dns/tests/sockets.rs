@@ -19,12 +19,26 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 
+/// Long enough that nobody but a dead upstream fails for the time, on a busy machine either.
 const LIMITS: Limits = Limits {
-    attempt: Duration::from_millis(200),
-    total: Duration::from_millis(900),
+    attempt: Duration::from_secs(2),
+    total: Duration::from_secs(9),
     under_way: 64,
-    rest: Duration::from_secs(5),
+    rest: Duration::from_secs(300),
 };
+
+/// Longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A port that is free for both transports, held.
+async fn free_port() -> (UdpSocket, TcpListener) {
+    loop {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()).await {
+            return (socket, listener);
+        }
+    }
+}
 
 fn query(id: u16, name: &str) -> Vec<u8> {
     let mut message = Message::query();
@@ -47,9 +61,8 @@ fn answer(query: &[u8], addresses: u8) -> Message {
 /// An upstream of 100 addresses, which therefore only fit into a stream. `silent` ones hear and say nothing.
 async fn upstream(silent: bool) -> (SocketAddr, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (socket, listener) = free_port().await;
     let address = socket.local_addr().unwrap();
-    let listener = TcpListener::bind(address).await.unwrap();
     let count = asked.clone();
     tokio::spawn(async move {
         let mut buffer = [0; 2048];
@@ -123,18 +136,17 @@ async fn served(upstreams: Vec<SocketAddr>) -> Served {
         });
         zones.set_views(BTreeMap::from([("pods".into(), Some("c".into()))]));
     }
-    let free = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let held = free_port().await;
+    let address = held.0.local_addr().unwrap();
+    drop(held);
     let upstreams = Upstreams::new(upstreams, Path::new("/nonexistent"));
     let forwarder = Forwarder::new(shared.clone(), upstreams, LIMITS);
     let endpoint = Endpoint { address, device: Some("lo".into()), view: "pods".into() };
     let (endpoints, changes) = watch::channel(vec![endpoint]);
     tokio::spawn(serve(shared.clone(), forwarder, changes));
-    for _ in 0..100 {
-        if TcpStream::connect(address).await.is_ok() {
-            break;
-        }
+    let start = Instant::now();
+    while TcpStream::connect(address).await.is_err() {
+        assert!(start.elapsed() < PATIENCE, "nobody listens at {address}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Served { shared, address, _endpoints: endpoints }
@@ -145,8 +157,8 @@ async fn udp(server: SocketAddr, query: &[u8]) -> Message {
     socket.connect(server).await.unwrap();
     socket.send(query).await.unwrap();
     let mut buffer = [0; 4096];
-    let received = tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut buffer)).await;
-    let length = received.expect("an answer within 5 s").unwrap();
+    let received = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await;
+    let length = received.expect("an answer").unwrap();
     Message::from_vec(&buffer[..length]).unwrap()
 }
 
@@ -193,15 +205,15 @@ async fn an_upstream_is_asked_by_udp_then_tcp_and_guesses_are_not_believed() {
 
 #[tokio::test]
 async fn a_dead_upstream_costs_one_wait_and_is_then_asked_last() {
-    let ((dead, asked), (alive, _)) = (upstream(true).await, upstream(false).await);
+    let ((dead, asked), (alive, answered)) = (upstream(true).await, upstream(false).await);
     let served = served(vec![dead, alive]).await;
     let start = Instant::now();
     assert_eq!(udp(served.address, &query(1, "a.example.com.")).await.answers.len(), 1);
     assert!(start.elapsed() >= LIMITS.attempt);
-    let start = Instant::now();
+    let count = || (asked.load(Ordering::Relaxed), answered.load(Ordering::Relaxed));
+    assert_eq!(count(), (1, 1));
     assert_eq!(udp(served.address, &query(2, "b.example.com.")).await.answers.len(), 1);
-    assert!(start.elapsed() < LIMITS.attempt, "{:?}", start.elapsed());
-    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    assert_eq!(count(), (1, 2), "the one that answers is asked first");
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use parking_lot::Mutex;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
@@ -37,8 +38,11 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// What a leader that was replaced still gets to answer: it may be asleep.
 const REPLACED: Duration = Duration::from_secs(1);
 
+/// Longest wait of a write for somebody who writes, after this replica was asked to stop: it is refused, not cut off.
+const LEAVING: Duration = Duration::from_secs(2);
+
 /// On a request: a replica hands it on, so it must not be handed on again. The replica's name.
-const FORWARDED: &str = "x-skein-forwarded";
+pub(crate) const FORWARDED: &str = "x-skein-forwarded";
 /// On an answer: nothing was done, this replica does not write.
 const NOT_LEADING: &str = "x-skein-not-leading";
 /// How the client came, for links in the answer.
@@ -56,7 +60,10 @@ type Pool = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// Connections to other replicas.
 #[derive(Debug)]
-pub(super) struct Forwarder(Pool);
+pub(super) struct Forwarder {
+    connector: HttpsConnector<HttpConnector>,
+    pool: Mutex<Pool>,
+}
 
 /// Why the leader gave no answer.
 enum Failure {
@@ -107,7 +114,18 @@ impl Forwarder {
             None => builder,
         };
         let connector = builder.enable_http1().wrap_connector(tcp);
-        Ok(Self(Client::builder(TokioExecutor::new()).build(connector)))
+        let pool = Mutex::new(Self::connections(&connector));
+        Ok(Self { connector, pool })
+    }
+
+    fn connections(connector: &HttpsConnector<HttpConnector>) -> Pool {
+        Client::builder(TokioExecutor::new()).build(connector.clone())
+    }
+
+    /// Closes the connections that nobody uses, and the others when they have their answer. Who stops leading in
+    /// order waits for it: no write may be on its way on a connection that it closes.
+    pub(super) fn forget(&self) {
+        *self.pool.lock() = Self::connections(&self.connector);
     }
 }
 
@@ -150,7 +168,11 @@ impl Replica {
         until: Instant,
     ) -> ApiResult<Route> {
         let mut reason = "no replica leads".to_owned();
+        let mut until = until;
         loop {
+            // Before the leader is looked up: if another leads from here on, this goes on a connection that is then
+            // forgotten.
+            let pool = self.forwarder.pool.lock().clone();
             match self.place() {
                 Place::Here => return Ok(Route::Here),
                 // One hop: the one who asks knows better where to ask next.
@@ -159,7 +181,7 @@ impl Replica {
                     answer.headers_mut().insert(NOT_LEADING, HeaderValue::from_static("1"));
                     return Ok(Route::Answer(answer));
                 }
-                Place::There(leader) => match self.send(&leader, head, body, scheme).await {
+                Place::There(leader) => match self.send(&pool, &leader, head, body, scheme).await {
                     Ok(answer) if answer.headers().contains_key(NOT_LEADING) => {
                         reason = format!("{} is about to lead", leader.url);
                     }
@@ -182,6 +204,9 @@ impl Replica {
                 },
                 Place::Nowhere => {}
             }
+            if let Some(since) = self.leaving() {
+                until = until.min(since + LEAVING);
+            }
             if Instant::now() >= until {
                 self.metrics.forwarded("refused");
                 return Err(ApiError::unavailable(format!(
@@ -201,6 +226,7 @@ impl Replica {
 
     async fn send(
         &self,
+        pool: &Pool,
         leader: &skein_store::Leader,
         head: &Parts,
         body: &Bytes,
@@ -219,7 +245,7 @@ impl Replica {
         request.headers_mut().insert(FORWARDED, name);
         request.headers_mut().insert(SCHEME, HeaderValue::from_static(scheme));
         let answering = async {
-            let answer = self.forwarder.0.request(request).await.map_err(|error| {
+            let answer = pool.request(request).await.map_err(|error| {
                 let why = explained(&error);
                 if error.is_connect() { Failure::NotSent(why) } else { Failure::Unknown(why) }
             })?;

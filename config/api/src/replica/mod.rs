@@ -11,13 +11,13 @@ mod metrics;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use skein_store::{Etcd, EtcdOptions, Leader, StoreError};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
 use crate::{published::Published, server::ServerError};
 pub(crate) use elect::elect;
 pub(crate) use follow::{first_load, follow};
-pub(crate) use forward::{Route, SCHEME};
+pub(crate) use forward::{FORWARDED, Route, SCHEME};
 pub(crate) use metrics::ReplicaMetrics;
 
 /// Carries a revision: on an answer the one at which it holds, on a request the least that the answer may be of.
@@ -61,6 +61,8 @@ pub(crate) struct Standing {
     pub(crate) seen: Option<Leader>,
     /// This replica writes.
     pub(crate) serving: bool,
+    /// Since when it was asked to stop.
+    pub(crate) leaving: Option<Instant>,
 }
 
 /// Where a write goes.
@@ -72,6 +74,7 @@ pub(crate) enum Place {
 }
 
 /// This replica among the others.
+#[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) cluster: Cluster,
     pub(crate) etcd: Etcd,
@@ -79,6 +82,17 @@ pub(crate) struct Replica {
     pub(crate) metrics: Arc<ReplicaMetrics>,
     standing: watch::Sender<Standing>,
     forwarder: forward::Forwarder,
+    /// How many connections other replicas have to this one.
+    peers: watch::Sender<usize>,
+}
+
+/// A connection of another replica; lasts as long.
+pub(crate) struct Peer(Arc<Replica>);
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.0.peers.send_modify(|peers| *peers -= 1);
+    }
 }
 
 impl Replica {
@@ -90,7 +104,32 @@ impl Replica {
     ) -> Result<Self, ServerError> {
         let forwarder = forward::Forwarder::new(cluster.peers.as_ref())?;
         let standing = watch::Sender::new(Standing::default());
-        Ok(Self { cluster, etcd, published, metrics, standing, forwarder })
+        let peers = watch::Sender::new(0);
+        Ok(Self { cluster, etcd, published, metrics, standing, forwarder, peers })
+    }
+
+    /// Another replica hands writes on by a connection.
+    pub(crate) fn joined(self: &Arc<Self>) -> Peer {
+        self.peers.send_modify(|peers| *peers += 1);
+        Peer(Arc::clone(self))
+    }
+
+    /// Waits until the others have closed their connections, as they do when they see that it leads no more. One that
+    /// does not see it has until `limit`.
+    pub(crate) async fn parted(&self, limit: Duration) {
+        let mut peers = self.peers.subscribe();
+        if tokio::time::timeout(limit, peers.wait_for(|peers| *peers == 0)).await.is_err() {
+            info!("another replica has not seen yet that this one leads no more");
+        }
+    }
+
+    /// It was asked to stop: writes are not kept waiting for long.
+    pub(crate) fn leave(&self) {
+        self.learn(|standing| standing.leaving = Some(Instant::now()));
+    }
+
+    fn leaving(&self) -> Option<Instant> {
+        self.standing.borrow().leaving
     }
 
     fn place(&self) -> Place {
@@ -127,6 +166,8 @@ impl Replica {
             None => info!("the configuration API has no leader"),
         }
         self.learn(|standing| standing.seen = leader);
+        // After it is known, so that no new one is made to who led.
+        self.forwarder.forget();
     }
 
     fn is_following(&self, following: bool) {
@@ -150,6 +191,9 @@ impl Replica {
     /// Why requests should go elsewhere, if they should.
     pub(crate) fn unready(&self) -> Option<String> {
         let standing = self.standing.borrow();
+        if standing.leaving.is_some() {
+            return Some("stopping".into());
+        }
         if !standing.following {
             return Some("etcd is not followed; what is read here may be old".into());
         }

@@ -44,8 +44,10 @@ fn base64(text: &str) -> String {
     out
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+/// Ports that nobody listens on, all different: each is held until all are chosen.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let held = [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 impl Server {
@@ -56,8 +58,13 @@ impl Server {
     /// One that wants certificates from its clients.
     pub fn start_with(tls: Option<Files>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut server = Self { dir, client: free_port(), peer: free_port(), child: None, tls };
-        server.run();
+        let [client, peer] = free_ports();
+        let mut server = Self { dir, client, peer, child: None, tls };
+        // Another process may have got a port meanwhile.
+        while !server.launch() {
+            server.wipe();
+            [server.client, server.peer] = free_ports();
+        }
         server
     }
 
@@ -85,14 +92,27 @@ impl Server {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
-    /// Starts it, after a stop with its old data.
+    /// Starts it, after a stop with its old data and at its old ports.
     pub fn run(&mut self) {
+        let until = Instant::now() + PATIENCE;
+        while !self.launch() {
+            // Somebody's outgoing connection has one for a while.
+            assert!(Instant::now() < until, "etcd's port stays taken: {}", self.log());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// False: a port of its is taken.
+    fn launch(&mut self) -> bool {
+        // Or what answers below might be somebody else.
+        if [self.client, self.peer]
+            .iter()
+            .any(|port| TcpListener::bind(("127.0.0.1", *port)).is_err())
+        {
+            return false;
+        }
         let (client, peer) = (self.url(), format!("http://127.0.0.1:{}", self.peer));
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.path().join("log"))
-            .unwrap();
+        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         let mut command = Command::new("etcd");
         if let Some(tls) = &self.tls {
             command.arg("--cert-file").arg(&tls.certificate).arg("--key-file").arg(&tls.key);
@@ -111,9 +131,16 @@ impl Server {
             .expect("this test runs etcd: install the package etcd-server");
         self.child = Some(child);
         let until = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", self.client)).is_err() {
+        loop {
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            if ended.is_some() && self.log().contains("address already in use") {
+                self.child = None;
+                return false;
+            }
             assert!(ended.is_none(), "etcd ended: {}", self.log());
+            if TcpStream::connect(("127.0.0.1", self.client)).is_ok() {
+                return true;
+            }
             assert!(Instant::now() < until, "etcd does not listen: {}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -125,7 +152,11 @@ impl Server {
 
     /// Takes its data away, while it does not run.
     pub fn wipe(&self) {
-        std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
+        match std::fs::remove_dir_all(self.dir.path().join("data")) {
+            // It ended before it had any.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            result => result.unwrap(),
+        }
     }
 
     /// Kills it.
