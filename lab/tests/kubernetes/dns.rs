@@ -3,7 +3,7 @@
 use crate::{ANSWER, NODES, PATIENCE, PODS_GONE, PODS_READY, Steps, create_namespace, create_pod};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, PROBE_IMAGE, SkeinNetwork};
-use skein_lab::{Host, Ran, Upstream, wait_for};
+use skein_lab::{Host, Ran, Stalls, Upstream, wait_for};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::process::Command;
@@ -472,6 +472,7 @@ fn restarted(cluster: &Cluster, network: &mut SkeinNetwork, pods: &[KubePod]) {
     let pod = &pods[0];
     let node = cluster.nodes().iter().position(|node| node.name() == pod.node).unwrap();
     let answered = AtomicUsize::new(0);
+    let stalls = Stalls::watch();
     let (longest, down) = std::thread::scope(|scope| {
         let (tell, told) = channel();
         let asking = scope.spawn({
@@ -502,4 +503,6 @@ fn restarted(cluster: &Cluster, network: &mut SkeinNetwork, pods: &[KubePod]) {
         down.as_secs_f64(),
         longest.as_secs_f64()
     );
+    let names = longest.saturating_sub(stalls.longest());
+    assert!(names < down + Duration::from_millis(700), "{longest:?}, {names:?} of {down:?}");
 }

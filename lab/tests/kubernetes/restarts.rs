@@ -237,6 +237,7 @@ fn take_over(
     let newer = cluster.wait_pods("default", "app=given-back", 1, PODS_READY).unwrap();
     let took = since.elapsed();
     println!("a pod is ready {:.1} s after the manager's orderly end", took.as_secs_f64());
+    assert!(took < Duration::from_secs(10), "{took:?}");
     assert_eq!(holder(), first);
     // Taken before the one who had it would have lost it.
     let taken = lease();
