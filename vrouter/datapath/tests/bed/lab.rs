@@ -242,7 +242,19 @@ pub fn parse_iperf(output: &Output) -> (f64, u64) {
 
 /// With the congestion control most hosts have, whatever this one has: one that paces its packets (bbr) measures timers.
 pub fn iperf(from: &str, to: &str, seconds: u32) -> (f64, u64) {
-    parse_iperf(&run(from, &format!("iperf3 -J -C cubic -t {seconds} -c {to}")))
+    let command = format!("iperf3 -J -C cubic -t {seconds} -c {to}");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let output = run(from, &command);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let error = report["error"].as_str().unwrap_or_default();
+        // Between two measurements the server takes nobody for a moment.
+        let not_yet = ["refused", "busy"].iter().any(|word| error.contains(word));
+        if !not_yet || Instant::now() > deadline {
+            return parse_iperf(&output);
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
 }
 
 pub fn reaches(lab: &Lab, to: &str) {
