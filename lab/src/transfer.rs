@@ -1,6 +1,6 @@
 //! A TCP transfer whose every byte is checked, with a record of how long it stood still.
 
-use crate::{LabError, Pod};
+use crate::{LabError, Pod, Stalls};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -23,6 +23,16 @@ pub struct TransferReport {
     pub intact: bool,
     /// The longest time between two arrivals.
     pub longest_gap: Duration,
+    /// The longest time that the machine itself stood still meanwhile.
+    pub longest_stall: Duration,
+}
+
+impl TransferReport {
+    /// The longest time between two arrivals that is not the machine's doing: less what it stood still for.
+    #[must_use]
+    pub fn longest_pause(&self) -> Duration {
+        self.longest_gap.saturating_sub(self.longest_stall)
+    }
 }
 
 /// A running transfer.
@@ -30,6 +40,7 @@ pub struct TransferReport {
 pub struct Transfer {
     stop: Arc<AtomicBool>,
     arrived: Arc<AtomicU64>,
+    stalls: Stalls,
     sender: JoinHandle<std::io::Result<u64>>,
     receiver: JoinHandle<std::io::Result<(u64, bool, Duration)>>,
 }
@@ -61,11 +72,12 @@ impl Transfer {
         let (accepted, _) = listener.accept().map_err(|e| failed("cannot accept", &e))?;
         let stop = Arc::new(AtomicBool::new(false));
         let arrived = Arc::new(AtomicU64::new(0));
+        let stalls = Stalls::watch();
         let stopping = stop.clone();
         let sender = std::thread::spawn(move || send(stream, &stopping));
         let counter = arrived.clone();
         let receiver = std::thread::spawn(move || receive(accepted, &counter));
-        Ok(Transfer { stop, arrived, sender, receiver })
+        Ok(Transfer { stop, arrived, stalls, sender, receiver })
     }
 
     /// Bytes that have arrived so far.
@@ -88,7 +100,8 @@ impl Transfer {
         let received = self.receiver.join().map_err(|_| failed("receiver", &"it panicked"))?;
         let sent = sent.map_err(|e| failed("sender", &e))?;
         let (received, equal, longest_gap) = received.map_err(|e| failed("receiver", &e))?;
-        Ok(TransferReport { sent, received, intact: equal && sent == received, longest_gap })
+        let (intact, longest_stall) = (equal && sent == received, self.stalls.longest());
+        Ok(TransferReport { sent, received, intact, longest_gap, longest_stall })
     }
 }
 

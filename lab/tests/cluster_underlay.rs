@@ -135,6 +135,7 @@ fn pods_of_a_cluster_are_in_the_underlay_when_its_setting_says_so() {
     in_underlay(&pods);
     let ear = Ear::of_uplink(cluster.nodes()[0].host());
     everybody_is_met(&cluster, &outside, &pods);
+    ear.caught_up();
     assert_eq!(ear.heard_udp(VXLAN), 0, "something went by a tunnel");
     steps.done("pods, nodes and the world");
 

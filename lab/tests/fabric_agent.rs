@@ -10,12 +10,10 @@
 
 mod support;
 
-use nix::sys::signal::Signal;
 use skein_lab::{Host, Transfer};
 use std::os::unix::net::UnixDatagram;
-use std::process::Command;
 use std::time::Duration;
-use support::traffic::{Carries, Connection, Echo};
+use support::traffic::{Carries, Connection, Echo, Pings};
 use support::{Bed, PATIENCE, SILENCE, soon};
 
 /// Status code and body of a page that the agent has about itself; `None`: nobody answers.
@@ -43,9 +41,7 @@ fn it_tells_systemd_and_stops_when_told_and_no_packet_notices() {
 
     let transfer = Transfer::start(&left.pod, &right.pod, right.ipv4(), 7000).unwrap();
     let mut held = Connection::open(&right.pod, left.ipv4(), 80).unwrap();
-    let mut command = Command::new("ping");
-    command.args(["-n", "-q", "-i", "0.02", "-W", "2", "-w", "300", left.ipv6()]);
-    let mut pings = right.pod.spawn("pings", &mut command).unwrap();
+    let pings = Pings::start(&right.pod, left.ipv6(), "0.02");
 
     let path = host.directory().join("notify");
     for turn in 0..2 {
@@ -83,10 +79,9 @@ fn it_tells_systemd_and_stops_when_told_and_no_packet_notices() {
     let before = transfer.arrived();
     soon("the transfer to go on", || transfer.arrived() > before + (1 << 20));
     assert_eq!(held.carries(PATIENCE), Carries::Yes);
-    let ended = pings.signal(Signal::SIGINT).and_then(|()| pings.reap());
-    let said = pings.log_tail();
-    assert!(ended.unwrap().success() && said.contains(" 0% packet loss"), "{said}");
+    let pinged = pings.stop();
+    assert!(pinged.answered > 0 && pinged.missing.is_empty(), "{pinged:?}");
     let report = transfer.finish().unwrap();
-    assert!(report.intact && report.longest_gap < Duration::from_secs(3), "{report:?}");
+    assert!(report.intact && report.longest_pause() < Duration::from_secs(3), "{report:?}");
     drop(services);
 }

@@ -413,7 +413,7 @@ fn killing_any_process_at_any_point_loses_and_leaves_nothing() {
     nothing_left(&bed, &fixed);
     let report = transfer.finish().unwrap();
     println!("{report:?}");
-    assert!(report.intact && report.longest_gap < LONGEST_PAUSE, "{report:?}");
+    assert!(report.intact && report.longest_pause() < LONGEST_PAUSE, "{report:?}");
 
     for node in [0, 1] {
         let (lived, sizes) = (in_force(&bed, node), table_sizes(&bed, node));

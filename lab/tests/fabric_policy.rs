@@ -18,7 +18,7 @@ use skein_lab::{Transfer, Workload};
 use std::process::Command;
 use std::time::Duration;
 use support::frames::Ear;
-use support::traffic::{Carries, Connection, Echo, ping, udp_echoes};
+use support::traffic::{Carries, Connection, Echo, Pings, ping, udp_echoes};
 use support::{Bed, PATIENCE, SILENCE, soon};
 
 fn connects(from: &Workload, address: &str, port: u16) -> bool {
@@ -253,14 +253,13 @@ fn the_encapsulation_is_switched_under_traffic() {
     soon("a route", || web.pod.pings(far.ipv4(), 1).unwrap());
     // What crossed the wire is printed by a process of its own, in its own time.
     soon("VXLAN on the wire", || ear.heard_udp(4789) > 0);
+    ear.caught_up();
     assert_eq!(ear.heard_udp(6635), 0, "VXLAN is first by default");
     // The ear prints every frame: a bulk transfer would be measured by its speed.
     drop(ear);
 
     let transfer = Transfer::start(&web.pod, &far.pod, far.ipv4(), 7000).unwrap();
-    let mut command = Command::new("ping");
-    command.args(["-n", "-q", "-i", "0.01", "-W", "1", "-w", "60", far.ipv6()]);
-    let mut pings = web.pod.spawn("pings", &mut command).unwrap();
+    let pings = Pings::start(&web.pod, far.ipv6(), "0.01");
     for (order, name) in [
         (["MPLSoUDP", "VXLAN"], "mpls-over-udp"),
         (["VXLAN", "MPLSoUDP"], "vxlan"),
@@ -280,17 +279,17 @@ fn the_encapsulation_is_switched_under_traffic() {
         let before = transfer.arrived();
         soon("the transfer to go on", || transfer.arrived() > before + (1 << 20));
     }
-    let ended = pings.signal(nix::sys::signal::Signal::SIGINT).and_then(|()| pings.reap());
-    let said = pings.log_tail();
-    assert!(ended.unwrap().success() && said.contains(" 0% packet loss"), "{said}");
+    let pinged = pings.stop();
+    assert!(pinged.answered > 0 && pinged.missing.is_empty(), "{pinged:?}");
     let report = transfer.finish().unwrap();
-    assert!(report.intact && report.longest_gap < Duration::from_secs(1), "{report:?}");
+    assert!(report.intact && report.longest_pause() < Duration::from_secs(1), "{report:?}");
 
     let ear = Ear::of_uplink(bed.fabric.node(1).host());
     for address in both(&far) {
         assert!(web.pod.pings(address, 3).unwrap(), "{address}");
     }
     soon("MPLSoUDP on the wire", || ear.heard_udp(6635) >= 4);
+    ear.caught_up();
     assert_eq!(ear.heard_udp(4789), 0, "VXLAN is still used");
 }
 

@@ -18,15 +18,10 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::named::{Named, from_host, from_pod};
-use support::{Bed, api, soon};
+use support::named::{Named, answering, from_host, from_pod};
+use support::{Bed, PATIENCE, api, soon};
 
 const VIP: &str = "10.2.0.10";
-
-/// Who answers a few dozen connections; a failed one answers with its error.
-fn answering(mut ask: impl FnMut() -> Result<(String, String), String>) -> BTreeSet<String> {
-    (0..30).map(|_| ask().map_or_else(|error| error, |(name, _)| name)).collect()
-}
 
 fn make(bed: &Bed, kind: &str, fields: Value) -> String {
     let host = bed.fabric.control_host();
@@ -175,11 +170,11 @@ fn a_service_is_reached_from_pods_nodes_and_outside() {
             soon("a host to reach a pod", || from_host(host, workload.ipv4(), 8080).is_ok());
         }
         let mut seen = BTreeSet::new();
-        let reached = skein_lab::wait_until("x", Duration::from_secs(5), || {
+        let reached = skein_lab::wait_until("an answer", PATIENCE, || {
             seen = answering(|| from_host(host, VIP, 80));
             seen == both
         });
-        assert!(reached.is_ok(), "{} to the service: {seen:?}", host.name());
+        assert!(reached.is_ok(), "{} to the service: {seen:?}; {}", host.name(), drops(&bed));
     }
     // A pod to the addresses of nodes.
     for host in &hosts {
@@ -344,7 +339,7 @@ fn drops(bed: &Bed) -> String {
 }
 
 /// Everyone at every address of every node: who answers, as `policy` says.
-fn assert_node_ports(clients: &[Client<'_>], hosts: &[Host; 2], local: bool) {
+fn assert_node_ports(bed: &Bed, clients: &[Client<'_>], hosts: &[Host; 2], local: bool) {
     let names = ["near", "far"];
     let both: BTreeSet<String> = names.map(str::to_owned).into();
     let only = |node: usize| BTreeSet::from([names[node].to_owned()]);
@@ -360,11 +355,17 @@ fn assert_node_ports(clients: &[Client<'_>], hosts: &[Host; 2], local: bool) {
             let at_home = client.place.is_some_and(|(home, _)| home == node);
             let wanted = if local && !at_home { only(node) } else { both.clone() };
             let mut seen = BTreeSet::new();
-            let reached = skein_lab::wait_until("x", Duration::from_secs(5), || {
+            let reached = skein_lab::wait_until("an answer", PATIENCE, || {
                 seen = answering(|| (client.ask)(&address, 30080));
                 seen == wanted
             });
-            assert!(reached.is_ok(), "{} to {address}: {seen:?}, not {wanted:?}", client.name);
+            let drops = || drops(bed);
+            assert!(
+                reached.is_ok(),
+                "{} to {address}: {seen:?}, not {wanted:?}; {}",
+                client.name,
+                drops()
+            );
         }
     }
 }
@@ -387,7 +388,7 @@ fn node_ports_answer_at_every_node_from_everywhere() {
     let far = bed.attach(1, "far", "pods");
     let here = bed.attach(0, "here", "pods");
     let there = bed.attach(1, "there", "pods");
-    let _servers = [Named::start(&near.pod, 8080, "near"), Named::start(&far.pod, 8080, "far")];
+    let servers = [Named::start(&near.pod, 8080, "near"), Named::start(&far.pod, 8080, "far")];
     let hosts = [0, 1].map(|node| bed.fabric.node(node).host().clone());
     second_addresses(&hosts);
     let outside = bed.fabric.control_host().clone();
@@ -395,16 +396,18 @@ fn node_ports_answer_at_every_node_from_everywhere() {
     member(&bed, 0, &near, json!({}));
     member(&bed, 1, &far, json!({}));
     let clients = clients(&hosts, [&here.pod, &there.pod], &outside);
-    assert_node_ports(&clients, &hosts, false);
-    // A packet as large as fits on `lo`, and an answer.
-    let large = |address: &str| {
-        let target = SocketAddr::new(address.parse().unwrap(), 30080);
-        hosts[0].inside(|| {
-            let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(1)).unwrap();
-            std::io::Write::write_all(&mut stream, &vec![7; 1 << 20]).is_ok()
-        })
-    };
-    assert!(large("127.0.0.1").is_ok());
+    assert_node_ports(&bed, &clients, &hosts, false);
+    // Packets as large as fit on `lo`: all of them arrive.
+    const MUCH: u64 = 1 << 20;
+    let taken = || servers.iter().map(Named::taken).sum::<u64>();
+    let before = taken();
+    let target = SocketAddr::from(([127, 0, 0, 1], 30080));
+    let sent = hosts[0].inside(|| {
+        let mut stream = TcpStream::connect_timeout(&target, Duration::from_secs(1))?;
+        std::io::Write::write_all(&mut stream, &vec![7; MUCH as usize])
+    });
+    sent.unwrap().unwrap();
+    soon("all of it to arrive", || taken() == before + MUCH);
 
     // The members of the node that is asked, and all for whoever is on it.
     let uuid = bed.uuid("loadbalancer", &["default-domain", "shop", "web"]);
@@ -413,7 +416,7 @@ fn node_ports_answer_at_every_node_from_everywhere() {
                "health_check_node_port": 30099}})
     };
     bed.put("loadbalancer", &uuid, &policy("Local"));
-    assert_node_ports(&clients, &hosts, true);
+    assert_node_ports(&bed, &clients, &hosts, true);
     // Health checks say where there are members, from any host.
     let healthy = |node: usize| {
         let address = hosts[node].ipv4();
@@ -437,7 +440,7 @@ fn node_ports_answer_at_every_node_from_everywhere() {
     gone["ready"] = json!(true);
     bed.put("loadbalancer-member", &first, &json!({"loadbalancer_member_properties": gone}));
     bed.put("loadbalancer", &uuid, &policy("Cluster"));
-    assert_node_ports(&clients, &hosts, false);
+    assert_node_ports(&bed, &clients, &hosts, false);
     // All of it is the kernel's, not the agent's.
     drop(clients);
     bed.fabric.node_mut(0).kill_agent().unwrap();
@@ -456,7 +459,12 @@ fn node_ports_answer_at_every_node_from_everywhere() {
             .unwrap();
         std::fs::remove_file(path).unwrap();
     }
-    assert_node_ports(&self::clients(&hosts, [&here.pod, &there.pod], &outside), &hosts, false);
+    assert_node_ports(
+        &bed,
+        &self::clients(&hosts, [&here.pod, &there.pod], &outside),
+        &hosts,
+        false,
+    );
     let both: BTreeSet<String> = ["near", "far"].map(str::to_owned).into();
     for host in &hosts {
         assert_eq!(answering(|| from_host(host, VIP, 80)), both);
@@ -563,7 +571,7 @@ fn the_nodes_own_stack_serves_and_external_addresses_do_not_leave_the_cluster() 
         }
         for (address, port) in targets {
             let mut seen = BTreeSet::new();
-            let reached = skein_lab::wait_until("x", Duration::from_secs(5), || {
+            let reached = skein_lab::wait_until("an answer", PATIENCE, || {
                 seen = answering(|| (client.ask)(address, port));
                 seen == only("stack")
             });
@@ -633,7 +641,7 @@ fn a_port_of_one_node_leads_to_its_pod() {
     let addresses = hosts.each_ref().map(|host| host.ipv4().to_string());
     for client in &clients {
         let mut seen = String::new();
-        let reached = skein_lab::wait_until("x", Duration::from_secs(5), || {
+        let reached = skein_lab::wait_until("an answer", PATIENCE, || {
             let answer = (client.ask)(&addresses[0], 18080);
             seen = format!("{answer:?}");
             answer.is_ok_and(|(name, _)| name == "near")

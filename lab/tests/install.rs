@@ -219,14 +219,17 @@ fn questions(cluster: &Cluster, kubectl: &Kubectl<'_>) {
         POLICIES.to_owned(),
     ];
     start(cluster, "shop", &pods.join("---\n"), &["web", "client", "stranger"]);
-    let answer = |line: &str, passes: bool, words: &str| {
+    let answer_that = |line: &str, passes: bool, holds: &dyn Fn(&str) -> bool| {
         wait_for(line, PATIENCE, || {
             let ran = kubectl.run(line);
             let good = ran.code == Some(if passes { 0 } else { 1 });
             let text = format!("{}{}", ran.stdout, ran.stderr);
-            if good && text.contains(words) { Ok(text) } else { Err(text) }
+            if good && holds(&text) { Ok(text) } else { Err(text) }
         })
         .unwrap_or_else(|error| panic!("{error}"))
+    };
+    let answer = |line: &str, passes: bool, words: &str| {
+        answer_that(line, passes, &|text| text.contains(words))
     };
     answer("skein why shop/client shop/web:http", true, "NetworkPolicy shop/web-for-clients");
     answer("skein why shop/client shop/web:81", false, "denied where it arrives");
@@ -236,10 +239,12 @@ fn questions(cluster: &Cluster, kubectl: &Kubectl<'_>) {
         "denied where it arrives, by NetworkPolicy shop/web-for-clients",
     );
     println!("{denied}");
-    let service = answer("skein why client svc/web:http -n shop", true, "service   shop/web");
+    // Of the service, and at both ends: the nodes have what they were told, once each of them has answered in time.
+    let in_force = |text: &str| text.matches("in force  ✓").count() == 3;
+    let service = answer_that("skein why client svc/web:http -n shop", true, &|text| {
+        text.contains("service   shop/web") && in_force(text)
+    });
     assert!(service.contains("to one of 1 members"), "{service}");
-    // Of the service, and at both ends: the nodes have what they were told.
-    assert_eq!(service.matches("in force  ✓").count(), 3, "{service}");
     answer("skein why shop/web shop/stranger/icmp", true, "passes");
     answer("skein why shop/client 203.0.113.9:443", false, "no route");
     let rules = kubectl.good("skein policy explain shop/web");

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const TREE: &str = "/sys/fs/cgroup";
-/// Processes of a node that was ended get this long to be gone.
-const DEATH: Duration = Duration::from_secs(10);
+/// Processes of a node that was ended get this long to be gone: a patience, as those of many pods end at the same time.
+const DEATH: Duration = Duration::from_secs(60);
 
 /// The hierarchies: with cgroup v1 one a controller, and `unified` with none beside them; with v2 the only one.
 fn hierarchies() -> Vec<PathBuf> {

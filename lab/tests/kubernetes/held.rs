@@ -13,7 +13,6 @@ use std::time::Duration;
 
 const NAMESPACE: &str = "guarded";
 const SERVICE: &str = "/api/v1/namespaces/default/services/kept";
-const NODE_PORT: u16 = 30_290;
 /// How long an answer that must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(500);
 
@@ -22,6 +21,8 @@ pub(crate) struct Held {
     beyond: Beyond,
     /// The address of a service whose clients stay with their member: its endpoints are the same through everything but the end of a pod.
     pub(crate) service: String,
+    /// The same service at the nodes.
+    node_port: u64,
     watches: Vec<Watch>,
 }
 
@@ -94,11 +95,13 @@ impl Held {
         let service = json!({"metadata": {"name": "kept"}, "spec": {
             "type": "NodePort", "selector": {"set": "probe3"}, "sessionAffinity": "ClientIP",
             "publishNotReadyAddresses": true,
-            "ports": [{"port": 8080, "targetPort": 80, "nodePort": NODE_PORT}],
+            "ports": [{"port": 8080, "targetPort": 80}],
         }});
         let made = cluster.api().create("/api/v1/namespaces/default/services", &service).unwrap();
         let service = format!("{}:8080", made["spec"]["clusterIP"].as_str().unwrap());
-        Held { beyond, service, watches }
+        // As Kubernetes chose it: of what was deleted just now, some ports may be taken still.
+        let node_port = made["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
+        Held { beyond, service, node_port, watches }
     }
 
     /// Where the pods are that policies let in some, `app=target`, and whom they let in there, `app=friend`.
@@ -139,7 +142,7 @@ impl Held {
         let doors: Vec<String> = cluster
             .nodes()
             .iter()
-            .map(|node| format!("tcp:{}:{NODE_PORT}", node.host().ipv4()))
+            .map(|node| format!("tcp:{}:{}", node.host().ipv4(), self.node_port))
             .collect();
         wait_for(&format!("node ports from outside, after {what}"), PATIENCE, || {
             crate::all_answered(ask_from_host(cluster, cluster.control_host(), &doors, ANSWER))

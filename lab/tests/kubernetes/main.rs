@@ -92,7 +92,7 @@ fn daemon_sets() -> String {
 
 /// Every pod asks every pod, itself too, on every protocol; the asked one must see the asker's own address. Waits for
 /// what is on its way: a pod is ready before every other node has its route.
-fn assert_all_pairs(pods: &[KubePod], ask: impl Fn(&KubePod, &[String]) -> String) {
+fn assert_all_pairs(pods: &[KubePod], ask: impl Fn(&KubePod, &[String]) -> Result<String, String>) {
     let (mut targets, mut names) = (Vec::new(), Vec::new());
     for pod in pods {
         for protocol in ["tcp", "udp", "sctp"] {
@@ -103,8 +103,8 @@ fn assert_all_pairs(pods: &[KubePod], ask: impl Fn(&KubePod, &[String]) -> Strin
     for pod in pods {
         let from = format!("{} at {} on {}", pod.name, pod.address, pod.node);
         let outcomes = wait_for(&format!("answers to {from}"), PATIENCE, || {
-            let outcomes = read_outcomes(&ask(pod, &targets)).unwrap();
-            all_answered(outcomes)
+            let said = ask(pod, &targets)?;
+            all_answered(read_outcomes(&said).map_err(|error| error.to_string())?)
         })
         .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(outcomes.len(), targets.len());
@@ -123,8 +123,8 @@ fn all_answered(outcomes: Vec<ProbeOutcome>) -> Result<Vec<ProbeOutcome>, String
     if missing.is_empty() { Ok(outcomes) } else { Err(format!("no answer: {missing:?}")) }
 }
 
-fn quickly(pod: &KubePod, targets: &[String]) -> String {
-    serde_json::to_string(&pod.ask(targets, ANSWER).unwrap()).unwrap()
+fn quickly(pod: &KubePod, targets: &[String]) -> Result<String, String> {
+    Ok(serde_json::to_string(&pod.ask(targets, ANSWER).unwrap()).unwrap())
 }
 
 /// What a target answers, once it does.
@@ -178,7 +178,9 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     assert_all_pairs(&pods, |pod, targets| {
         let mut program = vec!["skein-probe", "ask", "--timeout", "3000"];
         program.extend(targets.iter().map(String::as_str));
-        cluster.exec(pod, &program).unwrap().success().unwrap()
+        // A kubelet may end what a busy program says too early.
+        let ran = cluster.exec(pod, &program).map_err(|error| error.to_string())?;
+        ran.success().map_err(|error| error.to_string())
     });
     steps.done("every pod to every pod by kubectl exec");
     assert_all_pairs(&pods, quickly);
@@ -193,6 +195,7 @@ fn three_nodes_run_pods_that_reach_each_other_through_restarts() {
     assert_hosts_reach(&cluster, &pods);
     steps.done("every node to every pod");
 
+    dns::front(&cluster, &pods, &mut steps);
     services::check(&cluster, &network, &pods, &mut steps);
     service_flows::check(&cluster, &network, &pods, &mut steps);
     node_ports::check(&cluster, &pods, &mut steps);
@@ -357,6 +360,27 @@ fn assert_nothing_is_left(name: &str, folders: &[&Path]) {
     let hierarchies = std::fs::read_dir(tree).unwrap().flatten().map(|entry| entry.path());
     for hierarchy in hierarchies.chain([tree.to_owned()]) {
         let group = hierarchy.join(format!("skl-{name}"));
-        assert!(!group.exists(), "{} is left", group.display());
+        assert!(!group.exists(), "{} is left: {:?}", group.display(), held_by(&group));
     }
+}
+
+/// The cgroups below one, each with its processes: number, state and name.
+fn held_by(group: &Path) -> Vec<(String, Vec<String>)> {
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let process = |id: &str| {
+        let status = read(&Path::new("/proc").join(id).join("status"));
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or("?").trim().to_owned()
+        };
+        format!("{id} {} {}", field("State:"), field("Name:"))
+    };
+    let processes = read(&group.join("cgroup.procs")).lines().map(process).collect();
+    let mut all = vec![(group.display().to_string(), processes)];
+    for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            all.extend(held_by(&entry.path()));
+        }
+    }
+    all
 }

@@ -12,6 +12,8 @@ const SERVICES: &str = "/api/v1/namespaces/default/services";
 const NODE_PORT: u16 = 30_180;
 const LOCAL_PORT: u16 = 30_181;
 const CLOSED_PORT: u16 = 30_182;
+/// Chosen like the others: one that Kubernetes chooses may be one of them.
+const HEALTH_PORT: u16 = 30_183;
 const HOST_PORT: u16 = 18_080;
 /// Somebody leads it to the cluster, as its users say.
 const EXTERNAL: &str = "203.0.113.5";
@@ -26,7 +28,7 @@ pub(crate) fn check(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) {
         let mut spec = spec;
         spec["selector"] = json!({"set": "probe1"});
         let object = json!({"metadata": {"name": name}, "spec": spec});
-        cluster.api().create(SERVICES, &object).unwrap()
+        cluster.api().create(SERVICES, &object).unwrap();
     };
     let ports = |node_port: u16| json!([{"name": "tcp", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": node_port}]);
     service(
@@ -35,11 +37,13 @@ pub(crate) fn check(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) {
     );
     let way = format!("{EXTERNAL}/32 via {}", cluster.nodes()[1].host().ipv4());
     cluster.control_host().ip(&format!("route add {way}\n")).unwrap();
-    let local = service(
+    service(
         "here",
-        json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": ports(LOCAL_PORT)}),
+        json!({
+            "type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": ports(LOCAL_PORT),
+            "healthCheckNodePort": HEALTH_PORT,
+        }),
     );
-    let health = local["spec"]["healthCheckNodePort"].as_u64().unwrap();
     isolated_server(cluster, cluster.nodes()[1].name());
     let clients = clients(cluster, pods);
     let members = |node: &str| -> BTreeSet<String> {
@@ -50,7 +54,7 @@ pub(crate) fn check(cluster: &Cluster, pods: &[KubePod], steps: &mut Steps) {
     every_protocol(cluster, &clients);
     for node in cluster.nodes() {
         // Who is in front asks this.
-        let target = format!("{}:{health}", node.host().ipv4());
+        let target = format!("{}:{HEALTH_PORT}", node.host().ipv4());
         wait_for("a health check", PATIENCE, || {
             let said = cluster.control_host().inside(|| get(&target)).unwrap();
             let none = members(node.name()).is_empty();

@@ -7,6 +7,7 @@ use crate::{
     NODES, PATIENCE, PER_NODE, PODS_GONE, PODS_READY, Steps, assert_all_pairs, assert_same, dns,
     other_node, quickly, replace_a_pod, streams,
 };
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, KubePod, NetworkOptions, PROBE_IMAGE, SkeinNetwork, Stream};
 use skein_lab::wait_for;
@@ -225,6 +226,10 @@ fn take_over(
     network.restart_manager().unwrap();
     assert!(leads() && holder() == second);
     let since = Instant::now();
+    let lease = || cluster.api().get(LEASE).unwrap()["spec"].take();
+    let time = |value: &Value| value.as_str().unwrap().parse::<Timestamp>().unwrap();
+    let kept = lease();
+    assert_eq!(kept["leaseDurationSeconds"], 15, "{kept}");
     standby.process().stop(ORDERLY).unwrap();
     let given = holder();
     assert_ne!(given, second, "a manager that ended holds the Lease");
@@ -234,6 +239,10 @@ fn take_over(
     println!("a pod is ready {:.1} s after the manager's orderly end", took.as_secs_f64());
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert_eq!(holder(), first);
+    // Taken before the one who had it would have lost it.
+    let taken = lease();
+    let waited = time(&taken["acquireTime"]).duration_since(time(&kept["renewTime"]));
+    assert!(waited.as_secs_f64() < 15.0, "{kept}, then {taken}");
     assert_all_pairs(&[new[0].clone(), newer[0].clone(), old.clone()], quickly);
 }
 

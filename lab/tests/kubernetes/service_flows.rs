@@ -20,6 +20,9 @@ const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 const OFTEN: usize = 20;
 const AFFINITY: u64 = 3;
 const CALLS: u16 = 30_190;
+/// Chosen, as ports that Kubernetes chooses may be those that later services ask for.
+const OPEN: u16 = 30_195;
+const CLOSED: u16 = 30_196;
 
 pub(crate) fn check(
     cluster: &Cluster,
@@ -92,12 +95,21 @@ fn affinity(cluster: &Cluster, pods: &[KubePod]) {
             });
             wait.unwrap_or_else(|error| panic!("{error}"))
         };
-        let first: Vec<_> = clients.iter().map(stays).collect();
-        assert!(first.iter().collect::<BTreeSet<_>>().len() > 1, "{protocol}: all have {first:?}");
-        std::thread::sleep(Duration::from_secs(AFFINITY) + Duration::from_millis(500));
-        let later: Vec<_> = clients.iter().map(member).collect();
-        // Twelve clients get the same member again once in half a million runs.
-        if first != later {
+        let forgotten =
+            || std::thread::sleep(Duration::from_secs(AFFINITY) + Duration::from_millis(500));
+        let mut first: Vec<_> = clients.iter().map(stays).collect();
+        let several = |members: &[_]| members.iter().collect::<BTreeSet<_>>().len() > 1;
+        // By chance twelve clients get the same one of three members, or each its own again: but not twice.
+        if !several(&first) {
+            forgotten();
+            first = clients.iter().map(stays).collect();
+        }
+        assert!(several(&first), "{protocol}: all have {first:?}");
+        let moves = || {
+            forgotten();
+            first != clients.iter().map(member).collect::<Vec<_>>()
+        };
+        if moves() || moves() {
             moved.insert(protocol);
         }
     }
@@ -288,7 +300,9 @@ fn connections_stay(cluster: &Cluster, pods: &[KubePod]) {
     ready("True");
     answers(true);
     let report = streams::unnoticed(stream, "stays");
-    assert!(report.echoes > 100 && report.longest_gap < 500.0, "{report:?}");
+    // Less what the machine did not let the client wake for; how long at most it is with that, `unnoticed` says.
+    let gap = report.longest_gap - report.longest_stall;
+    assert!(report.echoes > 100 && gap < 500.0, "{report:?}");
     cluster.api().delete(&format!("{SERVICES}/stays")).unwrap();
     cluster.api().delete(&path).unwrap();
 }
@@ -325,15 +339,19 @@ fn open_services(cluster: &Cluster, others: &[KubePod]) {
     };
     let shop = isolated("open-shop", "false");
     let neighbour = isolated("closed-shop", "true");
-    let service = json!({"metadata": {"name": "web"}, "spec": {
-        "type": "NodePort", "selector": {"app": "web"}, "ports": ports(),
-    }});
-    let address = |namespace: &str| {
+    let address = |namespace: &str, node_port: u16| {
+        let mut ports = ports();
+        for port in ports.as_array_mut().unwrap() {
+            port["nodePort"] = json!(node_port);
+        }
+        let service = json!({"metadata": {"name": "web"}, "spec": {
+            "type": "NodePort", "selector": {"app": "web"}, "ports": ports,
+        }});
         let path = format!("/api/v1/namespaces/{namespace}/services");
         let made = cluster.api().create(&path, &service).unwrap();
         made["spec"]["clusterIP"].as_str().unwrap().to_owned()
     };
-    let (open, closed) = (address("open-shop"), address("closed-shop"));
+    let (open, closed) = (address("open-shop", OPEN), address("closed-shop", CLOSED));
     let members: BTreeSet<String> = shop.iter().map(|pod| pod.name.clone()).collect();
     let reached = |from: &[KubePod]| {
         for protocol in PROTOCOLS {

@@ -1,7 +1,9 @@
 //! Users whom a webhook knows, as the original's by its keystone: the API server asks it who a token's bearer is. Each may do in
 //! their own namespace what their role says, and nothing in the other's. Skein is asked for nothing by this, and needs no rights for it.
 
-use crate::{ANSWER, PATIENCE, PODS_READY, Steps, assert_all_pairs, create_namespace, quickly};
+use crate::{
+    ANSWER, PATIENCE, PODS_GONE, PODS_READY, Steps, assert_all_pairs, create_namespace, quickly,
+};
 use serde_json::{Value, json};
 use skein_lab::kubernetes::{Cluster, ClusterOptions, KubePod, PROBE_IMAGE};
 use skein_lab::{Host, Ran, wait_for};
@@ -159,6 +161,17 @@ impl Users {
         assert!(self.server.asked.load(Ordering::Relaxed) > before, "nobody asked the webhook");
         for (_, _, namespace) in USERS {
             cluster.api().delete(&format!("/api/v1/namespaces/{namespace}")).unwrap();
+        }
+        // With their pods: what comes next takes a node's power, and no kubelet would end them then.
+        for (_, _, namespace) in USERS {
+            let path = format!("/api/v1/namespaces/{namespace}");
+            wait_for(&format!("{namespace} to be gone"), PODS_GONE, || {
+                match cluster.api().find(&path).map_err(|error| error.to_string())? {
+                    None => Ok(()),
+                    Some(still) => Err(still["status"].to_string()),
+                }
+            })
+            .unwrap_or_else(|error| panic!("{error}"));
         }
         steps.done("users of a webhook after the restarts");
     }

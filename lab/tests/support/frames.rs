@@ -1,7 +1,8 @@
 //! Frames as they are on a wire: sent raw, and heard on any interface. The sockets are Python's: the
 //! workspace's own code has no packet sockets, and the tests should not trust it with them anyway.
 
-use skein_lab::{Host, Pod, Process, require, wait_for};
+use super::soon;
+use skein_lab::{Host, Pod, Process, require, wait_for, wait_until};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -52,26 +53,37 @@ fn name() -> String {
     format!("ear-{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Everything that arrives on an interface, or leaves by it.
+/// Everything that arrives on an interface, or leaves by it. It is printed by a process of its own, in its own time.
 #[derive(Debug)]
-pub struct Ear(Process);
+pub struct Ear {
+    process: Process,
+    place: Place,
+}
+
+/// Where an ear is.
+#[derive(Debug)]
+enum Place {
+    Pod(Pod),
+    Uplink(Host),
+}
 
 impl Ear {
     pub fn of_pod(pod: &Pod) -> Ear {
         require("python3", "python3").unwrap();
         let mut command = Command::new("python3");
-        Ear::ready(pod.spawn(&name(), command.args(["-c", HEAR, "eth0"])).unwrap())
+        let process = pod.spawn(&name(), command.args(["-c", HEAR, "eth0"])).unwrap();
+        Ear::ready(process, Place::Pod(pod.clone()))
     }
 
     pub fn of_uplink(host: &Host) -> Ear {
         require("python3", "python3").unwrap();
         let mut command = Command::new("python3");
         command.args(["-c", HEAR, host.uplink()]);
-        Ear::ready(host.spawn(&name(), &mut command).unwrap())
+        Ear::ready(host.spawn(&name(), &mut command).unwrap(), Place::Uplink(host.clone()))
     }
 
-    fn ready(process: Process) -> Ear {
-        let ear = Ear(process);
+    fn ready(process: Process, place: Place) -> Ear {
+        let ear = Ear { process, place };
         wait_for("a listener", Duration::from_secs(10), || {
             if ear.log().starts_with("listening") { Ok(()) } else { Err(ear.log()) }
         })
@@ -80,7 +92,27 @@ impl Ear {
     }
 
     fn log(&self) -> String {
-        std::fs::read_to_string(self.0.log_path()).unwrap_or_default()
+        std::fs::read_to_string(self.process.log_path()).unwrap_or_default()
+    }
+
+    /// Waits until it has told of all that its interface has passed so far: a frame of its own goes out behind it. Only then
+    /// does it say anything that something was not heard.
+    pub fn caught_up(&self) {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let mark = format!("caught-up-{:06}", COUNT.fetch_add(1, Ordering::Relaxed));
+        // From itself to itself, so a bridge passes it on to nobody, and of a protocol that is nobody's (IEEE 802's local
+        // experimental one).
+        let own = [2, 0, 0, 0, 0, 0xea];
+        let frame = [ethernet(own, own, 0x88b5, mark.as_bytes())];
+        soon("an ear to catch up", || {
+            match &self.place {
+                Place::Pod(pod) => send(pod, &frame),
+                Place::Uplink(host) => send_from(host, &frame),
+            }
+            // A full queue may have lost it.
+            wait_until("the mark", Duration::from_secs(2), || self.heard(mark.as_bytes()) > 0)
+                .is_ok()
+        });
     }
 
     /// How many of the frames hold these bytes.

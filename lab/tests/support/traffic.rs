@@ -1,6 +1,9 @@
 //! Services and connections whose every answer is awaited.
 
-use skein_lab::Pod;
+use super::soon;
+use nix::sys::signal::Signal;
+use skein_lab::{Pod, Process};
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -108,6 +111,51 @@ pub fn udp_echoes(from: &Pod, address: &str, port: u16, bytes: usize, limit: Dur
     let mut buffer = vec![0; 65536];
     socket.send_to(&sent, SocketAddr::new(target, port)).is_ok()
         && socket.recv_from(&mut buffer).is_ok_and(|(length, _)| buffer[..length] == sent)
+}
+
+/// Echo requests that go on, one after the other in a fixed time, until they are stopped.
+#[derive(Debug)]
+pub struct Pings(Process);
+
+/// What came back.
+#[derive(Debug)]
+pub struct Pinged {
+    /// How many were answered.
+    pub answered: usize,
+    /// Requests before the last answered one that were not. One that is under way at the end is none of them.
+    pub missing: Vec<usize>,
+}
+
+impl Pings {
+    /// Starts once the address answers; `interval` is in seconds.
+    pub fn start(from: &Pod, address: &str, interval: &str) -> Pings {
+        soon(&format!("{address} to answer"), || from.pings(address, 1).unwrap());
+        let mut command = Command::new("ping");
+        command.args(["-n", "-i", interval, "-w", "600", address]);
+        Pings(from.spawn("pings", &mut command).unwrap())
+    }
+
+    /// Numbers of the requests that were answered so far, as `ping` counts them: from one.
+    fn answered(&self) -> BTreeSet<usize> {
+        let said = std::fs::read_to_string(self.0.log_path()).unwrap();
+        // The last line may not be whole yet.
+        let whole = said.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let answers = whole.lines().filter(|line| line.contains(" bytes from "));
+        let number = |line: &str| line.split_once("icmp_seq=")?.1.split(' ').next()?.parse().ok();
+        answers.map(|line| number(line).unwrap_or_else(|| panic!("no number: {line}"))).collect()
+    }
+
+    /// Waits for answers to a few more requests, so that what is missing before them is seen, and ends.
+    pub fn stop(mut self) -> Pinged {
+        let last = |answered: &BTreeSet<usize>| answered.last().copied().unwrap_or(0);
+        let before = last(&self.answered());
+        soon("more requests to be answered", || last(&self.answered()) >= before + 5);
+        let ended = self.0.signal(Signal::SIGINT).and_then(|()| self.0.reap());
+        assert!(ended.unwrap().success(), "{}", self.0.log_tail());
+        let answered = self.answered();
+        let missing = (1..last(&answered)).filter(|number| !answered.contains(number)).collect();
+        Pinged { answered: answered.len(), missing }
+    }
 }
 
 /// What `ping` with these options says, standard output and error.

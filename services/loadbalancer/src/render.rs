@@ -14,8 +14,6 @@ use uuid::Uuid;
 /// What a node adds to a load balancer's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The socket for statistics and for handing listeners over.
-    pub socket: PathBuf,
     /// Where HAProxy logs: an address or a socket; `None`: nowhere.
     pub log: Option<String>,
     /// Most connections of the whole process.
@@ -75,11 +73,6 @@ pub fn render(balancer: &Balancer, place: &Place) -> String {
 
 fn global(place: &Place, out: &mut String) {
     let _ = writeln!(out, "global");
-    let _ = writeln!(
-        out,
-        "    stats socket {} mode 600 level admin expose-fd listeners",
-        place.socket.display()
-    );
     if let Some(log) = &place.log {
         let _ = writeln!(out, "    log {log} len 4096 format rfc3164 local0");
     }

@@ -53,7 +53,6 @@ impl Proxy {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let folder = tempfile::tempdir().unwrap();
         let place = Place {
-            socket: folder.path().join("sock"),
             log: None,
             connections: 200,
             threads: 1,

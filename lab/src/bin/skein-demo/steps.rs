@@ -232,12 +232,13 @@ fn restart(screen: &mut Screen, fabric: &mut Fabric, work: &Workloads) -> Result
     std::thread::sleep(UNDER_TRAFFIC);
     let report = transfer.finish()?;
     let detail = format!(
-        "{} MiB, every byte {}, longest pause {} ms",
+        "{} MiB, every byte {}, longest pause {} ms, longest stall of the machine {} ms",
         report.received >> 20,
         if report.intact { "intact" } else { "NOT intact" },
-        report.longest_gap.as_millis()
+        report.longest_gap.as_millis(),
+        report.longest_stall.as_millis()
     );
-    screen.end(report.intact && report.longest_gap < Duration::from_secs(1), &detail);
+    screen.end(report.intact && report.longest_pause() < Duration::from_secs(1), &detail);
     Ok(())
 }
 

@@ -3,11 +3,12 @@
 use crate::ask::{understand, words};
 use crate::{flag, flags, print};
 use nix::sys::signal::{SigSet, Signal};
+use skein_lab::Stalls;
 use skein_lab::kubernetes::StreamReport;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long an echo may take before the connection counts as broken.
@@ -15,8 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// After so many echoes the report so far is printed.
 const TELL: u64 = 20;
-/// How often it is looked whether the machine wakes sleepers in time.
-const NAP: Duration = Duration::from_millis(5);
 
 /// Sends, awaits the echo, and again until SIGTERM or for some seconds; prints a report now and then, and at the end.
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
@@ -34,7 +33,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let mut report =
         StreamReport { pod, echoes: 0, longest_gap: 0.0, longest_stall: 0.0, error: None };
     let stop = ends_on_sigterm()?;
-    let stall = stalls();
+    let stalls = Stalls::watch();
     let since = Instant::now();
     while since.elapsed() < length && !stop.load(Ordering::Relaxed) {
         let sent = Instant::now();
@@ -56,23 +55,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         }
         std::thread::sleep(interval);
     }
-    report.longest_stall = Duration::from_micros(stall.load(Ordering::Relaxed)).as_secs_f64() * 1e3;
+    report.longest_stall = stalls.longest().as_secs_f64() * 1e3;
     print(&report)
-}
-
-/// The longest time that a sleeper was not woken though its time was up, in microseconds.
-fn stalls() -> Arc<AtomicU64> {
-    let longest = Arc::new(AtomicU64::new(0));
-    let tell = longest.clone();
-    std::thread::spawn(move || {
-        loop {
-            let since = Instant::now();
-            std::thread::sleep(NAP);
-            let late = since.elapsed().saturating_sub(NAP).as_micros();
-            tell.fetch_max(u64::try_from(late).unwrap_or(u64::MAX), Ordering::Relaxed);
-        }
-    });
-    longest
 }
 
 /// A flag that the signal sets.

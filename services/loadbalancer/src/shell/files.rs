@@ -49,38 +49,65 @@ impl Files {
         self.folder.join("haproxy.cfg.new")
     }
 
+    /// Where HAProxy writes its process id when it starts.
     pub(super) fn pid(&self) -> PathBuf {
         self.folder.join("haproxy.pid")
     }
 
-    /// Where HAProxy's pid is kept: its own file is gone or empty for a moment at each reload.
-    fn noted_master(&self) -> PathBuf {
-        self.folder.join("master")
+    /// The process id in that file.
+    pub(super) fn launched(&self) -> Option<i32> {
+        read_pid(&self.pid())
     }
 
-    /// Process id of HAProxy's master, as it was when it was started.
-    pub(super) fn master(&self) -> Option<i32> {
-        let read = |path: PathBuf| std::fs::read_to_string(path).ok()?.lines().next()?.parse().ok();
+    fn noted(&self) -> PathBuf {
+        self.folder.join("serving")
+    }
+
+    /// Process id of the HAProxy that serves, as it was when it was found to.
+    pub(super) fn serving(&self) -> Option<i32> {
         // Without a note this daemon ended before it could make one.
-        read(self.noted_master()).or_else(|| read(self.pid()))
+        read_pid(&self.noted()).or_else(|| self.launched())
     }
 
-    /// Notes the master's process id.
-    pub(super) fn note_master(&self) -> Result<(), String> {
-        let pid = self.pid();
-        let text = std::fs::read(&pid).map_err(failed("cannot read", &pid))?;
-        self.write(&self.noted_master(), &text)
+    /// Notes which process serves.
+    pub(super) fn note_serving(&self, pid: i32) -> Result<(), String> {
+        self.write(&self.noted(), pid.to_string().as_bytes())
     }
 
-    /// Forgets the master, before another one is started.
-    pub(super) fn forget_master(&self) {
-        for path in [self.noted_master(), self.pid()] {
+    /// Forgets who served, when nobody does.
+    pub(super) fn forget_serving(&self) {
+        for path in [self.noted(), self.pid()] {
             let _ = std::fs::remove_file(path);
         }
     }
 
+    /// Where the HAProxy that serves answers: a link to its own socket.
     pub(super) fn socket(&self) -> PathBuf {
         self.folder.join("haproxy.sock")
+    }
+
+    /// Writes the configuration of a socket that the one that serves does not have: of one that they shared either would answer.
+    /// Gives the file, and the socket.
+    pub(super) fn other_socket(&self) -> Result<(PathBuf, PathBuf), String> {
+        let [one, other] = ["a.sock", "b.sock"].map(|name| self.folder.join(name));
+        let used = std::fs::read_link(self.socket()).ok();
+        let socket = if used.as_deref() == Some(&one) { other } else { one };
+        let path = self.folder.join("control.cfg");
+        let text = format!(
+            "global\n    stats socket {} mode 600 level admin expose-fd listeners\n",
+            socket.display()
+        );
+        self.write(&path, text.as_bytes())?;
+        Ok((path, socket))
+    }
+
+    /// From now on this is the socket of the one that serves.
+    pub(super) fn use_socket(&self, socket: &Path) -> Result<(), String> {
+        let (link, partial) = (self.socket(), self.folder.join("haproxy.partial"));
+        let _ = std::fs::remove_file(&partial);
+        std::os::unix::fs::symlink(socket, &partial)
+            .and_then(|()| std::fs::rename(&partial, &link))
+            .map_err(failed("cannot link", &link))
     }
 
     /// The configuration that would be used next.
@@ -149,6 +176,28 @@ impl Files {
         Ok(files)
     }
 
+    fn used(&self) -> PathBuf {
+        self.folder.join("certificates")
+    }
+
+    /// Notes which certificates are in use, to know them before they are found again.
+    pub(super) fn note_certificates(&self, used: &BTreeMap<String, PathBuf>) -> Result<(), String> {
+        let lines = used
+            .iter()
+            .filter_map(|(name, path)| Some(format!("{name}\t{}\n", path.file_name()?.to_str()?)));
+        self.write(&self.used(), lines.collect::<String>().as_bytes())
+    }
+
+    /// Certificates that were in use, as far as their files are there.
+    pub(super) fn noted_certificates(&self) -> BTreeMap<String, PathBuf> {
+        let noted = std::fs::read_to_string(self.used()).unwrap_or_default();
+        let lines = noted.lines().filter_map(|line| line.split_once('\t'));
+        lines
+            .map(|(name, file)| (name.to_owned(), self.folder.join(file)))
+            .filter(|(_, path)| path.exists())
+            .collect()
+    }
+
     /// Removes certificates that no configuration here names any more.
     pub(super) fn forget_certificates(&self, used: &BTreeMap<String, PathBuf>) {
         let used: BTreeSet<&PathBuf> = used.values().collect();
@@ -182,6 +231,10 @@ impl Files {
             _ => Ok(()),
         }
     }
+}
+
+fn read_pid(path: &Path) -> Option<i32> {
+    std::fs::read_to_string(path).ok()?.lines().next()?.parse().ok()
 }
 
 fn digest(content: &[u8]) -> String {

@@ -1,4 +1,5 @@
-//! HAProxy: a master process and its workers in a load balancer's namespace. None of them is a child of this daemon.
+//! HAProxy in a load balancer's namespace: one process that serves, and those before it until their last connection has ended. None of
+//! them lives by this daemon.
 
 use super::commands::run;
 use super::config::LoadbalancerConfig;
@@ -21,33 +22,28 @@ const GRACE: Duration = Duration::from_secs(3);
 const COMMAND_LINE: usize = 4096;
 const STEP: Duration = Duration::from_millis(20);
 
-/// The master's process id, if it runs: what was noted may be of an earlier life.
-pub(super) fn master(files: &Files) -> Option<i32> {
-    files.master().filter(|pid| is_ours(*pid, &files.config()))
+/// Process id of the HAProxy that serves, if it runs: what was noted may be of an earlier life.
+pub(super) fn serving(files: &Files) -> Option<i32> {
+    files.serving().filter(|pid| is_ours(*pid, &files.config()))
 }
 
 /// Whether a process was started with this configuration.
 fn is_ours(pid: i32, config: &Path) -> bool {
-    let process = PathBuf::from(format!("/proc/{pid}"));
     // In one read: between two of them it may have become another program's.
     let mut line = [0; COMMAND_LINE];
-    let read =
-        std::fs::File::open(process.join("cmdline")).and_then(|mut file| file.read(&mut line));
+    let path = PathBuf::from(format!("/proc/{pid}/cmdline"));
+    let read = std::fs::File::open(path).and_then(|mut file| file.read(&mut line));
     let Ok(length) = read else { return false };
-    let line = &line[..length];
-    if line.is_empty() {
-        // A master that takes a configuration starts its own program again, twice, and has no command line for some
-        // milliseconds. Neither has a process that has ended and was not collected yet, but that one has no program.
-        return std::fs::read_link(process.join("exe")).is_ok();
-    }
     let wanted = config.as_os_str().as_encoded_bytes();
-    line.split(|byte| *byte == 0).any(|word| word == wanted)
+    line[..length].split(|byte| *byte == 0).any(|word| word == wanted)
 }
 
 /// Has HAProxy judge a configuration; the error is what it complains about.
-pub(super) async fn judge(config: &LoadbalancerConfig, file: &Path) -> Result<(), String> {
+pub(super) async fn judge(config: &LoadbalancerConfig, files: &[&Path]) -> Result<(), String> {
     let program = config.haproxy.display().to_string();
-    run(&program, &["-c", "-q", "-f", &file.display().to_string()]).await.map(drop)
+    let mut line = vec!["-c".to_owned(), "-q".to_owned()];
+    line.extend(files.iter().flat_map(|file| ["-f".to_owned(), file.display().to_string()]));
+    run(&program, &line).await.map(drop)
 }
 
 /// Starts it and waits until it answers.
@@ -56,51 +52,57 @@ pub(super) async fn start(
     files: &Files,
     namespace: &Namespace,
 ) -> Result<(), String> {
-    files.forget_master();
+    files.forget_serving();
+    launch(config, files, namespace, &[]).await.map(drop)
+}
+
+/// Has another process take the configuration that is in place, with no moment in which nobody accepts connections: it gets the
+/// listening sockets of the one before, and only when it answers is that one told to serve what it has to the end. Gives those that
+/// were told. (HAProxy's own way, by a master process, tells the old one first.)
+pub(super) async fn reload(
+    config: &LoadbalancerConfig,
+    files: &Files,
+    namespace: &Namespace,
+) -> Result<BTreeSet<i32>, String> {
+    let socket = files.socket().display().to_string();
+    let pid = launch(config, files, namespace, &["-x", &socket])
+        .await
+        .map_err(|error| format!("{error}; the old configuration is in force"))?;
+    // Besides the one before all that an end of this daemon may have left in between.
+    let mut others: BTreeSet<i32> = namespace.processes().await.into_iter().collect();
+    others.retain(|other| *other != pid && is_ours(*other, &files.config()));
+    for other in &others {
+        let _ = kill(Pid::from_raw(*other), Signal::SIGUSR1);
+    }
+    Ok(others)
+}
+
+/// Starts a process in the namespace and waits until it answers on the socket; gives its id.
+async fn launch(
+    config: &LoadbalancerConfig,
+    files: &Files,
+    namespace: &Namespace,
+    more: &[&str],
+) -> Result<i32, String> {
     let text = |path: &Path| path.display().to_string();
     let net = format!("--net={}", text(&namespace.path()));
     let program = text(&config.haproxy);
     let (pid, file) = (text(&files.pid()), text(&files.config()));
-    run("nsenter", &[net.as_str(), "--", &program, "-W", "-D", "-p", &pid, "-f", &file]).await?;
-    if !wait(|| async { statistics::worker(files).await.is_some() && master(files).is_some() })
-        .await
-    {
-        return Err("HAProxy was started and does not answer on its socket".into());
+    let (control, socket) = files.other_socket()?;
+    let control = text(&control);
+    let own = [net.as_str(), "--", &program, "-D", "-p", &pid, "-f", &file, "-f", &control];
+    run("nsenter", &[&own, more].concat()).await?;
+    let pid = files.launched().ok_or("HAProxy was started and wrote no process id")?;
+    if wait(|| async { statistics::process(&socket).await == Some(pid) }).await {
+        files.use_socket(&socket)?;
+        files.note_serving(pid)?;
+        return Ok(pid);
     }
-    files.note_master()
-}
-
-/// Has it take the configuration that is in place, with no connection refused in between: the new worker takes the
-/// listening sockets over from the old one, which serves what it has to the end.
-pub(super) async fn reload(files: &Files) -> Result<(), String> {
-    let before = statistics::worker(files).await;
-    let pid = master(files).ok_or("HAProxy does not run")?;
-    // Of two signals in a row the second is lost, or kills it: after it has a worker that serves, the master starts its
-    // program once more and listens to nobody meanwhile.
-    if !wait(|| async { hears(pid, Signal::SIGUSR2) }).await {
-        return Err("HAProxy's master takes no signals; the old configuration is in force".into());
+    if is_ours(pid, &files.config()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
-    kill(Pid::from_raw(pid), Signal::SIGUSR2)
-        .map_err(|error| format!("no signal sent: {error}"))?;
-    let renewed = || async {
-        let now = statistics::worker(files).await;
-        now.is_some() && now != before
-    };
-    if wait(renewed).await {
-        return Ok(());
-    }
-    Err("HAProxy did not take the configuration, the old one is still in force; see its log".into())
-}
-
-/// Whether a process has a handler for a signal and would run it now.
-fn hears(pid: i32, signal: Signal) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let has = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let mask = line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        mask.is_some_and(|mask| mask & (1 << (signal as i32 - 1)) != 0)
-    };
-    has("SigCgt:") && !has("SigBlk:")
+    collect(pid);
+    Err("HAProxy was started and does not answer on its socket; see its log".into())
 }
 
 async fn wait<F: Future<Output = bool>>(condition: impl Fn() -> F) -> bool {
@@ -114,17 +116,21 @@ async fn wait<F: Future<Output = bool>>(condition: impl Fn() -> F) -> bool {
     false
 }
 
-/// Takes note of the end of a process. In a container this daemon is process 1, to which HAProxy falls as a child.
-pub(super) fn collect(pid: i32) {
+/// Takes note of the end of a process; says whether it is still there. In a container this daemon is process 1, to which HAProxy falls
+/// as a child.
+pub(super) fn collect(pid: i32) -> bool {
     // Of somebody else's child it fails, and nothing is to be done.
     let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+    kill(Pid::from_raw(pid), None).is_ok()
 }
 
 /// Ends it: open connections first get a moment.
 pub(super) async fn stop(files: &Files, namespace: &Namespace) {
     let mut seen = BTreeSet::new();
     end(files, namespace, &mut seen).await;
-    seen.into_iter().for_each(collect);
+    for pid in seen {
+        collect(pid);
+    }
 }
 
 async fn end(files: &Files, namespace: &Namespace, seen: &mut BTreeSet<i32>) {
@@ -132,13 +138,9 @@ async fn end(files: &Files, namespace: &Namespace, seen: &mut BTreeSet<i32>) {
     for (signal, wait) in
         [(Signal::SIGUSR1, GRACE), (Signal::SIGTERM, STEP), (Signal::SIGKILL, GRACE)]
     {
-        let master = master(files);
-        seen.extend(running.iter().copied().chain(master));
-        // The master tells its workers, but for the signal that nobody can tell on.
-        let targets =
-            master.filter(|_| signal != Signal::SIGKILL).map_or(running.clone(), |pid| vec![pid]);
-        for pid in targets {
-            let _ = kill(Pid::from_raw(pid), signal);
+        seen.extend(running.iter().copied().chain(serving(files)));
+        for pid in &running {
+            let _ = kill(Pid::from_raw(*pid), signal);
         }
         let until = tokio::time::Instant::now() + wait;
         loop {
@@ -158,51 +160,121 @@ async fn end(files: &Files, namespace: &Namespace, seen: &mut BTreeSet<i32>) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::os::fd::AsFd as _;
     use std::process::Command;
     use uuid::Uuid;
 
     /// Enough reloads to meet every moment of one.
     const RELOADS: usize = 12;
+    const PORT: u16 = 80;
+
+    fn ip(line: &str) {
+        let ran = Command::new("ip").args(line.split(' ')).status();
+        assert!(
+            ran.unwrap_or_else(|error| panic!("ip: {error}; it needs root")).success(),
+            "{line}"
+        );
+    }
+
+    struct Bed {
+        config: LoadbalancerConfig,
+        files: Files,
+        namespace: Namespace,
+        name: String,
+        folder: PathBuf,
+    }
+
+    impl Bed {
+        fn start() -> Bed {
+            let folder = std::env::temp_dir().join(format!("skein-lb-{}", std::process::id()));
+            let config = LoadbalancerConfig {
+                namespace_prefix: format!("sklb{}-", std::process::id()),
+                run_dir: folder.clone(),
+                ..LoadbalancerConfig::default()
+            };
+            let uuid = Uuid::from_u128(7);
+            let (files, namespace) = (Files::new(&folder, uuid), Namespace::new(&config, uuid));
+            let name = format!("{}{uuid}", config.namespace_prefix);
+            ip(&format!("netns add {name}"));
+            ip(&format!("-n {name} link set lo up"));
+            files.make().unwrap();
+            Bed { config, files, namespace, name, folder }
+        }
+
+        /// A configuration that answers with this word.
+        fn proposes(&self, word: &str) {
+            let text = format!(
+                "defaults\n    mode http\n    timeout client 5s\n\
+                 frontend port\n    bind 127.0.0.1:{PORT}\n    \
+                 http-request return status 200 content-type text/plain string {word}\n"
+            );
+            self.files.propose(&text).unwrap();
+            self.files.accept().unwrap();
+        }
+
+        /// Asks over a connection of its own.
+        fn ask(&self) -> std::io::Result<String> {
+            use std::io::Write as _;
+            let namespace = std::fs::File::open(self.namespace.path())?;
+            let asked = std::thread::spawn(move || {
+                nix::sched::setns(namespace.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)?;
+                let target = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+                let mut stream = std::net::TcpStream::connect(target)?;
+                stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+                let mut said = String::new();
+                stream.read_to_string(&mut said)?;
+                Ok(said.lines().next_back().unwrap_or_default().to_owned())
+            });
+            asked.join().unwrap()
+        }
+    }
+
+    impl Drop for Bed {
+        fn drop(&mut self) {
+            ip(&format!("netns del {}", self.name));
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
 
     #[tokio::test]
-    async fn a_master_that_reloads_is_never_taken_for_dead() {
-        let folder = std::env::temp_dir().join(format!("skein-lb-{}", std::process::id()));
-        let files = Files::new(&folder, Uuid::from_u128(7));
-        files.make().unwrap();
-        let text = format!(
-            "global\n    stats socket {} mode 600 level admin expose-fd listeners\n",
-            files.socket().display()
-        );
-        files.propose(&text).unwrap();
-        files.accept().unwrap();
-        let started = Command::new("haproxy")
-            .args(["-W", "-D", "-q", "-p"])
-            .arg(files.pid())
-            .arg("-f")
-            .arg(files.config())
-            .status()
-            .unwrap_or_else(|error| panic!("haproxy: {error}; `apt install haproxy`"));
-        assert!(started.success());
-        assert!(wait(|| async { statistics::worker(&files).await.is_some() }).await);
-        files.note_master().unwrap();
-        let pid = master(&files).unwrap();
-        let watched = tokio::spawn({
-            let files = files.clone();
-            async move {
-                let mut looks = 0_u64;
-                while master(&files) == Some(pid) {
-                    looks += 1;
-                    tokio::task::yield_now().await;
+    async fn a_reload_leaves_no_moment_without_somebody_who_accepts() {
+        let bed = std::sync::Arc::new(Bed::start());
+        bed.proposes("word-0");
+        start(&bed.config, &bed.files, &bed.namespace).await.unwrap();
+        let mut pid = serving(&bed.files).unwrap();
+        let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let asked = std::thread::spawn({
+            let (bed, ended) = (bed.clone(), ended.clone());
+            move || {
+                let mut asked = 0_u64;
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    let said = bed.ask().unwrap_or_else(|error| panic!("{error}"));
+                    assert!(said.starts_with("word-"), "{said}");
+                    asked += 1;
                 }
-                looks
+                asked
             }
         });
-        for _ in 0..RELOADS {
-            reload(&files).await.unwrap();
+        for round in 1..=RELOADS {
+            bed.proposes(&format!("word-{round}"));
+            let told = reload(&bed.config, &bed.files, &bed.namespace).await.unwrap();
+            assert!(told.contains(&pid), "{told:?}");
+            pid = serving(&bed.files).unwrap();
+            assert!(!told.contains(&pid));
+            // Nobody new comes to those before, once they have heard.
+            while bed.ask().unwrap() != format!("word-{round}") {}
         }
-        assert!(!watched.is_finished(), "taken for dead after {} looks", watched.await.unwrap());
-        kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
-        assert!(watched.await.unwrap() > 0);
-        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(!asked.is_finished());
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(asked.join().unwrap() > 0);
+        // One that cannot live changes nothing.
+        bed.files.propose("global\n    no-such-word\n").unwrap();
+        bed.files.accept().unwrap();
+        reload(&bed.config, &bed.files, &bed.namespace).await.unwrap_err();
+        assert_eq!(serving(&bed.files), Some(pid));
+        assert_eq!(bed.ask().unwrap(), format!("word-{RELOADS}"));
+        stop(&bed.files, &bed.namespace).await;
+        assert_eq!(bed.namespace.processes().await, Vec::<i32>::new());
     }
 }

@@ -1,6 +1,7 @@
 //! What HAProxy says about itself on its socket.
 
 use super::files::Files;
+use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -8,9 +9,9 @@ use tokio::net::UnixStream;
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks; nothing when there is no answer.
-async fn ask(files: &Files, question: &str) -> Option<String> {
+async fn ask(socket: &Path, question: &str) -> Option<String> {
     let talk = async {
-        let mut stream = UnixStream::connect(files.socket()).await.ok()?;
+        let mut stream = UnixStream::connect(socket).await.ok()?;
         stream.write_all(format!("{question}\n").as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
@@ -19,9 +20,9 @@ async fn ask(files: &Files, question: &str) -> Option<String> {
     tokio::time::timeout(TIMEOUT, talk).await.ok().flatten()
 }
 
-/// Process id of the worker that answers.
-pub(super) async fn worker(files: &Files) -> Option<i32> {
-    let answer = ask(files, "show info").await?;
+/// Process id of who answers there.
+pub(super) async fn process(socket: &Path) -> Option<i32> {
+    let answer = ask(socket, "show info").await?;
     answer.lines().find_map(|line| line.strip_prefix("Pid: "))?.trim().parse().ok()
 }
 
@@ -45,7 +46,7 @@ pub(super) struct Line {
 
 /// Counters of all frontends, pools and members.
 pub(super) async fn counters(files: &Files) -> Vec<Line> {
-    ask(files, "show stat").await.map(|text| parse(&text)).unwrap_or_default()
+    ask(&files.socket(), "show stat").await.map(|text| parse(&text)).unwrap_or_default()
 }
 
 /// Columns are found by their names: versions add some.

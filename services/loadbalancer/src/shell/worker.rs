@@ -8,7 +8,7 @@ use super::proxy;
 use crate::model::Balancer;
 use crate::render::{Place, render};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub(super) struct Wanted {
 pub(super) struct State {
     /// It serves.
     pub(super) ready: bool,
-    /// Process id of HAProxy's master.
+    /// Process id of the HAProxy that serves.
     pub(super) pid: Option<i32>,
     /// Configurations that it took without ending.
     pub(super) reloads: u64,
@@ -77,6 +77,8 @@ pub(super) struct Worker {
     state: State,
     told: Option<State>,
     port: Option<Uuid>,
+    /// Processes that serve their last connections.
+    leaving: BTreeSet<i32>,
     /// HAProxy ended the last time then.
     died: Option<Instant>,
     /// A configuration that was refused: it is not tried again.
@@ -102,6 +104,7 @@ impl Worker {
             state: State::default(),
             told: None,
             port: None,
+            leaving: BTreeSet::new(),
             died: None,
             bad: None,
             judged: BTreeMap::new(),
@@ -113,7 +116,7 @@ impl Worker {
         let mut wait = BACKOFF.0;
         let mut next = Instant::now();
         // What runs from an earlier life of this daemon serves, even if nothing else can be done now.
-        self.state.pid = proxy::master(&self.files);
+        self.state.pid = proxy::serving(&self.files);
         self.state.ready = self.state.pid.is_some();
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
@@ -145,7 +148,8 @@ impl Worker {
                 }
             }
             self.tell().await;
-            if self.state.ready && proxy::master(&self.files).is_none() {
+            self.leaving.retain(|pid| proxy::collect(*pid));
+            if self.state.ready && proxy::serving(&self.files).is_none() {
                 self.state.deaths += 1;
                 if let Some(pid) = self.state.pid.take() {
                     proxy::collect(pid);
@@ -176,7 +180,7 @@ impl Worker {
             warn!(balancer = wanted.balancer.name, "{problem}");
         }
         self.state.problem = Some(problem);
-        self.state.pid = proxy::master(&self.files);
+        self.state.pid = proxy::serving(&self.files);
         // A refused configuration or a busy agent take nothing away from what runs.
         self.state.ready &= self.state.pid.is_some();
     }
@@ -205,7 +209,6 @@ impl Worker {
         let user = (!self.config.user.is_empty())
             .then(|| (self.config.user.clone(), self.config.user.clone()));
         let place = Place {
-            socket: self.files.socket(),
             log: (!self.config.log.is_empty()).then(|| self.config.log.clone()),
             connections: self.config.connections,
             threads: self.config.threads,
@@ -214,7 +217,7 @@ impl Worker {
         };
         let text = render(balancer, &place);
         let refused = self.propose(&text).await;
-        if proxy::master(&self.files).is_none() {
+        if proxy::serving(&self.files).is_none() {
             if self.files.current().is_none() {
                 // There never was one that works.
                 return refused;
@@ -224,12 +227,13 @@ impl Worker {
             self.files.note_loaded(&used)?;
             info!(balancer = balancer.name, "HAProxy has started");
         } else if let Some(used) = self.files.current().filter(|text| !self.files.is_loaded(text)) {
-            proxy::reload(&self.files).await?;
+            let told = proxy::reload(&self.config, &self.files, &self.namespace).await?;
+            self.leaving.extend(told);
             self.files.note_loaded(&used)?;
             self.state.reloads += 1;
             info!(balancer = balancer.name, "HAProxy has taken the new configuration");
         }
-        self.state.pid = proxy::master(&self.files);
+        self.state.pid = proxy::serving(&self.files);
         self.state.ready = self.state.pid.is_some();
         if !self.state.ready {
             return Err(
@@ -237,6 +241,7 @@ impl Worker {
             );
         }
         if refused.is_ok() {
+            self.files.note_certificates(&place.certificates)?;
             self.files.forget_certificates(&place.certificates);
         }
         refused
@@ -248,11 +253,17 @@ impl Worker {
         wanted: &Wanted,
     ) -> Result<BTreeMap<String, PathBuf>, String> {
         let mut certificates = self.files.certificates(&wanted.certificates)?;
+        // Of an earlier life of this daemon: one that is still being looked for stays until something is known of it.
+        let mut noted = self.files.noted_certificates();
+        noted.retain(|name, _| {
+            !wanted.certificates.contains_key(name) && wanted.balancer.certificates().contains(name)
+        });
+        certificates.extend(noted);
         self.judged.retain(|path, _| certificates.values().any(|used| used == path));
         for (name, path) in certificates.clone() {
             if !self.judged.contains_key(&path) {
                 let probe = self.files.probe(&path)?;
-                let verdict = proxy::judge(&self.config, &probe).await;
+                let verdict = proxy::judge(&self.config, &[&probe]).await;
                 self.judged.insert(path.clone(), verdict);
             }
             if let Some(Err(complaint)) = self.judged.get(&path) {
@@ -271,7 +282,8 @@ impl Worker {
             return Ok(());
         }
         let file = self.files.propose(text)?;
-        if let Err(complaint) = proxy::judge(&self.config, &file).await {
+        let (control, _) = self.files.other_socket()?;
+        if let Err(complaint) = proxy::judge(&self.config, &[&file, &control]).await {
             if self.bad.as_deref() != Some(text) {
                 self.state.refused += 1;
                 self.bad = Some(text.to_owned());
