@@ -5,7 +5,7 @@
 mod etcd;
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,10 +16,6 @@ struct Controller {
     child: Child,
     api: u16,
     dir: tempfile::TempDir,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
 fn command(dir: &Path, etcd: &etcd::Server, api: u16, https: u16) -> Command {
@@ -37,17 +33,26 @@ fn command(dir: &Path, etcd: &etcd::Server, api: u16, https: u16) -> Command {
 
 impl Controller {
     fn start(etcd: &etcd::Server) -> Controller {
+        // Another process may get a port between choice and use: then others are chosen.
+        std::iter::repeat_with(|| Self::launch(etcd)).flatten().next().unwrap()
+    }
+
+    /// Nothing: a port of its is taken.
+    fn launch(etcd: &etcd::Server) -> Option<Controller> {
         let dir = tempfile::tempdir().unwrap();
-        let (api, https) = (free_port(), free_port());
+        let [api, https] = etcd::free_ports();
         let child = command(dir.path(), etcd, api, https).spawn().unwrap();
         let mut controller = Controller { child, api, dir };
         let started = Instant::now();
         while controller.get("/readyz").is_none_or(|(status, _)| status != 200) {
             let ended = controller.child.try_wait().unwrap().is_some();
+            if ended && controller.log().contains("already in use") {
+                return None;
+            }
             assert!(!ended && started.elapsed() < PATIENCE, "not ready: {}", controller.log());
             std::thread::sleep(Duration::from_millis(50));
         }
-        controller
+        Some(controller)
     }
 
     fn log(&self) -> String {
@@ -152,7 +157,8 @@ fn a_data_directory_of_another_fabric_is_refused() {
     second.child.kill().unwrap();
     second.child.wait().unwrap();
     std::mem::swap(&mut second.dir, &mut dir);
-    let status = command(dir.path(), &one, free_port(), free_port()).status().unwrap();
+    let [api, https] = etcd::free_ports();
+    let status = command(dir.path(), &one, api, https).status().unwrap();
     let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
     assert!(!status.success() && log.contains("belongs to another fabric"), "{log}");
     let after = std::fs::read_to_string(dir.path().join("data/pki/ca.pem")).unwrap();
