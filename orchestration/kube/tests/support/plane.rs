@@ -6,10 +6,15 @@ use skein_api::{Config, Server};
 use skein_client::Client;
 use skein_kube::ManagerConfig;
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// Longest wait for a process on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// What a program says whose port another has got.
+const TAKEN: &str = "address already in use";
 pub const ADMIN: &str = "admin-token";
 pub const MANAGER: &str = "manager-token";
 
@@ -24,13 +29,20 @@ fn program(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is missing; `make setup-kubernetes` brings it"))
 }
 
+/// Ports that nobody listens on, all different: each is held until all are chosen.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
+}
+
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let [port] = free_ports();
+    port
 }
 
 /// The body that a server on this machine answers with.
 pub fn http(port: u16, method: &str, path: &str, body: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
@@ -89,22 +101,7 @@ impl Plane {
     /// Starts both; `arguments` are more of the API server.
     pub fn start(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (port, etcd_port, peer) = (free_port(), free_port(), free_port());
-        let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let etcd = Command::new(program("etcd"))
-            .args(["--data-dir", dir.path().join("etcd").to_str().unwrap()])
-            .args([
-                "--listen-client-urls",
-                &url(etcd_port),
-                "--advertise-client-urls",
-                &url(etcd_port),
-            ])
-            .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)])
-            .args(["--initial-cluster", &format!("default={}", url(peer)), "--unsafe-no-fsync"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let (etcd, etcd_port) = Self::etcd(dir.path());
         let key = rcgen::KeyPair::generate().unwrap();
         std::fs::write(dir.path().join("sa.key"), key.serialize_pem()).unwrap();
         std::fs::write(dir.path().join("sa.pub"), key.public_key_pem()).unwrap();
@@ -113,12 +110,58 @@ impl Plane {
             "{ADMIN},admin,1,\"system:masters\"\n{MANAGER},{account},2,\"system:authenticated\"\n"
         );
         std::fs::write(dir.path().join("tokens.csv"), tokens).unwrap();
-        let mut plane = Self { dir, port, etcd_port, etcd, server: None };
-        plane.start_server(arguments);
+        let mut plane = Self { dir, port: free_port(), etcd_port, etcd, server: None };
+        while !plane.launch_server(arguments) {
+            plane.port = free_port();
+        }
         plane
     }
 
+    /// An etcd and its port. Another process may get a port between choice and use: then others are chosen.
+    fn etcd(dir: &Path) -> (Child, u16) {
+        loop {
+            let [port, peer] = free_ports();
+            let url = |port: u16| format!("http://127.0.0.1:{port}");
+            let log = dir.join("etcd.log");
+            let mut etcd = Command::new(program("etcd"))
+                .args(["--data-dir", dir.join("etcd").to_str().unwrap()])
+                .args(["--listen-client-urls", &url(port), "--advertise-client-urls", &url(port)])
+                .args(["--listen-peer-urls", &url(peer)])
+                .args(["--initial-advertise-peer-urls", &url(peer)])
+                .args(["--initial-cluster", &format!("default={}", url(peer))])
+                .arg("--unsafe-no-fsync")
+                .stdout(Stdio::null())
+                .stderr(std::fs::File::create(&log).unwrap())
+                .spawn()
+                .unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let said = || std::fs::read_to_string(&log).unwrap();
+                if etcd.try_wait().unwrap().is_some() {
+                    assert!(said().contains(TAKEN), "etcd ended: {}", said());
+                    break;
+                }
+                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                    return (etcd, port);
+                }
+                assert!(Instant::now() < deadline, "etcd does not listen: {}", said());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = std::fs::remove_dir_all(dir.join("etcd"));
+        }
+    }
+
+    /// Starts the API server again, where it was.
     pub fn start_server(&mut self, arguments: &[&str]) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.launch_server(arguments) {
+            assert!(Instant::now() < deadline, "the API server's port stays taken");
+            std::thread::sleep(Duration::from_millis(300));
+        }
+    }
+
+    /// False: its port is taken.
+    fn launch_server(&mut self, arguments: &[&str]) -> bool {
         let at = |name: &str| self.dir.path().join(name).to_str().unwrap().to_owned();
         let log = std::fs::File::create(self.dir.path().join("apiserver.log")).unwrap();
         let server = Command::new(program("kube-apiserver"))
@@ -145,13 +188,18 @@ impl Plane {
             .spawn()
             .unwrap();
         self.server = Some(server);
-        let deadline = Instant::now() + Duration::from_secs(90);
-        while !self.kubectl(&["get", "--raw", "/readyz"], "").0 {
-            assert!(
-                Instant::now() < deadline,
-                "the API server does not start: {}",
-                std::fs::read_to_string(self.dir.path().join("apiserver.log")).unwrap()
-            );
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let said = std::fs::read_to_string(self.dir.path().join("apiserver.log")).unwrap();
+            let ended = self.server.as_mut().unwrap().try_wait().unwrap().is_some();
+            if ended && said.contains(TAKEN) {
+                self.server = None;
+                return false;
+            }
+            assert!(!ended && Instant::now() < deadline, "the API server does not start: {said}");
+            if self.kubectl(&["get", "--raw", "/readyz"], "").0 {
+                return true;
+            }
             std::thread::sleep(Duration::from_millis(300));
         }
     }
