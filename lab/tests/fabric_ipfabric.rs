@@ -503,24 +503,40 @@ fn announcer(bed: &Bed, outside: &Outside) -> Option<usize> {
     (0..2).find(|node| known.contains(&uplink_mac(bed.fabric.node(*node).host())))
 }
 
+/// A service with a public address and a member on each node.
+struct Public {
+    bed: Bed,
+    outside: Outside,
+    workloads: [Workload; 2],
+    echoes: [Echo; 2],
+    members: [String; 2],
+    /// The node that answers for the address.
+    answers: usize,
+}
+
+impl Public {
+    fn start(name: &str) -> Public {
+        let mut bed = Bed::start(name);
+        let outside = bed.fabric.outside().unwrap();
+        let workloads = with_public_services(&mut bed, &outside);
+        let echoes = workloads.each_ref().map(|workload| Echo::start(&workload.pod, 8080));
+        balancer(&bed, json!({}), PUBLIC);
+        let members = [0, 1].map(|node| member(&bed, node, &workloads[node]));
+        let mut found = None;
+        soon("the public address", || {
+            found = Connection::open(outside.world(), PUBLIC, 80).and(announcer(&bed, &outside));
+            found.is_some()
+        });
+        Public { bed, outside, workloads, echoes, members, answers: found.unwrap() }
+    }
+}
+
 /// Any node passes clients on to members of any, so which of them a client comes by does not follow the members.
 #[test]
 fn a_public_address_stays_where_it_is_while_members_come_and_go() {
-    let mut bed = Bed::start("tpls");
-    let outside = bed.fabric.outside().unwrap();
-    let world = outside.world();
-    let workloads = with_public_services(&mut bed, &outside);
-    let _echoes = workloads.each_ref().map(|workload| Echo::start(&workload.pod, 8080));
-    balancer(&bed, json!({}), PUBLIC);
-    let members = [0, 1].map(|node| member(&bed, node, &workloads[node]));
-    let open = || Connection::open(world, PUBLIC, 80);
-    soon("the public address", || open().is_some());
-    let mut found = None;
-    soon("the router to know the node", || {
-        found = announcer(&bed, &outside);
-        found.is_some()
-    });
-    let here = found.unwrap();
+    let Public { bed, outside, workloads, members, answers: here, echoes: _echoes } =
+        Public::start("tpls");
+    let open = || Connection::open(outside.world(), PUBLIC, 80);
     let there = 1 - here;
     let held = |node: usize| {
         let mut list = Command::new("ss");
@@ -531,13 +547,21 @@ fn a_public_address_stays_where_it_is_while_members_come_and_go() {
         let _connections: Vec<_> = (0..16).map(|_| open()).collect();
         held(0) > 0 && held(1) > 0
     });
-    let limit = Duration::from_secs(2);
+    let opened = |count: usize| {
+        let mut all = Vec::new();
+        soon("connections", || {
+            all.extend(open());
+            all.len() == count
+        });
+        all
+    };
+    let limit = Duration::from_secs(5);
     let carry = |connections: &mut Vec<Connection>| {
         let yes = |connection: &mut Connection| connection.carries(limit) == Carries::Yes;
         connections.iter_mut().map(yes).filter(|carries| *carries).count()
     };
     soon("earlier connections to end", || held(0) + held(1) == 0);
-    let mut connections: Vec<Connection> = (0..24).filter_map(|_| open()).collect();
+    let mut connections = opened(24);
     assert_eq!(carry(&mut connections), 24);
     let kept = held(there);
     assert!(kept > 0, "no connection has the member on the other node");
@@ -551,7 +575,7 @@ fn a_public_address_stays_where_it_is_while_members_come_and_go() {
     });
     assert!(carry(&mut connections) >= kept);
     assert_eq!(announcer(&bed, &outside), Some(here));
-    let mut connections: Vec<Connection> = (0..8).filter_map(|_| open()).collect();
+    let mut connections = opened(8);
     member(&bed, here, &workloads[here]);
     soon("the member to be back", || {
         let before = held(here);
@@ -565,21 +589,9 @@ fn a_public_address_stays_where_it_is_while_members_come_and_go() {
 /// A node without members answers as long as controllers hear it; then another one does.
 #[test]
 fn a_public_address_leaves_a_node_that_is_lost() {
-    let mut bed = Bed::start("tpll");
-    let outside = bed.fabric.outside().unwrap();
-    let world = outside.world();
-    let workloads = with_public_services(&mut bed, &outside);
-    let _echoes = workloads.each_ref().map(|workload| Echo::start(&workload.pod, 8080));
-    balancer(&bed, json!({}), PUBLIC);
-    let members = [0, 1].map(|node| member(&bed, node, &workloads[node]));
-    let answers = || Connection::open(world, PUBLIC, 80).is_some();
-    soon("the public address", answers);
-    let mut found = None;
-    soon("the router to know the node", || {
-        found = announcer(&bed, &outside);
-        found.is_some()
-    });
-    let lost = found.unwrap();
+    let Public { mut bed, outside, members, answers: lost, echoes: _echoes, .. } =
+        Public::start("tpll");
+    let answers = || Connection::open(outside.world(), PUBLIC, 80).is_some();
     remove(&bed, "loadbalancer-member", &members[lost]);
     bed.fabric.node_mut(lost).kill_agent().unwrap();
     let start = Instant::now();

@@ -6,6 +6,7 @@ use super::config::LoadbalancerConfig;
 use super::files::Files;
 use super::namespace::Namespace;
 use super::statistics;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -72,7 +73,15 @@ pub(super) async fn reload(
     let mut others: BTreeSet<i32> = namespace.processes().await.into_iter().collect();
     others.retain(|other| *other != pid && is_ours(*other, &files.config()));
     for other in &others {
-        let _ = kill(Pid::from_raw(*other), Signal::SIGUSR1);
+        match kill(Pid::from_raw(*other), Signal::SIGUSR1) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => {
+                return Err(format!(
+                    "HAProxy {other} cannot be told to stop ({error}), and goes on with the old configuration beside the new \
+                     one; may this service send signals (CAP_KILL)?"
+                ));
+            }
+        }
     }
     Ok(others)
 }
