@@ -54,7 +54,8 @@ pub(super) async fn start(
     namespace: &Namespace,
 ) -> Result<(), String> {
     files.forget_serving();
-    launch(config, files, namespace, &[]).await.map(drop)
+    let pid = launch(config, files, namespace, &[]).await?;
+    retire(pid, files, namespace).await.map(drop)
 }
 
 /// Has another process take the configuration that is in place, with no moment in which nobody accepts connections: it gets the
@@ -69,7 +70,12 @@ pub(super) async fn reload(
     let pid = launch(config, files, namespace, &["-x", &socket])
         .await
         .map_err(|error| format!("{error}; the old configuration is in force"))?;
-    // Besides the one before all that an end of this daemon may have left in between.
+    retire(pid, files, namespace).await
+}
+
+/// Tells all but this one to serve what they have to the end: the one before, and what an end of this daemon may have left in
+/// between. Gives them.
+async fn retire(pid: i32, files: &Files, namespace: &Namespace) -> Result<BTreeSet<i32>, String> {
     let mut others: BTreeSet<i32> = namespace.processes().await.into_iter().collect();
     others.retain(|other| *other != pid && is_ours(*other, &files.config()));
     for other in &others {
